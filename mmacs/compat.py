@@ -1,0 +1,62 @@
+"""The frameworks that mmacs stands on: are they there, new enough, and able to load checkpoints safely."""
+
+from importlib import import_module
+
+from mmacs.errors import MmacsError
+
+_INSTALL = "pip install 'mmacs[onedl]'"
+# Oldest release of each framework that mmacs is tested with.
+_OLDEST = {'torch': (2, 1), 'mmengine': (0, 10, 7), 'mmcv': (2, 1), 'mmdet': (3, 3), 'mmpretrain': (1, 2)}
+
+
+def _release(version: str) -> tuple:
+    return tuple(int(part) for part in version.split('+')[0].split('.')[:3] if part.isdigit())
+
+
+def check_frameworks() -> None:
+    """Check versions, and allow-list what MMEngine's checkpoints hold beside tensors.
+
+    torch >= 2.6 refuses to load classes that are not allow-listed, so that a checkpoint cannot run code; MMEngine
+    0.10.7 writes its history buffers into checkpoints without allow-listing them, and then cannot resume.
+
+    Raises:
+        MmacsError: If torch or MMEngine is missing, or any framework found is too old; MMDetection and MMPreTrain
+            are each needed only by those who use them.
+    """
+    for name, oldest in _OLDEST.items():
+        try:
+            module = import_module(name)
+        except ImportError as error:
+            if name in ('torch', 'mmengine'):
+                raise MmacsError(f'mmacs needs {name}, which is not installed: {_INSTALL}') from error
+            if getattr(error, 'name', None) == name:
+                continue
+            raise MmacsError(f'{name} is installed but does not import ({error}): {_INSTALL}') from error
+        if _release(module.__version__) < oldest:
+            wanted = '.'.join(map(str, oldest))
+            raise MmacsError(f'mmacs needs {name} >= {wanted}, found {module.__version__}: {_INSTALL}')
+    _allow_checkpoint_classes()
+
+
+def _allow_checkpoint_classes() -> None:
+    import numpy as np
+    import torch
+    from mmengine.logging import HistoryBuffer
+
+    if not hasattr(torch.serialization, 'add_safe_globals'):
+        return
+    core = getattr(np, '_core', None) or np.core
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            core.multiarray._reconstruct,
+            core.multiarray.scalar,
+            # a checkpoint written under the other major version of numpy names the same functions differently
+            (core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
+            (core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
+            np.ndarray,
+            np.dtype,
+            *{type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'u8', 'u1', 'b1')},
+            getattr,
+        ]
+    )

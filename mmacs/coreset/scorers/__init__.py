@@ -1,0 +1,11 @@
+from importlib.util import find_spec
+
+from mmacs.coreset.scorers.base import Scorer
+from mmacs.coreset.scorers.classification import ClassificationScorer
+
+__all__ = ['ClassificationScorer', 'Scorer']
+
+if find_spec('mmdet'):
+    from mmacs.coreset.scorers.dense_detection import DenseDetectionScorer  # noqa: F401
+
+    __all__ += ['DenseDetectionScorer']

@@ -1,0 +1,113 @@
+"""The training images as a scorer sees them: each once, under a deterministic pipeline, with annotations."""
+
+from typing import Any, Dict, List, Sequence, Tuple
+
+import numpy as np
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, Compose, ConcatDataset, RepeatDataset
+from torch.utils.data import Dataset
+
+from mmacs.errors import MmacsError
+
+_LOADING = ('LoadImage', 'LoadAnnotations', 'LoadPanopticAnnotations', 'FilterAnnotations')
+
+
+def locate(dataset: Dataset, index: int) -> Tuple[BaseDataset, int]:
+    """Find the data set, below any wrappers, that an image comes from.
+
+    Args:
+        dataset (Dataset): A data set or a wrapper of MMEngine or MMDetection around one or several.
+        index (int): Index into ``dataset``.
+
+    Returns:
+        Tuple[BaseDataset, int]: The innermost data set and the index into it.
+
+    Raises:
+        MmacsError: If there is a wrapper that mmacs doesn't know.
+    """
+    while not isinstance(dataset, BaseDataset):
+        if isinstance(dataset, ConcatDataset):
+            which, index = dataset._get_ori_dataset_idx(index)
+            dataset = dataset.datasets[which]
+        elif isinstance(dataset, RepeatDataset):
+            dataset, index = dataset.dataset, index % len(dataset.dataset)
+        elif isinstance(dataset, ClassBalancedDataset):
+            dataset, index = dataset.dataset, dataset.repeat_indices[index]
+        elif type(dataset).__name__ == 'MultiImageMixDataset':  # MMDetection's; an image leads, others are mixed in
+            dataset = dataset.dataset
+        else:
+            raise MmacsError(f'cannot score through the data set wrapper {type(dataset).__name__}')
+    return dataset, index
+
+
+def scoring_pipeline(train: Sequence[Dict[str, Any]], test: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """The test-time pipeline with the annotations loaded where training loads them, before the image is resized.
+
+    MMDetection's test pipelines load annotations after resizing, so that boxes are those of the original image.
+
+    Args:
+        train (Sequence[dict]): Configs of the training pipeline.
+        test (Sequence[dict]): Configs of the test-time pipeline.
+
+    Returns:
+        List[dict]: Configs of a deterministic pipeline.
+    """
+
+    def loads(transform: Dict[str, Any]) -> bool:
+        return transform['type'].split('.')[-1].startswith(_LOADING)
+
+    return [t for t in train if loads(t)] + [t for t in test if not loads(t)]
+
+
+class ScoringView(Dataset):
+    """The distinct images behind a training data set, which may repeat, concatenate or filter.
+
+    Args:
+        dataset (Dataset): The training data set, as its data loader holds it.
+        pipeline (Sequence[dict]): Configs of the pipeline to see the images through.
+
+    Attributes:
+        positions (np.ndarray): int64, shape (len(dataset),): which of the distinct images each index shows.
+    """
+
+    def __init__(self, dataset: Dataset, pipeline: Sequence[Dict[str, Any]]) -> None:
+        self.pipeline = Compose(pipeline)
+        self._images: List[Tuple[BaseDataset, int]] = []
+        first: Dict[Tuple[int, int], int] = {}
+        self.positions = np.empty(len(dataset), dtype=np.int64)
+        for index in range(len(dataset)):
+            base, base_index = locate(dataset, index)
+            key = (id(base), base_index)
+            if key not in first:
+                first[key] = len(self._images)
+                self._images.append((base, base_index))
+            self.positions[index] = first[key]
+
+    def __len__(self) -> int:
+        """Number of distinct images."""
+        return len(self._images)
+
+    def info(self, position: int) -> Dict[str, Any]:
+        """What the data set knows about an image, as MMEngine's ``get_data_info``."""
+        base, index = self._images[position]
+        return base.get_data_info(index)
+
+    def image_id(self, position: int) -> Any:
+        """The annotation file's id of an image, or its file's path, or its index where it has neither."""
+        info = self.info(position)
+        return info.get('img_id', info.get('img_path', position))
+
+    def __getitem__(self, position: int) -> Dict[str, Any]:
+        """One image with its data sample, as the pipeline packs them.
+
+        Raises:
+            MmacsError: If the image can't be read, or the pipeline drops it.
+        """
+        info = self.info(position)
+        path = info.get('img_path', f'number {position}')
+        try:
+            data = self.pipeline(info)
+        except Exception as error:
+            raise MmacsError(f'cannot read image {path}: {error}') from error
+        if data is None:
+            raise MmacsError(f'the scoring pipeline drops image {path}; it must keep every training image')
+        return data

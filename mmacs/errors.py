@@ -1,0 +1,28 @@
+"""The one exception type that users are meant to read, and the close-match helper behind it."""
+
+from difflib import get_close_matches
+from typing import Iterable
+
+
+class MmacsError(ValueError):
+    """Something the user can put right. The message is one clear sentence.
+
+    The commands under ``tools/`` print the message alone and exit with status 1.
+    """
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> MmacsError:
+    """Build the error for a name that does not exist.
+
+    Args:
+        kind (str): What the name stands for, such as ``'beta schedule'``.
+        name (object): What the user wrote.
+        known (Iterable[str]): The names that exist.
+
+    Returns:
+        MmacsError: An error that names the closest known name and lists all of them.
+    """
+    known = sorted(known)
+    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f' did you mean {close[0]!r}?' if close else ''
+    return MmacsError(f'unknown {kind} {name!r}:{hint} known names are {", ".join(known)}')

@@ -1,0 +1,124 @@
+"""Checks the checkpoint, calibrates before the first step, prints what is quantized."""
+
+from typing import Any, Dict, List
+
+import numpy as np
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import broadcast
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from mmacs.coreset.purity import pure_evaluation
+from mmacs.coreset.view import ScoringView
+from mmacs.errors import MmacsError
+from mmacs.hooks.pipelines import deterministic_pipeline
+from mmacs.quantization import calibrate, layer_table, quantizers
+from mmacs.registry import HOOKS
+
+
+def unwrapped(runner: Runner) -> nn.Module:
+    """The model itself, without a distributed wrapper."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+@HOOKS.register_module()
+class QuantizationHook(Hook):
+    """What a quantized model needs of the run around it.
+
+    - A loaded checkpoint must fit the model: otherwise quantization starts from partly random weights.
+    - Quantizers without steps are calibrated on a few training images before the first step. A resumed run, or one
+      that loads a quantized checkpoint, is never calibrated again.
+    - The table of layers goes to the log.
+
+    Args:
+        num_images (int): Training images to calibrate on. Defaults to 64.
+        batch_size (int): Images per calibration batch. Defaults to 8.
+    """
+
+    priority = 'HIGH'
+
+    def __init__(self, num_images: int = 64, batch_size: int = 8) -> None:
+        for name, value in (('num_images', num_images), ('batch_size', batch_size)):
+            if not isinstance(value, int) or value < 1:
+                raise MmacsError(f'{name} must be a positive integer, got {value!r}')
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self._has_loaded = False
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Refuse a checkpoint that doesn't fit, before it is loaded."""
+        self._has_loaded = True
+        check_fit(unwrapped(runner), checkpoint.get('state_dict', checkpoint))
+
+    def before_train(self, runner: Runner) -> None:
+        """Calibrate unless there are steps already; print the table."""
+        model = unwrapped(runner)
+        if next(quantizers(model), None) is None:
+            raise MmacsError("QuantizationHook found nothing quantized: wrap the model in type='mmacs.QuantizedModel'")
+        if not any(quantizer.is_initialized() for _, quantizer in quantizers(model)):
+            if not self._has_loaded:
+                runner.logger.warning(
+                    'NO FULL-PRECISION CHECKPOINT: quantization-aware training starts from the initial weights, which '
+                    'costs accuracy, and a teacher made of them knows nothing. Set load_from to a trained checkpoint.'
+                )
+            self._calibrate(runner, model)
+        runner.logger.info(f'Quantized layers of {type(model).__name__}:\n{layer_table(model)}')
+
+    def before_val(self, runner: Runner) -> None:
+        """Refuse to evaluate steps that nobody set."""
+        self._require_steps(runner)
+
+    def before_test(self, runner: Runner) -> None:
+        """Refuse to evaluate steps that nobody set."""
+        self._require_steps(runner)
+
+    def _require_steps(self, runner: Runner) -> None:
+        if not any(quantizer.is_initialized() for _, quantizer in quantizers(unwrapped(runner))):
+            raise MmacsError(
+                'this checkpoint is in full precision and has no step sizes: train the quantized model first, or '
+                'evaluate the full-precision config'
+            )
+
+    def _calibrate(self, runner: Runner, model: nn.Module) -> None:
+        view = ScoringView(runner.train_dataloader.dataset, deterministic_pipeline(runner.cfg))
+        count = min(self.num_images, len(view))
+        chosen = np.linspace(0, len(view) - 1, count).astype(int).tolist()
+
+        def batches():
+            for start in range(0, count, self.batch_size):
+                images = [view[position] for position in chosen[start : start + self.batch_size]]
+                yield model.data_preprocessor(pseudo_collate(images), False)
+
+        with pure_evaluation(model):
+            missed = calibrate(model, batches(), lambda data: model(**data, mode='predict'))
+        for _, quantizer in quantizers(model):
+            for tensor in (quantizer.step.data, quantizer.initialized, quantizer.signed):
+                broadcast(tensor)
+        runner.logger.info(f'Calibrated {sum(1 for _ in quantizers(model))} quantizers on {count} images.')
+        if missed:
+            runner.logger.warning(f'{len(missed)} quantizers saw no data while calibrating: {", ".join(missed[:5])}')
+
+
+def check_fit(model: nn.Module, weights: Dict[str, torch.Tensor]) -> None:
+    """Require every weight of a model in a checkpoint, in its shape; steps of quantizers may be missing.
+
+    Raises:
+        MmacsError: If weights are missing or of another shape; the message counts and names them.
+    """
+    own = tuple(f'{name}.' for name, _ in quantizers(model))
+    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    missing: List[str] = []
+    for key, value in model.state_dict().items():
+        if key not in weights:
+            if not key.startswith(own) and not key.endswith('num_batches_tracked'):
+                missing.append(key)
+        elif weights[key].shape != value.shape:
+            missing.append(f'{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}')
+    if missing:
+        raise MmacsError(
+            f'the checkpoint does not fit this {type(model).__name__}: {len(missing)} of its weights are missing or of '
+            f'another shape, first {", ".join(missing[:3])}'
+        )

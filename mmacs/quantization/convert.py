@@ -1,0 +1,94 @@
+"""Convert a model in place: swap the class of its leaf layers and give them quantizers."""
+
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Tuple, Union
+
+from torch import nn
+
+from mmacs.errors import MmacsError
+from mmacs.quantization.layers import QUANTIZED_LAYERS, QuantizedLayer
+from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.recipe import Recipe, Settings
+from mmacs.quantization.sharing import mark_forward, num_pyramid_levels
+from mmacs.registry import QUANTIZERS, find
+
+
+def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] = 'w4a4') -> nn.Module:
+    """Convert a full-precision model to a fake-quantized one, in place.
+
+    The model stays the same object of the same class, its parameters keep their names and identities, and layers
+    shared between places stay shared. What it gains is two quantizers per layer, ``<layer>.weight_quantizer`` and
+    ``<layer>.input_quantizer``. Load full-precision weights before or after; then :func:`~.calibrate.calibrate`.
+
+    Args:
+        model (nn.Module): Any model. Convert it before it is wrapped for distributed training and before its
+            optimizer is built.
+        recipe (str, dict or Recipe): What to quantize, see :class:`~.recipe.Recipe`.
+
+    Returns:
+        nn.Module: ``model`` itself.
+
+    Raises:
+        MmacsError: If the model is quantized already, has no layer to quantize, or the recipe does not fit it.
+    """
+    if any(isinstance(module, QuantizedLayer) for module in model.modules()):
+        raise MmacsError(f'this {type(model).__name__} is quantized already')
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe(recipe)
+    plan = recipe.resolve(model)
+    if not plan:
+        raise MmacsError(f'the recipe leaves nothing of this {type(model).__name__} to quantize')
+    modules = dict(model.named_modules())
+    for name, settings in plan.items():
+        layer = modules[name]
+        owner = modules[name.split('.')[0]]
+        weight_quantizer = _build(settings['weight'], num_channels=layer.weight.shape[0])
+        input_quantizer = _build(settings['activation'], num_levels=num_pyramid_levels(owner))
+        layer.__class__ = QUANTIZED_LAYERS[type(layer)]
+        layer.weight_quantizer, layer.input_quantizer = weight_quantizer, input_quantizer
+        for kind in ('weight_quantizer', 'input_quantizer'):
+            quantizer = getattr(layer, kind)
+            quantizer.to(layer.weight.device)
+            # a frozen stage stays frozen: its steps must not wait for gradients under DDP
+            quantizer.requires_grad_(layer.weight.requires_grad)
+            quantizer.train(layer.training)
+            quantizer.name = f'{name}.{kind}'
+        if num_pyramid_levels(owner) > 1 or getattr(input_quantizer, 'num_levels', 1) > 1:
+            mark_forward(owner)
+    return model
+
+
+def quantizers(model: nn.Module) -> Iterator[Tuple[str, Quantizer]]:
+    """Names and quantizers of a model, weights' and inputs', in the model's order."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, Quantizer))
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[nn.Module]:
+    """Full-precision arithmetic inside: every quantizer passes its tensor through unchanged.
+
+    Example::
+
+        with disabled(model):
+            teacher_logits = model(images)
+    """
+    switched_off = [quantizer for _, quantizer in quantizers(model) if quantizer.enabled]
+    for quantizer in switched_off:
+        quantizer.enabled = False
+    try:
+        yield model
+    finally:
+        for quantizer in switched_off:
+            quantizer.enabled = True
+
+
+def _build(settings: Settings, num_channels: int = 1, num_levels: int = 1) -> nn.Module:
+    if settings is None:
+        return nn.Identity()
+    settings = dict(settings)
+    if not settings.pop('per_channel', True):
+        num_channels = 1
+    per_level = settings.pop('per_level', True)
+    if per_level is not True:
+        num_levels = int(per_level) or 1
+    quantizer = find(QUANTIZERS, settings.pop('type'))
+    return quantizer(**settings, num_channels=num_channels, num_levels=num_levels)

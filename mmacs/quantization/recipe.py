@@ -1,0 +1,160 @@
+"""What is quantized, and how: a preset, changed by settings and ordered rules, resolved for a given model."""
+
+import re
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any, Dict, Iterable, List, Optional, Union
+
+from torch import nn
+
+from mmacs.errors import MmacsError, unknown_name
+from mmacs.quantization.layers import QUANTIZED_LAYERS
+from mmacs.quantization.quantizers.base import check_bits
+from mmacs.registry import QUANTIZERS, find
+
+PRESETS = ('w8a8', 'w4a8', 'w4a4', 'w3a3', 'w2a2', 'w4a32', 'w2a32')
+FULL_PRECISION_BITS = 32
+ROLE_BITS = 8  # at least, for the layer that sees the image and those that predict, as in the published detectors
+
+Settings = Optional[Dict[str, Any]]
+LayerSettings = Dict[str, Settings]
+
+_DEFAULTS: LayerSettings = {
+    'weight': {'type': 'LSQ', 'bits': 4, 'signed': True, 'per_channel': True},
+    'activation': {'type': 'LSQ', 'bits': 4, 'signed': None, 'per_level': True},
+}
+_SELECTORS = ('name', 'type', 'role')
+_ROLES = ('input', 'prediction')
+# Last part of a layer's name (numbers apart) that marks a prediction layer of MMDetection's and MMPreTrain's heads.
+_PREDICTION = re.compile(
+    r'(.*_)?(cls|reg|obj|centerness|iou|logits|heatmap|wh|offset|kernel)$|(cls|reg)_branches$|fc$|head$'
+)
+
+
+def _check_keys(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise unknown_name(what, key, known)
+
+
+def _changed(kind: str, settings: Settings, change: Settings) -> Settings:
+    """Settings of a weight or activation quantizer after a change; None, or 32 bits, is full precision."""
+    if change is None or change.get('bits') == FULL_PRECISION_BITS:
+        return None
+    _check_keys(f'{kind} setting', change, _DEFAULTS[kind])
+    settings = {**(settings or _DEFAULTS[kind]), **change}
+    check_bits(settings['bits'])
+    find(QUANTIZERS, settings['type'])
+    return settings
+
+
+def find_roles(names: Iterable[str]) -> Dict[str, str]:
+    """Tell the layer that sees the image (``input``) and those whose outputs are predictions (``prediction``).
+
+    Decided by name, without tracing: the first layer of all; and in a detector's or classifier's head the layers
+    that MMDetection and MMPreTrain name as predictions. A model without a head has its last layer predict.
+
+    Args:
+        names (Iterable[str]): Layer names in the model's order.
+
+    Returns:
+        Dict[str, str]: Role by name, for the layers that have one.
+    """
+    names = list(names)
+    roles = {}
+    for name in names:
+        parts = [part for part in name.split('.') if not part.isdigit()]
+        in_head = any('head' in part for part in parts[:-1])
+        if in_head and _PREDICTION.fullmatch(parts[-1]):
+            roles[name] = 'prediction'
+    if names and not roles:
+        roles[names[-1]] = 'prediction'
+    if names:
+        roles[names[0]] = 'input'
+    return roles
+
+
+class Recipe:
+    """Ordered rules that say what is quantized; later rules win.
+
+    Example::
+
+        Recipe('w4a4')
+        Recipe(dict(preset='w4a4', activation=dict(bits=8), rules=[dict(name='neck.*', weight=dict(bits=8))]))
+
+    Args:
+        recipe (str or dict): The name of a preset, or a dict with these optional keys. ``preset``: defaults to
+            ``'w4a4'``. ``weight``, ``activation``: changes to the preset's settings (``type``, ``bits``, ``signed``;
+            for weights ``per_channel``; for activations ``per_level``: True gives layers of a dense head a step per
+            pyramid level, an integer says how often the layer is called in one forward); None or ``bits=32`` keeps
+            full precision. ``rules``: a list of dicts that select layers by ``name`` (pattern with ``*``), ``type``
+            (such as ``'Conv2d'``) or ``role`` (``'input'``, ``'prediction'``), and change their ``weight`` or
+            ``activation`` or ``skip=True`` them.
+
+    Raises:
+        MmacsError: If a name, key or bit-width is wrong; in :meth:`resolve` if a rule selects no layer.
+    """
+
+    def __init__(self, recipe: Union[str, Dict[str, Any]] = 'w4a4') -> None:
+        recipe = {'preset': recipe} if isinstance(recipe, str) else dict(recipe)
+        _check_keys('recipe key', recipe, ('preset', 'weight', 'activation', 'rules'))
+        self.preset = recipe.get('preset', 'w4a4')
+        if self.preset not in PRESETS:
+            raise unknown_name('preset', self.preset, PRESETS)
+        bits = re.fullmatch(r'w(\d+)a(\d+)', self.preset).groups()
+        self.settings: LayerSettings = {}
+        for kind, kind_bits in zip(('weight', 'activation'), bits):
+            self.settings[kind] = _changed(kind, None, {'bits': int(kind_bits)})
+            if kind in recipe:
+                self.settings[kind] = _changed(kind, self.settings[kind], recipe[kind])
+        self.rules: List[Dict[str, Any]] = [dict(rule) for rule in recipe.get('rules') or ()]
+        for rule in self.rules:
+            _check_keys('rule key', rule, (*_SELECTORS, 'weight', 'activation', 'skip'))
+            if not any(key in rule for key in _SELECTORS):
+                raise MmacsError(f'the rule {rule} selects nothing: give it a name, a type or a role')
+            if rule.get('role', 'input') not in _ROLES:
+                raise unknown_name('role', rule['role'], _ROLES)
+
+    def resolve(self, model: nn.Module) -> Dict[str, LayerSettings]:
+        """Settings of every layer of a model that is to be quantized.
+
+        Args:
+            model (nn.Module): A model in full precision.
+
+        Returns:
+            Dict[str, LayerSettings]: ``{'weight': ..., 'activation': ...}`` by layer name, in the model's order.
+        """
+        layers = {name: layer for name, layer in model.named_modules() if type(layer) in QUANTIZED_LAYERS}
+        roles = find_roles(layers)
+        resolved = {name: dict(self.settings) for name in layers}
+        for name in roles:
+            for kind, settings in self.settings.items():
+                if settings is not None:
+                    resolved[name][kind] = {**settings, 'bits': max(ROLE_BITS, settings['bits'])}
+        for rule in self.rules:
+            chosen = [name for name, layer in layers.items() if _selects(rule, name, layer, roles.get(name))]
+            if not chosen:
+                raise _selects_nothing(rule, layers)
+            for name in chosen:
+                for kind in ('weight', 'activation'):
+                    if rule.get('skip'):
+                        resolved[name][kind] = None
+                    elif kind in rule:
+                        resolved[name][kind] = _changed(kind, resolved[name][kind], rule[kind])
+        return {name: settings for name, settings in resolved.items() if any(settings.values())}
+
+
+def _selects(rule: Dict[str, Any], name: str, layer: nn.Module, role: Optional[str]) -> bool:
+    return (
+        fnmatchcase(name, rule.get('name', '*'))
+        and rule.get('type', type(layer).__name__) == type(layer).__name__
+        and rule.get('role', role) == role
+    )
+
+
+def _selects_nothing(rule: Dict[str, Any], layers: Dict[str, nn.Module]) -> MmacsError:
+    message = f'the rule {rule} matches no layer of the model'
+    if 'name' in rule:
+        near = get_close_matches(rule['name'], layers, n=3, cutoff=0.3)
+        message += f'; layers with near names: {", ".join(near or list(layers)[:3])}'
+    return MmacsError(message)

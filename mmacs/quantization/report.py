@@ -1,0 +1,53 @@
+"""The table of what is quantized and how, printed at the start of a run."""
+
+from collections import Counter
+from io import StringIO
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from mmacs.quantization.layers import QUANTIZED_LAYERS, QuantizedLayer
+from mmacs.quantization.quantizers import Quantizer
+
+
+def layer_table(model: nn.Module) -> str:
+    """Table of a quantized model: layer, type, and bits, granularity and steps of its weight and its input.
+
+    Args:
+        model (nn.Module): A converted model, calibrated or not.
+
+    Returns:
+        str: Plain text of several lines, with a line that sums up what stays in full precision.
+    """
+    table = Table('layer', 'type', 'weight', 'step', 'input', 'step', box=None, pad_edge=False)
+    kept = Counter()
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLayer):
+            cells = [*_cells(module.weight_quantizer, 'channel'), *_cells(module.input_quantizer, 'level')]
+            table.add_row(name, type(module).__mro__[2].__name__, *cells)
+        elif next(module.parameters(recurse=False), None) is not None and not isinstance(module, Quantizer):
+            kept[type(module).__name__] += 1
+    text = StringIO()
+    Console(file=text, width=160).print(table)
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    if kept:
+        lines.append('in full precision: ' + ', '.join(f'{count} {kind}' for kind, count in kept.most_common()))
+    return '\n'.join(lines)
+
+
+def _cells(quantizer: nn.Module, unit: str) -> tuple:
+    """Two cells, such as ``('4 bit signed per channel', '0.012 to 0.2')``."""
+    if not isinstance(quantizer, Quantizer):
+        return 'full precision', ''
+    kind = f'{type(quantizer).__name__} {quantizer.bits} bit'
+    if not quantizer.is_initialized():
+        return kind, 'not calibrated'
+    kind += ' signed' if quantizer.level_is_signed() else ' unsigned'
+    steps = quantizer.positive_step().detach()
+    if quantizer.num_levels > 1:
+        steps = steps[quantizer.initialized.bool()]
+    low, high = steps.min().item(), steps.max().item()
+    if steps.numel() == 1:
+        return kind, f'{low:.3g}'
+    return f'{kind} per {unit}', f'{low:.3g} to {high:.3g}'

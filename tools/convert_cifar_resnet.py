@@ -1,0 +1,41 @@
+"""Convert a public CIFAR ResNet checkpoint: ``python tools/convert_cifar_resnet.py resnet20-12fca82f.th resnet20.pth``.
+
+Such checkpoints are at https://github.com/akamaster/pytorch_resnet_cifar10.
+"""
+
+import argparse
+from typing import Any
+
+import torch
+
+from mmacs import cli
+from mmacs.files import atomic_path
+from mmacs.models import convert_cifar_checkpoint
+
+
+def main() -> None:
+    """Parse the options, convert."""
+    parser = argparse.ArgumentParser(description='Convert a public CIFAR ResNet checkpoint to MMPreTrain')
+    parser.add_argument('src', help='checkpoint of akamaster/pytorch_resnet_cifar10')
+    parser.add_argument('dst', help='checkpoint to write, for configs/resnet20_cifar10.py and the like')
+    args = parser.parse_args()
+    state = convert_cifar_checkpoint(load(args.src))
+    try:
+        with atomic_path(args.dst) as path:
+            torch.save({'state_dict': state}, path)
+    except OSError as error:
+        raise cli.MmacsError(f'cannot write {args.dst}: {error.strerror}') from error
+
+
+def load(path: str) -> Any:
+    """Load a checkpoint without running code that may be in it."""
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except OSError as error:
+        raise cli.MmacsError(f'cannot read {path}: {error.strerror}') from error
+    except Exception as error:  # foreign bytes make the unpickler raise almost anything
+        raise cli.MmacsError(f'{path} is not a checkpoint of tensors and plain values alone') from error
+
+
+if __name__ == '__main__':
+    cli.run(main)
