@@ -32,7 +32,7 @@ VENV = ROOT / '.venv'
 PYTHON = VENV / 'bin' / 'python'
 LOGS = VENV / 'log'
 STAMP = VENV / '.mmacs-stamp'  # what is installed, written last
-ORIGIN = VENV / '.mmacs-origin'  # where and by which Python .venv was made, written when it is whole
+ORIGIN = VENV / '.mmacs-origin'  # what .venv was made by and where, written when it can install
 
 OLDEST, NEWEST = (3, 10), (3, 13)
 DISK_GB = 12
@@ -176,14 +176,14 @@ def find_wheel(folder: Path) -> Path | None:
 def stamp_of(target: str, pins: Mapping[str, str] = PINS, sources: Iterable[Path] | None = None) -> str:
     """Returns a digest of all that decides what is installed."""
     sources = [ROOT / name for name in METADATA] if sources is None else sources
-    parts = [origin(), target, *BUILD_TOOLS, *(f'{name}=={version}' for name, version in sorted(pins.items()))]
+    parts = [origin(), target, *(f'{name}=={version}' for name, version in sorted(pins.items()))]
     parts += [source.read_text(encoding='utf-8') for source in sources]
     return hashlib.sha256('\0'.join(parts).encode()).hexdigest()
 
 
 def origin() -> str:
-    """Names this folder and this Python; a ``.venv`` of another origin is broken (it holds absolute paths)."""
-    return f'{ROOT}\n{sys.base_prefix}\n{sys.version}\n'
+    """Names what ``.venv`` is made by and where; one that was moved is broken, because it holds absolute paths."""
+    return '\n'.join([str(ROOT), sys.base_prefix, sys.version, *BUILD_TOOLS])
 
 
 def holds(path: Path, text: str) -> bool:
@@ -314,11 +314,18 @@ def pip(*arguments: str) -> list[str]:
 
 
 def create_venv(steps: Steps) -> None:
-    """Makes an empty ``.venv``."""
+    """Makes ``.venv`` with what installs and builds the rest.
+
+    It counts as made only with these, because a pip that was interrupted while it replaced itself is gone.
+    """
     ORIGIN.unlink(missing_ok=True)
     shutil.rmtree(VENV, ignore_errors=True)
     python = getattr(sys, '_base_executable', None) or sys.executable  # this Python may itself be .venv's
-    steps.run(f'creating .venv with Python {platform.python_version()}', [python, '-m', 'venv', str(VENV)])
+    steps.run(
+        f'creating .venv with Python {platform.python_version()}, pip and setuptools',
+        [python, '-m', 'venv', str(VENV)],
+        pip('install', '--upgrade', *BUILD_TOOLS),
+    )
     ORIGIN.write_text(origin(), encoding='utf-8')
 
 
@@ -348,12 +355,11 @@ def install(target: str) -> None:
         check_compiler()
     STAMP.unlink(missing_ok=True)
 
-    steps = Steps(total=4 + new + (wheel is None))
+    steps = Steps(total=3 + new + (wheel is None))
     if new:
         create_venv(steps)
     for site_packages in VENV.glob('lib/python*/site-packages'):
         drop_half_installed(site_packages)
-    steps.run('installing pip, setuptools and ninja', pip('install', '--upgrade', *BUILD_TOOLS))
     title = 'installing torch {} (about 3 GB with its libraries)'.format(PINS['torch'])
     steps.run(title, pip('install', *pinned('torch', 'torchvision', 'numpy')))
     wheel = wheel or build_wheel(steps, target)

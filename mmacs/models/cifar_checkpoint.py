@@ -1,6 +1,6 @@
 """Public CIFAR ResNet checkpoints in MMPreTrain's terms."""
 
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Optional
 
 import torch
 from torch import Tensor
@@ -60,8 +60,8 @@ def _expected(depth: int, state: Mapping[str, Any]) -> Dict[str, tuple]:
     return {**shapes, 'linear.weight': (classes, CIFARResNet.stage_channels[-1]), 'linear.bias': (classes,)}
 
 
-def _shape(value: object) -> tuple:
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
+def _shape(value: object) -> Optional[tuple]:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
 def _rename(key: str) -> str:

@@ -52,7 +52,9 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
             quantizer.requires_grad_(layer.weight.requires_grad)
             quantizer.train(layer.training)
             quantizer.name = f'{name}.{kind}'
-        if num_pyramid_levels(owner) > 1 or getattr(input_quantizer, 'num_levels', 1) > 1:
+        layer.shared = num_pyramid_levels(owner) > 1 or getattr(input_quantizer, 'num_levels', 1) > 1
+        if layer.shared:
+            mark_forward(model)
             mark_forward(owner)
     return model
 

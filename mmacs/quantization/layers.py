@@ -1,7 +1,8 @@
 """Quantized versions of leaf layers. A layer becomes one by having its class swapped, in place."""
 
-from typing import Dict, List, Optional, Type
+from typing import Dict, Optional, Type
 
+import torch
 from torch import Tensor, nn
 
 QUANTIZED_LAYERS: Dict[Type[nn.Module], Type[nn.Module]] = {}
@@ -27,17 +28,19 @@ class QuantizedLayer:
     precision.
     """
 
-    # Set by the head while its forward runs, see mmacs.quantization.sharing: holds the weight once it is computed.
-    weight_of_this_forward: Optional[List[Tensor]] = None
+    shared = False  # whether it is applied several times in one forward, see mmacs.quantization.sharing
+    # While a forward runs: the fake-quantized weight by whether it carries gradients, once it is computed.
+    weights_of_this_forward: Optional[Dict[bool, Tensor]] = None
 
     def quantized_weight(self) -> Tensor:
         """The fake-quantized weight, computed once per forward where the layer is shared between pyramid levels."""
-        if not self.weight_of_this_forward:
-            weight = self.weight_quantizer(self.weight)
-            if self.weight_of_this_forward is None:
-                return weight
-            self.weight_of_this_forward.append(weight)
-        return self.weight_of_this_forward[0]
+        weights = self.weights_of_this_forward
+        if weights is None:
+            return self.weight_quantizer(self.weight)
+        with_gradient = torch.is_grad_enabled()
+        if with_gradient not in weights:
+            weights[with_gradient] = self.weight_quantizer(self.weight)
+        return weights[with_gradient]
 
 
 @register_layer(nn.Conv2d)

@@ -1,7 +1,8 @@
 """Layers that are applied several times in one forward, as a dense head's are once per pyramid level.
 
-Forward hooks on the head mark the begin and end of its forward. In between, calls are counted, so that each level
-finds its own activation step, and the fake-quantized weight is computed once.
+Forward hooks mark where a forward of the model, and of the head within it, begins and ends. In between, calls are
+counted, so that each level finds its own activation step, and the fake-quantized weight is computed once. Both need
+marks: MMDetection calls the head's ``forward`` past its hooks in one mode, and the head alone is called by scorers.
 """
 
 from typing import Any, Iterator
@@ -25,16 +26,16 @@ def mark_forward(owner: nn.Module) -> None:
 
 
 def _shared_layers(owner: nn.Module) -> Iterator[QuantizedLayer]:
-    return (module for module in owner.modules() if isinstance(module, QuantizedLayer))
+    return (module for module in owner.modules() if isinstance(module, QuantizedLayer) and module.shared)
 
 
 def _begin(owner: nn.Module, args: Any) -> None:
     for layer in _shared_layers(owner):
-        layer.weight_of_this_forward = []
+        layer.weights_of_this_forward = {}
         if isinstance(layer.input_quantizer, Quantizer):
             layer.input_quantizer.calls = 0
 
 
 def _end(owner: nn.Module, args: Any, output: Any) -> None:
     for layer in _shared_layers(owner):
-        layer.weight_of_this_forward = None
+        layer.weights_of_this_forward = None

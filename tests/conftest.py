@@ -1,0 +1,106 @@
+"""Shared fixtures: small detectors built from MMDetection's own configs, and a small COCO data set on disk."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope, init_default_scope
+
+REPO = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _mmdet_scope():
+    """Detectors are built in MMDetection's scope; every test starts from the same random state."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    init_default_scope('mmdet')
+    yield
+    DefaultScope._instance_dict.clear()
+    MMLogger._instance_dict.clear()
+
+
+@pytest.fixture
+def tiny_retinanet() -> dict:
+    """Config of a narrow RetinaNet-R18 with 3 classes."""
+    model = Config.fromfile(REPO / 'configs' / 'retinanet_r18_w4a4_acs.py').model.model
+    model.backbone.base_channels = 8
+    model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+    model.bbox_head.update(num_classes=3, in_channels=16, feat_channels=16, stacked_convs=1)
+    return model
+
+
+def write_coco(folder: Path, sizes, boxes_per_image, crowd_image=None, seed=0) -> Path:
+    """Write images and a COCO annotation file; returns the file."""
+    rng = np.random.default_rng(seed)
+    (folder / 'images').mkdir(parents=True)
+    images, annotations = [], []
+    for image_id, ((height, width), count) in enumerate(zip(sizes, boxes_per_image), start=1):
+        pixels = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        name = f'{image_id:03d}.png'
+        for _ in range(count):
+            w, h = rng.integers(12, 30, 2).tolist()
+            x, y = int(rng.integers(0, width - w)), int(rng.integers(0, height - h))
+            category = int(rng.integers(1, 4))
+            pixels[y : y + h, x : x + w] = 80 * category
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=image_id,
+                    category_id=category,
+                    bbox=[x, y, w, h],
+                    area=w * h,
+                    iscrowd=int(image_id == crowd_image and count > 1 and annotations == []),
+                    segmentation=[],
+                )
+            )
+        cv2.imwrite(str(folder / 'images' / name), pixels)
+        images.append(dict(id=image_id, file_name=name, height=height, width=width))
+    categories = [dict(id=i, name=name) for i, name in enumerate(('a', 'b', 'c'), start=1)]
+    path = folder / 'annotations.json'
+    path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    return path
+
+
+@pytest.fixture
+def tiny_coco(tmp_path) -> Path:
+    """Folder of a COCO data set of 12 images, landscape and portrait, two of them without objects."""
+    sizes = [(64, 96), (96, 64), (64, 64)] * 4
+    write_coco(tmp_path / 'coco', sizes, [1, 2, 3, 0, 5, 1, 2, 4, 0, 1, 2, 3])
+    return tmp_path / 'coco'
+
+
+def run_config(name: str, data: Path, work_dir: Path, **changes) -> Config:
+    """A shipped detection config on the tiny data set with the narrow model, ready for a Runner on the CPU."""
+    cfg = Config.fromfile(REPO / 'configs' / name)
+    model = cfg.model.model
+    model.backbone.base_channels = 8
+    model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+    model.bbox_head.update(num_classes=3, in_channels=16, feat_channels=16, stacked_convs=1)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.num_workers, loader.persistent_workers = 0, False
+        loader.dataset.update(
+            data_root=str(data),
+            ann_file='annotations.json',
+            data_prefix=dict(img='images'),
+            metainfo=dict(classes=('a', 'b', 'c')),
+        )
+        for transform in loader.dataset.pipeline:
+            if transform.type == 'Resize':
+                transform.scale = (96, 64)
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        evaluator.ann_file = str(data / 'annotations.json')
+    cfg.load_from = None
+    cfg.work_dir = str(work_dir)
+    cfg.train_cfg.update(max_epochs=2, val_interval=10)
+    cfg.default_hooks.coreset.interval = 1
+    cfg.default_hooks.logger.interval = 1
+    cfg.train_dataloader.sampler.fraction = 0.5
+    cfg.randomness = dict(seed=0)
+    cfg.merge_from_dict(changes)
+    return cfg

@@ -1,0 +1,39 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mmacs.quantization import calibrate, quantize_model
+
+
+@pytest.fixture
+def model():
+    return quantize_model(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)), 'w4a4')
+
+
+def test_steps_are_those_of_the_equation_and_nothing_else_changes(model):
+    model.train()
+    before = {key: value.clone() for key, value in model.state_dict().items() if 'quantizer' not in key}
+    batches = [torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)]
+    assert calibrate(model, batches) == []
+    conv = model[0]
+    mean_abs = torch.stack([batch.abs().mean() for batch in batches]).mean()
+    assert conv.input_quantizer.step.item() == pytest.approx(2 * mean_abs.item() / math.sqrt(127), rel=1e-5)
+    per_channel = conv.weight.abs().flatten(1).mean(1)
+    torch.testing.assert_close(conv.weight_quantizer.step.data, 2 * per_channel.data / math.sqrt(127))
+    assert model.training and model[1].training
+    after = model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_layers_that_did_not_run_are_named_and_their_weights_are_ready(model):
+    missed = calibrate(model, [torch.randn(2, 3, 8, 8)], lambda batch: model[0](batch))
+    assert missed == ['3.input_quantizer']
+    assert model[3].weight_quantizer.is_initialized()
+
+
+def test_an_exception_leaves_the_model_out_of_observing_mode(model):
+    with pytest.raises(ZeroDivisionError):
+        calibrate(model, [torch.randn(2, 3, 8, 8)], lambda batch: 1 / 0)
+    assert not model[0].input_quantizer.observing

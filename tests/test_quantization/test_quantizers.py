@@ -1,0 +1,127 @@
+import copy
+import pickle
+
+import pytest
+import torch
+
+from mmacs.errors import MmacsError
+from mmacs.quantization.quantizers import LSQ
+
+
+def calibrated(x, **kwargs):
+    quantizer = LSQ(**kwargs)
+    quantizer.start_observing()
+    quantizer(x)
+    quantizer.finish_observing()
+    return quantizer
+
+
+@pytest.mark.parametrize('bits', [0, 17, 32, 4.0, True, '4'])
+def test_bits_out_of_range(bits):
+    with pytest.raises(MmacsError, match='bits must be an integer from 1 to 16'):
+        LSQ(bits=bits)
+
+
+def test_signed_is_decided_from_the_data():
+    assert not calibrated(torch.rand(100)).level_is_signed()
+    assert calibrated(torch.randn(100)).level_is_signed()
+    assert calibrated(torch.rand(100), signed=True).level_is_signed()
+
+
+def test_one_bit_of_negative_values_is_one_clear_error():
+    with pytest.raises(MmacsError, match='need at least 2 bits'):
+        calibrated(torch.randn(10), bits=1)
+
+
+def test_state_dict_keys_do_not_depend_on_progress():
+    quantizer = LSQ()
+    before = {key: value.shape for key, value in quantizer.state_dict().items()}
+    quantizer(torch.rand(10))
+    assert {key: value.shape for key, value in quantizer.state_dict().items()} == before
+
+
+def test_uncalibrated_in_eval_mode_is_an_error_that_names_the_layer():
+    quantizer = LSQ().eval()
+    quantizer.name = 'backbone.conv1.input_quantizer'
+    with pytest.raises(MmacsError, match='backbone.conv1.input_quantizer was never calibrated'):
+        quantizer(torch.rand(3))
+
+
+def test_first_training_batch_initialises_and_a_loaded_state_never_does_again():
+    quantizer = LSQ(bits=4)
+    quantizer(torch.rand(100))
+    restored = LSQ(bits=4)
+    restored.load_state_dict(quantizer.state_dict())
+    restored(torch.rand(100) * 50)
+    assert torch.equal(restored.step, quantizer.step)
+    assert not restored.level_is_signed()
+
+
+def test_a_full_precision_state_dict_loads_without_complaint_and_half_a_state_does_not():
+    quantizer = LSQ()
+    assert quantizer.load_state_dict({}, strict=True)
+    with pytest.raises(RuntimeError, match='initialized'):
+        quantizer.load_state_dict({'step': torch.ones(1)}, strict=True)
+
+
+def test_step_stays_positive_whatever_the_optimizer_does():
+    quantizer = calibrated(torch.randn(100))
+    optimizer = torch.optim.SGD(quantizer.parameters(), lr=1e4)
+    for _ in range(5):
+        optimizer.zero_grad()
+        x = torch.randn(100)
+        quantizer(x).square().sum().backward()
+        optimizer.step()
+        assert (quantizer.positive_step() > 0).all()
+        assert torch.isfinite(quantizer(x)).all()
+
+
+def test_each_level_has_its_step_and_too_many_calls_are_an_error():
+    quantizer = LSQ(num_levels=2)
+    levels = [torch.rand(100), 10 * torch.rand(100)]
+    quantizer.start_observing()
+    for x in levels:
+        quantizer(x)
+    quantizer.finish_observing()
+    assert quantizer.step[1] > 5 * quantizer.step[0]
+    quantizer.calls = 0
+    assert quantizer(levels[0]).max() < 2
+    assert quantizer(levels[1]).max() > 5
+    with pytest.raises(MmacsError, match='more than 2 times'):
+        quantizer(levels[0])
+
+
+def test_nan_while_calibrating_names_the_layer():
+    quantizer = LSQ()
+    quantizer.name = 'neck.conv.input_quantizer'
+    quantizer.start_observing()
+    with pytest.raises(MmacsError, match='neck.conv.input_quantizer met NaN'):
+        quantizer(torch.tensor([1.0, float('nan')]))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_in_half_precision_out(dtype):
+    quantizer = calibrated(torch.rand(100))
+    assert quantizer(torch.rand(10, dtype=dtype)).dtype == dtype
+
+
+def test_deepcopy_and_pickle():
+    quantizer = calibrated(torch.randn(100))
+    x = torch.randn(10)
+    for twin in (copy.deepcopy(quantizer), pickle.loads(pickle.dumps(quantizer))):
+        assert torch.equal(twin(x), quantizer(x))
+
+
+def test_flags_written_behind_the_cache_are_seen_after_a_mode_switch():
+    # as an EMA of a model does it: through tensor.data
+    quantizer, source = LSQ(), calibrated(torch.randn(100))
+    assert not quantizer.is_initialized()
+    for own, other in zip(quantizer.state_dict().values(), source.state_dict().values()):
+        own.data.copy_(other.data)
+    quantizer.eval()
+    x = torch.randn(10)
+    assert torch.equal(quantizer(x), source(x))
+
+
+def test_empty_input_passes():
+    assert LSQ().eval()(torch.empty(0, 3)).shape == (0, 3)

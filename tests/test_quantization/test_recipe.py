@@ -1,0 +1,80 @@
+import pytest
+from torch import nn
+
+from mmacs.errors import MmacsError
+from mmacs.quantization.recipe import Recipe, find_roles
+
+MODEL = nn.ModuleDict(
+    {
+        'backbone': nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)),
+        'bbox_head': nn.ModuleDict({'cls_conv': nn.Conv2d(4, 4, 1), 'retina_cls': nn.Conv2d(4, 4, 1)}),
+    }
+)
+
+
+def bits(recipe, kind='weight'):
+    resolved = Recipe(recipe).resolve(MODEL)
+    return [settings[kind]['bits'] if settings[kind] else None for settings in resolved.values()]
+
+
+def test_preset_with_first_and_prediction_layers_at_8_bit():
+    assert bits('w4a4') == [8, 4, 4, 8]
+    assert bits('w4a32', 'activation') == [None] * 4
+
+
+def test_later_rules_win_and_settings_change_only_what_they_name():
+    recipe = dict(
+        preset='w2a2',
+        rules=[
+            dict(name='bbox_head.*', weight=dict(bits=4)),
+            dict(role='prediction', weight=dict(bits=6, per_channel=False)),
+        ],
+    )
+    assert bits(recipe) == [8, 2, 4, 6]
+    assert bits(recipe, 'activation') == [8, 2, 2, 8]
+
+
+def test_settings_beside_the_preset_and_skip():
+    assert bits(dict(preset='w4a4', weight=dict(bits=3))) == [8, 3, 3, 8]
+    assert list(Recipe(dict(rules=[dict(type='Conv2d', name='backbone.*', skip=True)])).resolve(MODEL)) == [
+        'bbox_head.cls_conv',
+        'bbox_head.retina_cls',
+    ]
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'message'),
+    [
+        ('w4a5', "unknown preset 'w4a5': did you mean 'w4a"),
+        (dict(preset='w4a4', weigth={}), "did you mean 'weight'"),
+        (dict(weight=dict(bit=4)), "did you mean 'bits'"),
+        (dict(weight=dict(bits=17)), 'bits must be an integer from 1 to 16'),
+        (dict(activation=dict(bits=0)), 'bits must be an integer from 1 to 16'),
+        (dict(weight=dict(type='LSQQ')), "unknown quantizer 'LSQQ': did you mean 'LSQ'"),
+        (dict(rules=[dict(weight=dict(bits=4))]), 'selects nothing'),
+        (dict(rules=[dict(role='last', skip=True)]), "unknown role 'last'"),
+    ],
+)
+def test_mistakes_are_one_clear_sentence(recipe, message):
+    with pytest.raises(MmacsError, match=message):
+        Recipe(recipe)
+
+
+def test_a_rule_that_matches_nothing_lists_near_names():
+    with pytest.raises(MmacsError, match='near names: bbox_head.retina_cls'):
+        Recipe(dict(rules=[dict(name='bbox_head.retina_clss', skip=True)])).resolve(MODEL)
+
+
+def test_roles_of_real_heads():
+    names = ['backbone.conv1', 'rpn_head.rpn_conv', 'rpn_head.rpn_cls', 'roi_head.bbox_head.fc_reg']
+    names += ['bbox_head.cls_convs.0.conv', 'bbox_head.multi_level_conv_obj.2', 'bbox_head.reg_branches.0.4', 'head.fc']
+    roles = find_roles(names)
+    assert roles == {
+        'backbone.conv1': 'input',
+        'rpn_head.rpn_cls': 'prediction',
+        'roi_head.bbox_head.fc_reg': 'prediction',
+        'bbox_head.multi_level_conv_obj.2': 'prediction',
+        'bbox_head.reg_branches.0.4': 'prediction',
+        'head.fc': 'prediction',
+    }
+    assert find_roles(['conv1', 'layer1.conv', 'fc']) == {'conv1': 'input', 'fc': 'prediction'}

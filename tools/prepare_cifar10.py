@@ -1,0 +1,85 @@
+"""Unpack CIFAR-10 for the configs: ``python tools/prepare_cifar10.py FOLDER_WITH_ZIPS``.
+
+``train.zip`` and ``test.zip`` hold losslessly packed images as ``<split>/<class>/<name>.webp`` or ``.png``. Those who
+have, or can download, the original batches need no preparation: see configs/resnet20_cifar10.py.
+"""
+
+import argparse
+import re
+import shutil
+import tempfile
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+from mmpretrain.datasets.categories import CIFAR10_CATEGORIES
+
+from mmacs import cli
+
+IMAGES_PER_CLASS = {'train': 5000, 'test': 1000}
+
+
+def main() -> None:
+    """Parse the options, unpack both splits."""
+    parser = argparse.ArgumentParser(description='Unpack CIFAR-10 from train.zip and test.zip')
+    parser.add_argument('src', type=Path, help='folder that holds train.zip and test.zip')
+    parser.add_argument('--out', type=Path, default=Path('data/cifar10'), help='folder to make; default: %(default)s')
+    args = parser.parse_args()
+    for split in IMAGES_PER_CLASS:
+        try:
+            made = unpack(args.src / f'{split}.zip', args.out / split)
+        except OSError as error:
+            raise cli.MmacsError(f'cannot unpack {args.src / split}.zip: {error.filename}: {error.strerror}') from error
+        print(f'{args.out / split}: {"unpacked" if made else "already there"}')
+
+
+def unpack(archive: Path, target: Path) -> bool:
+    """Unpack one split beside ``target`` and move it there when it is whole.
+
+    Args:
+        archive (Path): ``train.zip`` or ``test.zip``.
+        target (Path): Folder to make.
+
+    Returns:
+        bool: False if ``target`` already holds the images.
+
+    Raises:
+        MmacsError: If the archive is not a split of CIFAR-10, or ``target`` holds something else.
+    """
+    if not archive.is_file():
+        raise cli.MmacsError(f'{archive} is missing: it should hold {archive.stem}/<class>/<name>.webp')
+    try:
+        with zipfile.ZipFile(archive) as images:
+            names = image_names(images, archive)
+            if target.exists():
+                there = {f'{archive.stem}/{path.parent.name}/{path.name}' for path in target.glob('*/*')}
+                if there != set(names):
+                    raise cli.MmacsError(f'{target} is there but does not hold what {archive} does: move it away')
+                return False
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f'.{target.name}-', dir=target.parent) as scratch:
+                images.extractall(scratch, names)
+                shutil.move(Path(scratch) / archive.stem, target)
+    except zipfile.BadZipFile as error:
+        raise cli.MmacsError(f'{archive} is damaged or not a zip file: {error}') from error
+    return True
+
+
+def image_names(images: zipfile.ZipFile, archive: Path) -> list:
+    """Names in the archive, checked to be those of a whole split and to stay within its folder."""
+    split = archive.stem
+    names = [name for name in images.namelist() if not name.endswith('/')]
+    pattern = re.compile(rf'{split}/({"|".join(CIFAR10_CATEGORIES)})/[\w-]+\.(?:webp|png)')
+    matches = [pattern.fullmatch(name) for name in names]
+    stray = next((name for name, match in zip(names, matches) if match is None), None)
+    if stray is not None:
+        raise cli.MmacsError(f'{archive} holds {stray!r}, which is not {split}/<class of CIFAR-10>/<name>.webp or .png')
+    counts = Counter(match[1] for match in matches)
+    for name in CIFAR10_CATEGORIES:
+        if counts[name] != IMAGES_PER_CLASS[split]:
+            raise cli.MmacsError(f'{archive} holds {counts[name]} images of {name}, not {IMAGES_PER_CLASS[split]}')
+    return names
+
+
+if __name__ == '__main__':
+    cli.run(main)
