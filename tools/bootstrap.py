@@ -30,7 +30,7 @@ from typing import Iterable, Mapping, Sequence
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / '.venv'
 PYTHON = VENV / 'bin' / 'python'
-LOGS = VENV / 'log'
+LOGS = ROOT / 'work_dirs' / 'setup'
 STAMP = VENV / '.mmacs-stamp'  # what is installed, written last
 ORIGIN = VENV / '.mmacs-origin'  # what .venv was made by and where, written when it can install
 
@@ -75,16 +75,13 @@ def check_python(version: Sequence[int]) -> None:
         )
 
 
-def check_disk(folder: Path, held: int = 0) -> None:
-    """Refuses a folder whose disk is too small.
-
-    Args:
-        folder: Where to install.
-        held: Bytes that an earlier set-up already takes there.
-    """
-    free = (shutil.disk_usage(folder).free + held) / 1e9
+def check_disk(venv: Path) -> None:
+    """Refuses a disk that is too small, where what an earlier set-up takes up counts as free."""
+    free = shutil.disk_usage(venv.parent).free / 1e9
     if free < DISK_GB:
-        raise SetupError(f'{DISK_GB} GB of free disk are needed under {folder} and there are {free:.1f}')
+        free += sum(path.lstat().st_size for path in venv.rglob('*')) / 1e9
+    if free < DISK_GB:
+        raise SetupError(f'{DISK_GB} GB of free disk are needed in {venv.parent} and there are {free:.1f}')
 
 
 def check_compiler() -> None:
@@ -319,11 +316,10 @@ def create_venv(steps: Steps) -> None:
     It counts as made only with these, because a pip that was interrupted while it replaced itself is gone.
     """
     ORIGIN.unlink(missing_ok=True)
-    shutil.rmtree(VENV, ignore_errors=True)
     python = getattr(sys, '_base_executable', None) or sys.executable  # this Python may itself be .venv's
     steps.run(
         f'creating .venv with Python {platform.python_version()}, pip and setuptools',
-        [python, '-m', 'venv', str(VENV)],
+        [python, '-m', 'venv', '--clear', str(VENV)],
         pip('install', '--upgrade', *BUILD_TOOLS),
     )
     ORIGIN.write_text(origin(), encoding='utf-8')
@@ -349,7 +345,7 @@ def build_wheel(steps: Steps, target: str) -> Path:
 def install(target: str) -> None:
     """Brings ``.venv`` to the pinned state, whatever state it is in."""
     new = not holds(ORIGIN, origin())
-    check_disk(ROOT, sum(path.lstat().st_size for path in VENV.rglob('*')) if VENV.is_dir() else 0)
+    check_disk(VENV)
     wheel = find_wheel(wheel_cache(target))
     if wheel is None:
         check_compiler()

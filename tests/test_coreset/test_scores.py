@@ -1,0 +1,89 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mmacs.coreset import beta, disagreement_score, error_vector_score
+from mmacs.coreset.scores import importance, normalise
+from mmacs.errors import MmacsError
+
+
+def test_scores_equal_a_loop_over_images():
+    probs, teacher = torch.randn(7, 5).softmax(1), torch.randn(7, 5).softmax(1)
+    labels = torch.randint(5, (7,))
+    for i in range(7):
+        onehot = torch.zeros(5)
+        onehot[labels[i]] = 1
+        assert error_vector_score(probs, labels)[i].item() == pytest.approx(math.dist(probs[i], onehot), rel=1e-5)
+        assert disagreement_score(probs, teacher)[i].item() == pytest.approx(math.dist(probs[i], teacher[i]), rel=1e-5)
+
+
+def test_scores_leave_their_arguments_alone_and_reach_their_bounds():
+    probs = torch.eye(3)
+    before = probs.clone()
+    assert error_vector_score(probs, torch.tensor([1, 2, 0])).tolist() == pytest.approx([2**0.5] * 3)
+    assert error_vector_score(probs, torch.tensor([0, 1, 2])).tolist() == [0, 0, 0]
+    assert torch.equal(probs, before)
+
+
+@pytest.mark.parametrize(
+    ('schedule', 'quarter', 'half'),
+    [
+        ('cosine', math.cos(math.pi / 8), 0.5**0.5),
+        ('half_cosine', 0.8535534, 0.5),
+        ('linear', 0.75, 0.5),
+        ('sqrt', 0.5, 1 - 0.5**0.5),
+        ('quadratic', 0.9375, 0.75),
+        ('constant', 0.5, 0.5),
+        (0.3, 0.3, 0.3),
+    ],
+)
+def test_beta_schedules(schedule, quarter, half):
+    assert beta(schedule, 3, 12) == pytest.approx(quarter)
+    assert beta(schedule, 6, 12) == pytest.approx(half)
+
+
+def test_the_released_codes_schedule_is_the_papers_squared():
+    for epoch in range(13):
+        assert beta('half_cosine', epoch, 12) == pytest.approx(beta('cosine', epoch, 12) ** 2, abs=1e-12)
+
+
+@pytest.mark.parametrize('schedule', ['cosine', 'half_cosine', 'linear', 'sqrt', 'quadratic'])
+def test_beta_falls_from_one_to_zero(schedule):
+    values = [beta(schedule, epoch, 10) for epoch in range(11)]
+    assert values[0] == 1
+    assert values[-1] == pytest.approx(0, abs=1e-12)
+    assert values == sorted(values, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('cosin', 0, 1), "unknown beta schedule 'cosin': did you mean 'cosine'"),
+        ((1.5, 0, 1), 'from 0 to 1'),
+        (('cosine', 11, 10), 'epoch must be'),
+    ],
+)
+def test_beta_mistakes(arguments, message):
+    with pytest.raises(MmacsError, match=message):
+        beta(*arguments)
+
+
+def test_rank_normalisation_is_invariant_to_scale_and_shares_ties():
+    scores = np.array([3.0, -1.0, 3.0, 10.0])
+    assert normalise(scores, 'rank').tolist() == [0.5, 0, 0.5, 1]
+    assert normalise(1e6 * scores + 7, 'rank').tolist() == [0.5, 0, 0.5, 1]
+    assert normalise(scores, 'minmax')[3] == 1
+    assert normalise(np.ones(3), 'minmax').tolist() == [0, 0, 0]
+
+
+def test_importance_mixes_after_normalisation():
+    evs, ds = np.array([0.0, 1.0, 2.0]), np.array([5e6, 1e6, 3e6])
+    assert importance(evs, ds, 0.75, 'rank').tolist() == [0.25, 0.375, 0.875]
+    assert importance(evs, ds, 1, 'none').tolist() == evs.tolist()
+
+
+def test_scores_that_are_not_finite_stop_the_run():
+    with pytest.raises(MmacsError, match='1 ds scores are not finite, the first is that of image 2'):
+        importance(np.zeros(3), np.array([0, 1, np.nan]), 0.5, 'rank')
