@@ -9,9 +9,7 @@ load_from = 'https://download.openmmlab.com/mmclassification/v0/resnet/resnet18_
 
 model = dict(_delete_=True, type='mmacs.QuantizedModel', model=_base_.model, recipe=dict(preset='w4a4'))
 
-train_dataloader = dict(
-    batch_size=256, sampler=dict(_delete_=True, type='mmacs.CoresetSampler', fraction=0.1)
-)
+train_dataloader = dict(batch_size=256, sampler=dict(_delete_=True, type='mmacs.CoresetSampler', fraction=0.1))
 
 default_hooks = dict(
     quantization=dict(type='mmacs.QuantizationHook'),

@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 from typing import Callable, List, Optional
 
 import mmengine.registry
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS, Registry
 from mmengine.runner import Runner
@@ -115,4 +116,14 @@ def build_runner(cfg: Config, loaders: List[str]) -> Runner:
         MmacsError: If data is missing or is not what the config says.
     """
     check_data(cfg, loaders)
+    if cfg.launcher != 'none' and not torch.cuda.is_available():
+        _start_cpu_processes(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _start_cpu_processes(cfg: Config) -> None:
+    """Have several processes train on the CPU, which MMEngine's launchers, made for GPUs, don't."""
+    if cfg.launcher != 'pytorch':
+        raise MmacsError(f'--launcher {cfg.launcher} needs GPUs, on the CPU there is --launcher pytorch')
+    torch.distributed.init_process_group('gloo')
+    cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel', broadcast_buffers=False))

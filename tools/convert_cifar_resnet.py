@@ -21,8 +21,8 @@ def main() -> None:
     args = parser.parse_args()
     state = convert_cifar_checkpoint(load(args.src))
     try:
-        with atomic_path(args.dst) as path:
-            torch.save({'state_dict': state}, path)
+        with atomic_path(args.dst) as path, path.open('wb') as file:
+            torch.save({'state_dict': state}, file)
     except OSError as error:
         raise cli.MmacsError(f'cannot write {args.dst}: {error.strerror}') from error
 

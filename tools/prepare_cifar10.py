@@ -6,17 +6,19 @@ have, or can download, the original batches need no preparation: see configs/res
 
 import argparse
 import re
-import shutil
 import tempfile
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
+from typing import Set
 
 from mmpretrain.datasets.categories import CIFAR10_CATEGORIES
 
 from mmacs import cli
 
 IMAGES_PER_CLASS = {'train': 5000, 'test': 1000}
+SUFFIXES = ('.webp', '.png')
 
 
 def main() -> None:
@@ -29,7 +31,7 @@ def main() -> None:
         try:
             made = unpack(args.src / f'{split}.zip', args.out / split)
         except OSError as error:
-            raise cli.MmacsError(f'cannot unpack {args.src / split}.zip: {error.filename}: {error.strerror}') from error
+            raise cli.MmacsError(f'cannot unpack {args.src / split}.zip: {error}') from error
         print(f'{args.out / split}: {"unpacked" if made else "already there"}')
 
 
@@ -52,29 +54,32 @@ def unpack(archive: Path, target: Path) -> bool:
         with zipfile.ZipFile(archive) as images:
             names = image_names(images, archive)
             if target.exists():
-                there = {f'{archive.stem}/{path.parent.name}/{path.name}' for path in target.glob('*/*')}
-                if there != set(names):
+                files = [path for path in target.glob('*/*') if path.suffix in SUFFIXES]
+                if {f'{archive.stem}/{path.parent.name}/{path.name}' for path in files} != names:
                     raise cli.MmacsError(f'{target} is there but does not hold what {archive} does: move it away')
                 return False
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f'.{target.name}-', dir=target.parent) as scratch:
-                images.extractall(scratch, names)
-                shutil.move(Path(scratch) / archive.stem, target)
-    except zipfile.BadZipFile as error:
+                images.extractall(scratch, sorted(names))
+                Path(scratch, archive.stem).rename(target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last if it is encrypted
         raise cli.MmacsError(f'{archive} is damaged or not a zip file: {error}') from error
     return True
 
 
-def image_names(images: zipfile.ZipFile, archive: Path) -> list:
+def image_names(images: zipfile.ZipFile, archive: Path) -> Set[str]:
     """Names in the archive, checked to be those of a whole split and to stay within its folder."""
     split = archive.stem
-    names = [name for name in images.namelist() if not name.endswith('/')]
-    pattern = re.compile(rf'{split}/({"|".join(CIFAR10_CATEGORIES)})/[\w-]+\.(?:webp|png)')
-    matches = [pattern.fullmatch(name) for name in names]
-    stray = next((name for name, match in zip(names, matches) if match is None), None)
-    if stray is not None:
-        raise cli.MmacsError(f'{archive} holds {stray!r}, which is not {split}/<class of CIFAR-10>/<name>.webp or .png')
-    counts = Counter(match[1] for match in matches)
+    names = {name for name in images.namelist() if not name.endswith('/')}
+    pattern = re.compile(rf'{split}/({"|".join(CIFAR10_CATEGORIES)})/[\w-]+({"|".join(map(re.escape, SUFFIXES))})')
+    counts: Counter = Counter()
+    for name in names:
+        match = pattern.fullmatch(name)
+        if match is None:
+            raise cli.MmacsError(
+                f'{archive} holds {name!r}, which is not {split}/<class of CIFAR-10>/<name>.webp or .png'
+            )
+        counts[match[1]] += 1
     for name in CIFAR10_CATEGORIES:
         if counts[name] != IMAGES_PER_CLASS[split]:
             raise cli.MmacsError(f'{archive} holds {counts[name]} images of {name}, not {IMAGES_PER_CLASS[split]}')

@@ -6,8 +6,8 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce, get_dist_info
 from mmengine.dataset import pseudo_collate
+from mmengine.dist import all_reduce, get_dist_info
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 

@@ -7,5 +7,5 @@ from importlib.util import find_spec
 
 if find_spec('mmdet'):
     from mmacs.datasets.embedded_detection import EmbeddedDetection  # noqa: F401
-if False:
+if find_spec('mmpretrain'):
     from mmacs.datasets.embedded_classification import EmbeddedClassification  # noqa: F401

@@ -4,7 +4,7 @@ Everything is a function of its arguments and of the ``numpy.random.Generator`` 
 """
 
 from dataclasses import dataclass
-from typing import Callable, Dict, Sequence, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -108,6 +108,30 @@ def random_colour(rng: np.random.Generator, references: np.ndarray, contrast: Tu
     distance = np.linalg.norm(trials[:, None] - references, axis=-1).min(axis=1)
     low, high = contrast
     return trials[np.argmin(np.maximum(0, np.maximum(low - distance, distance - high)))]
+
+
+def random_colours(rng: np.random.Generator, amplitude: float) -> np.ndarray:
+    """Draw two colours (2, 3) in 0..255 for a background, 0.6 to 1 times ``amplitude`` apart."""
+    first = rng.uniform(10, 245, 3)
+    return np.stack([first, random_colour(rng, first[None], (0.6 * amplitude, amplitude))])
+
+
+def object_colours(rng: np.random.Generator, background: np.ndarray, difficulty: float) -> np.ndarray:
+    """Draw two colours (2, 3) in 0..255 for an object; the first stands out from the background's two (2, 3)."""
+    references = np.stack([background[0], background.mean(axis=0), background[1]])
+    contrast = between(110, 45, difficulty), between(300, 110, difficulty)
+    first = random_colour(rng, references, contrast)
+    return np.stack([first, random_colour(rng, first[None], (20, 60))])
+
+
+def between(easy: float, hard: float, difficulty: float) -> float:
+    """Interpolate from ``easy`` at difficulty 0 to ``hard`` at difficulty 1."""
+    return easy + difficulty * (hard - easy)
+
+
+def textures_up_to(difficulty: float) -> List[str]:
+    """The names of the plainest textures at difficulty 0, of all at 1."""
+    return list(TEXTURES)[: 2 + round(difficulty * (len(TEXTURES) - 2))]
 
 
 def mix(field: np.ndarray, colours: np.ndarray) -> np.ndarray:

@@ -8,12 +8,21 @@ kept in the annotation file's image records, so that a coreset can be compared w
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Tuple
 
 import cv2
 import numpy as np
 
-from mmacs.datasets.drawing import SHAPES, TEXTURES, Sprite, draw_sprite, mix, random_colour
+from mmacs.datasets.drawing import (
+    TEXTURES,
+    Sprite,
+    between,
+    draw_sprite,
+    mix,
+    object_colours,
+    random_colours,
+    textures_up_to,
+)
 
 VERSION = 1
 CLASSES = ('disk', 'square', 'triangle', 'ring', 'cross')
@@ -88,32 +97,16 @@ def draw_scene(rng: np.random.Generator, long_side: int) -> Scene:
     if rng.random() < 0.5:
         size = size[::-1]
 
-    colours = _background_colours(rng, difficulty)
-    textures = _textures(difficulty)
-    canvas = mix(TEXTURES[rng.choice(textures)](rng, *size), colours)
+    background = random_colours(rng, between(15, 70, difficulty))
+    canvas = mix(TEXTURES[rng.choice(textures_up_to(difficulty))](rng, *size), background)
 
-    sprites = _scatter(rng, size, colours, difficulty)
-    crowd = _crowd(rng, size, colours, difficulty) if rng.random() < CROWD_SHARE * difficulty else []
-    sprites, objects = _see(size, sprites, crowd)
+    sprites = _scatter(rng, size, background, difficulty)
+    crowd = _crowd(rng, size, background, difficulty) if rng.random() < CROWD_SHARE * difficulty else []
+    sprites, objects = see(size, sprites, crowd)
     for sprite in reversed(sprites):
         sprite.paint(canvas)
-    canvas += rng.normal(0, _between(2, 14, difficulty), canvas.shape)
+    canvas += rng.normal(0, between(2, 14, difficulty), canvas.shape)
     return Scene(np.clip(canvas.round(), 0, 255).astype(np.uint8), objects, difficulty)
-
-
-def _between(easy: float, hard: float, difficulty: float) -> float:
-    return easy + difficulty * (hard - easy)
-
-
-def _textures(difficulty: float) -> List[str]:
-    """The plainest textures for the easiest images, all for the hardest."""
-    return list(TEXTURES)[: 2 + round(difficulty * (len(TEXTURES) - 2))]
-
-
-def _background_colours(rng: np.random.Generator, difficulty: float) -> np.ndarray:
-    first = rng.uniform(10, 245, 3)
-    amplitude = _between(15, 70, difficulty)
-    return np.stack([first, random_colour(rng, first[None], (0.6 * amplitude, amplitude))])
 
 
 def _sprite(
@@ -125,11 +118,8 @@ def _sprite(
     background: np.ndarray,
     difficulty: float,
 ) -> Sprite:
-    references = np.stack([background[0], background.mean(axis=0), background[1]])
-    contrast = _between(110, 45, difficulty), _between(300, 110, difficulty)
-    colour = random_colour(rng, references, contrast)
-    second = random_colour(rng, colour[None], (20, 60))
-    return draw_sprite(rng, shape, size, centre, radius, np.stack([colour, second]), _textures(difficulty))
+    colours = object_colours(rng, background, difficulty)
+    return draw_sprite(rng, shape, size, centre, radius, colours, textures_up_to(difficulty))
 
 
 def _scatter(
@@ -139,12 +129,12 @@ def _scatter(
     if rng.random() < EMPTY_SHARE:
         shapes = []
     else:
-        count = rng.integers(round(_between(1, 3, difficulty)), round(_between(1, 8, difficulty)), endpoint=True)
+        count = rng.integers(round(between(1, 3, difficulty)), round(between(1, 8, difficulty)), endpoint=True)
         shapes = list(rng.choice(CLASSES, count))
     shapes += list(rng.choice(DISTRACTORS, rng.poisson(2.5 * difficulty)))
     rng.shuffle(shapes)
 
-    least, greatest = np.array([_between(0.18, 0.05, difficulty), _between(0.36, 0.2, difficulty)]) * min(size)
+    least, greatest = np.array([between(0.18, 0.05, difficulty), between(0.36, 0.2, difficulty)]) * min(size)
     sprites = []
     for shape in shapes:
         radius = np.exp(rng.uniform(np.log(least), np.log(greatest)))
@@ -165,12 +155,15 @@ def _crowd(rng: np.random.Generator, size: Tuple[int, int], background: np.ndarr
     ]
 
 
-def _see(
-    size: Tuple[int, int], sprites: List[Sprite], crowd: List[Sprite]
-) -> Tuple[List[Sprite], List[SceneObject]]:
-    """Find what each sprite shows of itself, given from the front to the back, with the crowd behind them all.
+def see(size: Tuple[int, int], sprites: List[Sprite], crowd: List[Sprite]) -> Tuple[List[Sprite], List[SceneObject]]:
+    """Find what can be seen of each sprite.
 
-    A sprite that is mostly covered leaves the scene, so that nothing can be seen that has no box.
+    A sprite that is mostly covered leaves the scene, so that no object can be seen that has no box.
+
+    Args:
+        size (Tuple[int, int]): Height and width of the canvas.
+        sprites (List[Sprite]): Objects and distractors, from the front to the back.
+        crowd (List[Sprite]): The members of a crowd behind them all; may be empty.
 
     Returns:
         Tuple[List[Sprite], List[SceneObject]]: The sprites to paint, and the objects to annotate.
@@ -181,18 +174,19 @@ def _see(
         visible = sprite.mask & ~covered[sprite.window]
         if visible.sum() < LEAST_VISIBLE * sprite.mask.sum():
             continue
+        covered[sprite.window] |= sprite.mask
         seen.append(sprite)
         if sprite.shape in CLASSES:
             mask = np.zeros(size, dtype=bool)
             mask[sprite.window] = visible
             objects.append(SceneObject(sprite.shape, mask, is_crowd=False))
-        covered[sprite.window] |= sprite.mask
 
-    if crowd:
-        mask = np.zeros(size, dtype=bool)
-        for sprite in crowd:
-            mask[sprite.window] |= sprite.mask
-        objects.append(SceneObject(crowd[0].shape, mask & ~covered, is_crowd=True))
+    mask = np.zeros(size, dtype=bool)
+    for sprite in crowd:
+        mask[sprite.window] |= sprite.mask
+    mask &= ~covered
+    if mask.any():
+        objects.append(SceneObject(crowd[0].shape, mask, is_crowd=True))
     return seen + crowd, objects
 
 

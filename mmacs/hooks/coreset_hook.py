@@ -89,9 +89,7 @@ class CoresetHook(Hook):
         self._sampler = self._find_sampler(runner)
         model = unwrapped(runner)
         self.scorer.check(model)
-        self._view = ScoringView(
-            runner.train_dataloader.dataset, self.pipeline or deterministic_pipeline(runner.cfg)
-        )
+        self._view = ScoringView(runner.train_dataloader.dataset, self.pipeline or deterministic_pipeline(runner.cfg))
         self._ids = np.asarray([self._view.image_id(position) for position in range(len(self._view))])
         self._labels = self._single_labels() if self.class_balanced else None
         teacher_file = Path(runner.work_dir) / 'teacher.pth'

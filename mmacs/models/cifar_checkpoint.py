@@ -33,10 +33,13 @@ def convert_cifar_checkpoint(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]
         if key.endswith('.num_batches_tracked'):
             state.setdefault(key, torch.tensor(0))
 
+    missing = [key for key in expected if key not in state]
+    unknown = [key for key in state if key not in expected]
+    misshapen = [key for key, shape in expected.items() if key in state and _shape(state[key]) != shape]
     faults = [
-        _list('misses', [key for key in expected if key not in state]),
-        _list('has the unknown', [key for key in state if key not in expected]),
-        _list('has the wrong shape in', [key for key in expected if key in state and _shape(state[key]) != expected[key]]),
+        _list('misses', missing),
+        _list('has the unknown', unknown),
+        _list('has the wrong shape in', misshapen),
     ]
     if any(faults):
         raise MmacsError(f'the checkpoint is not one of a CIFARResNet-{depth}: it {" and ".join(filter(None, faults))}')

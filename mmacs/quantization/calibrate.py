@@ -11,9 +11,7 @@ from mmacs.quantization.quantizers import Quantizer
 
 
 @torch.no_grad()
-def calibrate(
-    model: nn.Module, batches: Iterable[Any], forward: Optional[Callable[[Any], Any]] = None
-) -> List[str]:
+def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callable[[Any], Any]] = None) -> List[str]:
     """Initialise every quantizer: weights' from the weights, inputs' from the layer inputs in ``batches``.
 
     The model runs in eval mode and full precision and is left in the modes it was in. Nothing but the quantizers'

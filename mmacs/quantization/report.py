@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mmacs.quantization.layers import QUANTIZED_LAYERS, QuantizedLayer
+from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
 
 

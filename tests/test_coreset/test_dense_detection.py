@@ -85,7 +85,9 @@ def test_images_without_objects_and_crowds():
     nothing, none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
     assert dense_error([(probs, boxes)], nothing, none, nothing, 1).item() == pytest.approx(1.0)
     # a candidate within a crowd is not background
-    assert dense_error([(probs, boxes)], nothing, none, torch.tensor([[0.0, 0, 30, 30]]), 1).item() == pytest.approx(0.5)
+    assert dense_error([(probs, boxes)], nothing, none, torch.tensor([[0.0, 0, 30, 30]]), 1).item() == pytest.approx(
+        0.5
+    )
 
 
 @pytest.fixture
@@ -147,8 +149,14 @@ def test_an_uncalibrated_model_is_not_scored(tiny_retinanet, models):
 
 
 @pytest.mark.parametrize(
-    'name', ['fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 'atss/atss_r50_fpn_1x_coco.py', 'gfl/gfl_r50_fpn_1x_coco.py',
-             'yolox/yolox_tiny_8xb8-300e_coco.py', 'rtmdet/rtmdet_tiny_8xb32-300e_coco.py']
+    'name',
+    [
+        'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
+        'atss/atss_r50_fpn_1x_coco.py',
+        'gfl/gfl_r50_fpn_1x_coco.py',
+        'yolox/yolox_tiny_8xb8-300e_coco.py',
+        'rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
+    ],
 )
 def test_decoded_boxes_are_those_that_the_head_predicts(name):
     from mmengine.config import Config

@@ -17,7 +17,8 @@ def written_out(x, step, q_min, q_max):
 
 
 @pytest.mark.parametrize(
-    ('bits', 'signed', 'lowest', 'highest'), [(4, True, -8, 7), (4, False, 0, 15), (8, True, -128, 127), (1, False, 0, 1)]
+    ('bits', 'signed', 'lowest', 'highest'),
+    [(4, True, -8, 7), (4, False, 0, 15), (8, True, -128, 127), (1, False, 0, 1)],
 )
 def test_level_bounds(bits, signed, lowest, highest):
     assert level_bounds(bits, signed) == (lowest, highest)

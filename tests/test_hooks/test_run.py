@@ -1,0 +1,219 @@
+"""Whole runs of the shipped COCO config, narrowed, on a dozen images."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.hooks import Hook
+from mmengine.runner import CheckpointLoader, Runner
+
+from mmacs.errors import MmacsError
+from mmacs.quantization import quantizers
+
+from ..conftest import REPO, run_config
+
+CONFIG = 'retinanet_r18_w4a4_acs.py'
+
+
+@pytest.fixture
+def trained(tiny_retinanet, tmp_path):
+    """A full-precision checkpoint that fits the narrow model."""
+    path = tmp_path / 'fp.pth'
+    torch.save(dict(state_dict=MODELS.build(tiny_retinanet).state_dict()), path)
+    return str(path)
+
+
+class KillAfter(Hook):
+    """Kills a run in the middle of an epoch."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def after_train_iter(self, runner, **kwargs):
+        if runner.epoch == self.epochs:
+            raise KeyboardInterrupt
+
+
+def load_checkpoint(path):
+    """What MMEngine loads from a checkpoint when nothing but tensors and plain values may be loaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+        return CheckpointLoader.load_checkpoint(str(path))
+
+
+def train(cfg):
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def rounds(work_dir):
+    return [dict(np.load(path)) for path in sorted((work_dir / 'coreset').glob('round_*.npz'))]
+
+
+def weights(runner):
+    return {key: value.clone() for key, value in runner.model.state_dict().items()}
+
+
+def test_two_epochs_select_train_save_and_report(tiny_coco, tmp_path, trained):
+    runner = train(run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained))
+    # 10 images with objects, half of them: 5, two to a batch, two epochs
+    assert runner.iter == 6
+    found = rounds(tmp_path / 'run')
+    assert [int(record['epoch']) for record in found] == [0, 1]
+    for record in found:
+        assert len(record['indices']) == 5
+        scores = record['importance'][record['positions']]
+        assert scores[record['indices']].min() >= np.delete(scores, record['indices']).max()
+        assert record['image_ids'].tolist() == [1, 2, 3, 5, 6, 7, 8, 10, 11, 12]
+    checkpoint = load_checkpoint(tmp_path / 'run' / 'epoch_2.pth')
+    assert checkpoint['mmacs_coreset']['indices'].tolist() == found[1]['indices'].tolist()
+    assert not any('teacher' in key for key in checkpoint['state_dict'])
+    summary = json.loads((tmp_path / 'run' / 'coreset' / 'summary.json').read_text())
+    assert summary['images'] == 5
+    assert summary['training_seconds'] > 0 and summary['selection_seconds'] > 0
+    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    assert 'Coreset for epochs 2 to 2: 5 of 10 images (50.0%)' in log
+    assert 'overlap with the last round' in log
+    scalars = next((tmp_path / 'run').glob('*/vis_data/scalars.json')).read_text()
+    assert '"coreset/evs"' in scalars
+
+
+def test_same_seed_same_coreset_and_same_weights(tiny_coco, tmp_path, trained):
+    runs = [train(run_config(CONFIG, tiny_coco, tmp_path / name, load_from=trained)) for name in 'ab']
+    for one, other in zip(rounds(tmp_path / 'a'), rounds(tmp_path / 'b')):
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+    first, second = map(weights, runs)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_killed_run_resumes_with_its_coreset_its_steps_and_its_teacher(tiny_coco, tmp_path, trained):
+    changes = {'load_from': trained, 'default_hooks.coreset.interval': 2, 'train_cfg.max_epochs': 4}
+    whole = run_config(CONFIG, tiny_coco, tmp_path / 'whole', **changes)
+    for transform in whole.train_dataloader.dataset.pipeline:
+        if transform.type == 'RandomFlip':  # MMEngine does not restore the workers' random state
+            transform.prob = 0.0
+    killed = copy.deepcopy(whole)
+    killed.work_dir = str(tmp_path / 'killed')
+    uninterrupted = train(whole)
+
+    runner = Runner.from_cfg(killed)
+    runner.register_hook(KillAfter(epochs=3), priority='LOWEST')
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    (tmp_path / 'fp.pth').unlink()  # the run must not need the checkpoint that it started from any more
+
+    killed.resume, killed.load_from = True, None
+    resumed = train(killed)
+    for one, other in zip(rounds(tmp_path / 'whole'), rounds(tmp_path / 'killed')):
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+    first, second = weights(uninterrupted), weights(resumed)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    log = sorted((tmp_path / 'killed').glob('*/*.log'))[-1].read_text()
+    assert 'Calibrated' not in log
+
+
+def test_a_resumed_run_refuses_another_teacher_and_another_data_set(tiny_coco, tmp_path, trained):
+    cfg = run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained)
+    train(cfg)
+    cfg.resume, cfg.load_from, cfg.train_cfg.max_epochs = True, None, 3
+    smaller = copy.deepcopy(cfg)
+    smaller.train_dataloader.dataset.filter_cfg = dict(filter_empty_gt=False)
+    with pytest.raises(MmacsError, match='had 10 images when the checkpoint was written and now has 12'):
+        train(smaller)
+    other = dict(load_checkpoint(tmp_path / 'run' / 'epoch_1.pth')['state_dict'])
+    torch.save(dict(state_dict=other), tmp_path / 'run' / 'teacher.pth')
+    with pytest.raises(MmacsError, match='does not hold the full-precision weights that this run started from'):
+        train(cfg)
+    (tmp_path / 'run' / 'teacher.pth').unlink()
+    with pytest.raises(MmacsError, match='missing'):
+        train(cfg)
+
+
+def test_the_teacher_file_is_the_checkpoint_that_the_run_started_from(tiny_coco, tmp_path, trained):
+    train(run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained))
+    teacher = torch.load(tmp_path / 'run' / 'teacher.pth', weights_only=True)['state_dict']
+    start = torch.load(trained, weights_only=True)['state_dict']
+    assert teacher.keys() == start.keys()
+    assert all(torch.equal(teacher[key], start[key]) for key in start)
+
+
+def test_a_checkpoint_that_does_not_fit(tiny_coco, tmp_path, trained):
+    state = torch.load(trained, weights_only=True)['state_dict']
+    del state['neck.fpn_convs.0.conv.weight']
+    state['bbox_head.retina_cls.bias'] = torch.zeros(7)
+    torch.save(dict(state_dict=state), trained)
+    with pytest.raises(MmacsError, match='does not fit this RetinaNet: 2 of its weights') as raised:
+        train(run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained))
+    assert 'bbox_head.retina_cls.bias (7,) instead of (27,)' in str(raised.value)
+
+
+def test_training_without_a_checkpoint_warns_loudly(tiny_coco, tmp_path):
+    train(run_config(CONFIG, tiny_coco, tmp_path / 'run', **{'train_cfg.max_epochs': 1}))
+    assert 'NO FULL-PRECISION CHECKPOINT' in next((tmp_path / 'run').glob('*/*.log')).read_text()
+
+
+def test_evaluating_a_full_precision_checkpoint_in_a_quantized_config_is_refused(tiny_coco, tmp_path, trained):
+    cfg = run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained)
+    with pytest.raises(MmacsError, match='full precision and has no step sizes'):
+        Runner.from_cfg(cfg).test()
+
+
+def test_a_quantized_checkpoint_is_evaluated_with_its_own_steps(tiny_coco, tmp_path, trained):
+    runner = train(run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained))
+    cfg = run_config(CONFIG, tiny_coco, tmp_path / 'test', load_from=str(tmp_path / 'run' / 'epoch_2.pth'))
+    tested = Runner.from_cfg(cfg)
+    tested.test()
+    steps = {name: quantizer.step for name, quantizer in quantizers(runner.model)}
+    assert all(torch.equal(quantizer.step, steps[name]) for name, quantizer in quantizers(tested.model))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'default_hooks.coreset.interval': 0}, 'interval must be a whole number of epochs, at least 1, got 0'),
+        ({'default_hooks.coreset.beta': 'cosin'}, "unknown beta schedule 'cosin': did you mean 'cosine'"),
+        ({'default_hooks.coreset.scorer.type': 'DenseScorer'}, "did you mean 'DenseDetectionScorer'"),
+        ({'default_hooks.coreset.normalisation': 'ranks'}, "did you mean 'rank'"),
+        ({'default_hooks.coreset.class_balanced': True}, 'class_balanced needs one label per image'),
+        ({'train_dataloader.sampler.fraction': 1.5}, 'fraction must be above 0 and at most 1, got 1.5'),
+        ({'model.recipe.weight.bits': 17}, 'bits must be an integer from 1 to 16'),
+        ({'train_dataloader.sampler': dict(_delete_=True, type='DefaultSampler')}, 'mmacs.CoresetSampler'),
+    ],
+)
+def test_wrong_settings(tiny_coco, tmp_path, trained, changes, message):
+    with pytest.raises(Exception, match=message):
+        train(run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained, **changes))
+
+
+def test_repeated_and_concatenated_data_sets_train(tiny_coco, tmp_path, trained):
+    cfg = run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained, **{'train_cfg.max_epochs': 1})
+    data_set = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[dict(type='RepeatDataset', times=2, dataset=data_set), data_set.copy()]
+    )
+    train(cfg)
+    (record,) = rounds(tmp_path / 'run')
+    assert len(record['positions']) == 30
+    assert len(record['importance']) == 20
+    assert len(record['indices']) == 15
+
+
+@pytest.mark.slow
+def test_two_processes_choose_what_one_chooses(tiny_coco, tmp_path, trained):
+    cfg = run_config(CONFIG, tiny_coco, tmp_path / 'one', load_from=trained, **{'train_cfg.max_epochs': 1})
+    train(cfg)
+    cfg.work_dir = str(tmp_path / 'two')
+    cfg.dump(tmp_path / 'two.py')
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2', '--master-port=29611']
+    command += [str(REPO / 'tools' / 'train.py'), str(tmp_path / 'two.py'), '--launcher', 'pytorch']
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (one,), (two,) = rounds(tmp_path / 'one'), rounds(tmp_path / 'two')
+    np.testing.assert_allclose(two['evs'], one['evs'], rtol=1e-5)
+    assert two['indices'].tolist() == one['indices'].tolist()
