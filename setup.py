@@ -20,6 +20,8 @@ class BuildPyWithMim(build_py):
         super().run()
         mim = (ROOT if self.editable_mode else Path(self.build_lib)) / 'mmacs' / '.mim'
         mim.mkdir(parents=True, exist_ok=True)
+        # MMEngine reads this index before any `mmacs::folder/config.py`, though it may be empty.
+        (mim / 'model-index.yml').write_text('Import: []\n', encoding='utf-8')
         for name in MIM_FOLDERS:
             target = mim / name
             if target.is_symlink():

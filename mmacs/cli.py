@@ -126,4 +126,5 @@ def _start_cpu_processes(cfg: Config) -> None:
     if cfg.launcher != 'pytorch':
         raise MmacsError(f'--launcher {cfg.launcher} needs GPUs, on the CPU there is --launcher pytorch')
     torch.distributed.init_process_group('gloo')
-    cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel', broadcast_buffers=False))
+    cfg.setdefault('model_wrapper_cfg', {'type': 'MMDistributedDataParallel', 'broadcast_buffers': False})
+    cfg.model_wrapper_cfg.setdefault('device_ids', None)

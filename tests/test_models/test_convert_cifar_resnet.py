@@ -147,7 +147,7 @@ def test_unreadable_checkpoint(tmp_path, content, message):
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason='needs the shared data')
 def test_public_weights_reach_their_accuracy(tmp_path):
-    """Every tenth image: 91.4 %, and no two best classes closer than 0.01. All 10,000 give 91.73 % but take a minute."""
+    """Every tenth image: 91.4 %, no two best classes closer than 0.01. All 10,000 give 91.73 % but take a minute."""
     pytest.importorskip('mmpretrain')
     load_tool('prepare_cifar10').unpack(SHARED / 'cifar10' / 'test.zip', tmp_path / 'data' / 'test')
     weights = tmp_path / 'resnet20.pth'

@@ -117,11 +117,9 @@ def dense_predictions(model: nn.Module, inputs: Tensor) -> List[Level]:
     all_priors = head.prior_generator.grid_priors(sizes, dtype=torch.float32, device=inputs.device)
     levels = []
     for i, priors in enumerate(all_priors):
-        probs = _flatten(scores[i], len(priors))
-        if getattr(head, 'use_sigmoid_cls', True):
-            probs = probs.sigmoid()
-        else:
-            probs = probs.softmax(-1)[..., : head.num_classes]
+        logits = _flatten(scores[i], len(priors))
+        sigmoid = getattr(head, 'use_sigmoid_cls', True)
+        probs = logits.sigmoid() if sigmoid else logits.softmax(-1)[..., : head.num_classes]
         if factors:
             probs = probs * _flatten(factors[0][i], len(priors)).sigmoid()
         stride = torch.as_tensor(head.prior_generator.strides[i], dtype=torch.float32, device=inputs.device)
