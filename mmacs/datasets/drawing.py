@@ -10,6 +10,9 @@ import cv2
 import numpy as np
 
 
+MOST_TURNED = 0.4  # radians
+
+
 def _regular_polygon(x: np.ndarray, y: np.ndarray, corners: int) -> np.ndarray:
     angles = 2 * np.pi * np.arange(corners) / corners
     sides = [np.cos(angle) * x + np.sin(angle) * y for angle in angles]
@@ -174,7 +177,7 @@ def draw_sprite(
     colours: np.ndarray,
     textures: Sequence[str],
 ) -> Sprite:
-    """Draw a shape in a random orientation, squeezed by up to a quarter, half of the time with an outline.
+    """Draw a shape turned by up to ``MOST_TURNED``, squeezed by up to a quarter, half of the time with an outline.
 
     Args:
         rng (np.random.Generator): The source of randomness.
@@ -194,7 +197,7 @@ def draw_sprite(
     )
     y, x = np.mgrid[window].astype(np.float64)
     y, x = (y - centre[0]) / radius, (x - centre[1]) / radius
-    angle, squeeze = rng.uniform(0, 2 * np.pi), rng.uniform(0.75, 1)
+    angle, squeeze = rng.uniform(-MOST_TURNED, MOST_TURNED), rng.uniform(0.75, 1)
     x, y = np.cos(angle) * x + np.sin(angle) * y, (np.cos(angle) * y - np.sin(angle) * x) / squeeze
     inside = -radius * squeeze * SHAPES[shape](x, y)
 

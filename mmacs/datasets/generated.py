@@ -83,7 +83,7 @@ def _write_beside(root: Path, recipe: Dict[str, Any], write: Callable[[Path], No
 def _check(root: Path, recipe: Dict[str, Any]) -> None:
     try:
         manifest = json.loads((root / MANIFEST).read_text())
-        found, checksums = manifest['recipe'], manifest['checksums']
+        found, checksums = dict(manifest['recipe']), dict(manifest['checksums'])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MmacsError(
             f'{str(root)!r} holds no embedded data set of mmacs ({MANIFEST} is missing or unreadable): '

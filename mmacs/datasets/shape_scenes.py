@@ -105,7 +105,7 @@ def draw_scene(rng: np.random.Generator, long_side: int) -> Scene:
     sprites, objects = see(size, sprites, crowd)
     for sprite in reversed(sprites):
         sprite.paint(canvas)
-    canvas += rng.normal(0, between(2, 14, difficulty), canvas.shape)
+    canvas += rng.normal(0, between(2, 12, difficulty), canvas.shape)
     return Scene(np.clip(canvas.round(), 0, 255).astype(np.uint8), objects, difficulty)
 
 
@@ -129,12 +129,12 @@ def _scatter(
     if rng.random() < EMPTY_SHARE:
         shapes = []
     else:
-        count = rng.integers(round(between(1, 3, difficulty)), round(between(1, 8, difficulty)), endpoint=True)
+        count = rng.integers(round(between(1, 3, difficulty)), round(between(2, 6, difficulty)), endpoint=True)
         shapes = list(rng.choice(CLASSES, count))
-    shapes += list(rng.choice(DISTRACTORS, rng.poisson(2.5 * difficulty)))
+    shapes += list(rng.choice(DISTRACTORS, rng.poisson(2 * difficulty)))
     rng.shuffle(shapes)
 
-    least, greatest = np.array([between(0.18, 0.05, difficulty), between(0.36, 0.2, difficulty)]) * min(size)
+    least, greatest = np.array([between(0.18, 0.06, difficulty), between(0.36, 0.22, difficulty)]) * min(size)
     sprites = []
     for shape in shapes:
         radius = np.exp(rng.uniform(np.log(least), np.log(greatest)))

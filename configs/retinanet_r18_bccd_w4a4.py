@@ -1,0 +1,17 @@
+# BCCD at W4A4 from the full-precision weights of retinanet_r18_bccd.py: on full data, or with a fraction below 1 on a
+# random subset, re-drawn in each epoch. retinanet_r18_bccd_w4a4_acs.py chooses the subset.
+_base_ = './retinanet_r18_bccd.py'
+
+load_from = 'work_dirs/retinanet_r18_bccd/epoch_40.pth'
+epochs = 20
+
+model = dict(_delete_=True, type='mmacs.QuantizedModel', model=_base_.model, recipe=dict(preset='w4a4'))
+train_dataloader = dict(sampler=dict(_delete_=True, type='mmacs.CoresetSampler', fraction=1.0))
+default_hooks = dict(quantization=dict(type='mmacs.QuantizationHook'))
+
+train_cfg = dict(max_epochs=epochs, val_interval=epochs)
+optim_wrapper = dict(
+    optimizer=dict(lr=5e-4),
+    paramwise_cfg=dict(custom_keys={'quantizer.step': dict(decay_mult=0.0)}),
+)
+param_scheduler = [dict(type='CosineAnnealingLR', T_max=epochs, by_epoch=True, convert_to_iter_based=True)]

@@ -1,0 +1,3 @@
+from mmacs.visualization.extremes import draw_extremes
+
+__all__ = ['draw_extremes']

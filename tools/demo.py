@@ -1,0 +1,115 @@
+"""The main job on the embedded data set: full precision, then W4A4 on an adaptive coreset, then both side by side.
+
+Safe to run again: finished stages are not repeated, a killed one goes on from its last epoch.
+"""
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+from mmengine.config import Config
+from mmengine.runner import Runner, find_latest_checkpoint
+from rich.console import Console
+from rich.table import Table
+
+from mmacs import cli
+from mmacs.coreset.view import ScoringView
+from mmacs.files import atomic_path
+from mmacs.visualization import draw_extremes
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+FULL_PRECISION = 'retinanet_r18_embedded.py'
+QUANTIZED = 'retinanet_r18_embedded_w4a4_acs.py'
+
+
+def load(config: str, work_dir: Path, data_root: Optional[str]) -> Config:
+    """A config of the demo with its folders."""
+    cfg = Config.fromfile(CONFIGS / config)
+    cfg.work_dir = str(work_dir)
+    if data_root is not None:
+        cli.move_data_root(cfg, data_root)
+    return cfg
+
+
+def train(cfg: Config, start_from: Optional[Path] = None) -> Dict[str, Any]:
+    """Train and evaluate, or take up where an earlier run stopped.
+
+    Returns:
+        dict: ``checkpoint``, ``ap`` (COCO AP on the validation split, last epoch) and ``seconds`` (of this call).
+    """
+    start = time.perf_counter()
+    cfg.resume = find_latest_checkpoint(cfg.work_dir) is not None
+    cfg.load_from = str(start_from) if start_from and not cfg.resume else None
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    result_file = Path(cfg.work_dir) / 'result.json'
+    if not result_file.exists():  # written when the stage is complete
+        result = {
+            'checkpoint': find_latest_checkpoint(cfg.work_dir),
+            'ap': runner.message_hub.get_scalar('val/coco/bbox_mAP').current(),
+            'seconds': time.perf_counter() - start,
+        }
+        with atomic_path(result_file) as path:
+            path.write_text(json.dumps(result, indent=2) + '\n')
+    return json.loads(result_file.read_text())
+
+
+def draw(cfg: Config, checkpoint: str, folder: Path) -> None:
+    """Draw some detections of the validation split, and the most and least important images of the last round."""
+    cfg.load_from, cfg.resume = checkpoint, False
+    cfg.default_hooks.visualization.update(draw=True, test_out_dir=str((folder / 'detections').resolve()))
+    runner = Runner.from_cfg(cfg)
+    runner.test()
+    last_round = max((folder / 'coreset').glob('round_*.npz'))
+    view = ScoringView(runner.build_dataloader(cfg.train_dataloader).dataset, [])
+    draw_extremes(last_round, view, folder / 'importance.png')
+
+
+def summarise(folder: Path, full_precision: Dict[str, Any], quantized: Dict[str, Any]) -> None:
+    """Print AP, where the time went and where things are; write the same to ``summary.json``."""
+    coreset = json.loads((folder / 'w4a4_acs' / 'coreset' / 'summary.json').read_text())
+    places = {
+        'checkpoint': quantized['checkpoint'],
+        'full-precision checkpoint': full_precision['checkpoint'],
+        'logs': str(folder / 'w4a4_acs' / '<time>' / '<time>.log'),
+        'detections': str(folder / 'w4a4_acs' / 'detections'),
+        'most and least important images': str(folder / 'w4a4_acs' / 'importance.png'),
+        'scores and coreset of each round': str(folder / 'w4a4_acs' / 'coreset'),
+    }
+    table = Table('', 'full precision', 'W4A4 on a coreset', title='RetinaNet-R18 on the embedded data set')
+    table.add_row('COCO AP', f'{full_precision["ap"]:.3f}', f'{quantized["ap"]:.3f}')
+    table.add_row('images per epoch', 'all', f'{coreset["images"]} ({coreset["fraction"]:.0%})')
+    table.add_row('seconds in all', f'{full_precision["seconds"]:.0f}', f'{quantized["seconds"]:.0f}')
+    table.add_row('  training', '', f'{coreset["training_seconds"]:.0f}')
+    table.add_row('  selection', '', f'{coreset["selection_seconds"]:.0f}')
+    console = Console(width=120)
+    console.print()
+    console.print(table)
+    for name, place in places.items():
+        console.print(f'{name}: {place}', highlight=False)
+    summary = {'full_precision': full_precision, 'w4a4_acs': {**quantized, **coreset}, 'files': places}
+    with atomic_path(folder / 'summary.json') as path:
+        path.write_text(json.dumps(summary, indent=2) + '\n')
+
+
+def main() -> None:
+    """Run the stages one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--work-dir', default='work_dirs/demo', help='folder for everything that is made')
+    parser.add_argument('--data-root', help='folder for the data set that is drawn')
+    args = parser.parse_args()
+    folder = Path(args.work_dir)
+    logging.getLogger('matplotlib').setLevel(logging.WARNING)
+    full_precision = train(load(FULL_PRECISION, folder / 'full_precision', args.data_root))
+    quantized_config = load(QUANTIZED, folder / 'w4a4_acs', args.data_root)
+    quantized = train(quantized_config, Path(full_precision['checkpoint']))
+    if not (folder / 'w4a4_acs' / 'importance.png').exists():
+        draw(load(QUANTIZED, folder / 'w4a4_acs', args.data_root), quantized['checkpoint'], folder / 'w4a4_acs')
+    summarise(folder, full_precision, quantized)
+
+
+if __name__ == '__main__':
+    cli.run(main)
