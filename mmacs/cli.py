@@ -44,7 +44,11 @@ def explain(error: BaseException) -> Optional[str]:
         name, registry = unregistered.groups()
         return str(unknown_name(registry, name, _registered(registry)))
     if isinstance(error, UnpicklingError):
-        return f'the checkpoint holds something other than weights and plain values, and is not loaded: {message}'
+        culprit = re.search(r'GLOBAL (\S+)', message)
+        return (
+            'the checkpoint is damaged, or holds something other than weights and plain values'
+            f'{f" ({culprit.group(1)})" if culprit else ""}, and is not loaded'
+        )
     if isinstance(error, (MmacsError, FileNotFoundError)) or 'failed to load image' in message:
         return message.splitlines()[-1]
     return None

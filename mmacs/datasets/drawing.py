@@ -14,7 +14,7 @@ MOST_TURNED = 0.4  # radians
 
 
 def _regular_polygon(x: np.ndarray, y: np.ndarray, corners: int) -> np.ndarray:
-    angles = 2 * np.pi * np.arange(corners) / corners
+    angles = np.pi / 2 + 2 * np.pi * np.arange(corners) / corners
     sides = [np.cos(angle) * x + np.sin(angle) * y for angle in angles]
     return np.max(sides, axis=0) - np.cos(np.pi / corners)
 
@@ -26,7 +26,7 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Folds the plane into half of one of five points; its edge runs from the tip to the inner corner."""
-    angle = np.abs((np.arctan2(y, x) % (2 * np.pi / 5)) - np.pi / 5)
+    angle = np.abs((np.arctan2(x, -y) % (2 * np.pi / 5)) - np.pi / 5)
     radius = np.hypot(x, y)
     x, y = radius * np.cos(np.pi / 5 - angle), radius * np.sin(np.pi / 5 - angle)
     inner_x, inner_y = 0.42 * np.cos(np.pi / 5), 0.42 * np.sin(np.pi / 5)

@@ -1,0 +1,154 @@
+"""Mistakes that users make on the command line: one clear sentence, exit status 1, no traceback."""
+
+import json
+import runpy
+import sys
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+
+from mmacs import cli
+from mmacs.data_paths import check_coco
+from mmacs.errors import MmacsError
+
+from .conftest import REPO, run_config
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Runs a tool in this process; returns its exit status and the last line it printed on stderr."""
+
+    def run(tool, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+        try:
+            runpy.run_path(str(REPO / 'tools' / tool), run_name='__main__')
+        except SystemExit as stop:
+            return stop.code, capsys.readouterr().err.strip().splitlines()[-1]
+        return 0, ''
+
+    return run
+
+
+@pytest.fixture
+def config(tiny_coco, tmp_path):
+    """Path of a runnable config on the tiny data set."""
+    path = tmp_path / 'config.py'
+    run_config('retinanet_r18_w4a4_acs.py', tiny_coco, tmp_path / 'run').dump(path)
+    return path
+
+
+def test_no_coco_names_the_missing_paths_and_the_ways_out(command):
+    status, message = command('train.py', REPO / 'configs' / 'retinanet_r18_w4a4_acs.py')
+    assert status == 1
+    assert message.startswith('error: data is missing: data/coco')
+    assert 'data/coco/annotations/instances_train2017.json' in message
+    assert '--data-root' in message and 'retinanet_r18_embedded_w4a4_acs.py' in message
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['train_dataloader.sampler.fraction=0'], 'error: fraction must be above 0 and at most 1, got 0'),
+        (['default_hooks.coreset.interval=0'], 'error: interval must be a whole number of epochs, at least 1, got 0'),
+        (['model.recipe.weight.bits=0'], 'error: bits must be an integer from 1 to 16, or 32 for full precision'),
+        (['model.recipe.preset=w4a5'], "error: unknown preset 'w4a5': did you mean 'w4a"),
+        (['default_hooks.coreset.type=mmacs.CoresetHok'], "unknown hook 'mmacs.CoresetHok': did you mean 'mmacs.Cor"),
+        (['default_hooks.coreset.scorer.type=Dense'], "error: unknown scorer 'Dense'"),
+        (['load_from=nowhere.pth'], 'nowhere.pth'),
+    ],
+)
+def test_wrong_settings(command, config, options, message):
+    status, printed = command('train.py', config, '--cfg-options', *options)
+    assert status == 1
+    assert message in printed
+
+
+def test_no_such_config(command):
+    status, message = command('train.py', 'configs/none.py')
+    assert status == 1
+    assert message.startswith('error: no such config') and 'configs/none.py' in message
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        ('', 'it is empty'),
+        ('{"images": [], "annota', 'it is cut off'),
+        ('[1, 2]', 'not a JSON object'),
+        ('{"images": [], "categories": []}', 'it has no "annotations"'),
+    ],
+)
+def test_annotation_files_that_are_not_coco(command, config, tiny_coco, content, reason):
+    (tiny_coco / 'annotations.json').write_text(content)
+    status, message = command('train.py', config)
+    assert status == 1
+    assert 'annotations.json is not a COCO annotation file' in message and reason in message
+
+
+def test_whole_annotation_files_pass(tmp_path):
+    path = tmp_path / 'good.json'
+    path.write_text(json.dumps(dict(images=[], annotations=[], categories=[])) + '\n')
+    check_coco(path)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_image_that_cannot_be_read_is_named(command, config, tiny_coco, workers):
+    (tiny_coco / 'images' / '003.png').write_bytes(b'not a picture')
+    status, message = command('train.py', config, '--cfg-options', f'train_dataloader.num_workers={workers}')
+    assert status == 1
+    assert message.startswith('error: cannot read image') and '003.png' in message
+
+
+def test_a_missing_image_is_named(command, config, tiny_coco):
+    (tiny_coco / 'images' / '003.png').unlink()
+    status, message = command('train.py', config)
+    assert status == 1
+    assert '003.png' in message
+
+
+def test_a_checkpoint_that_does_not_fit(command, config, tmp_path):
+    torch.save(dict(state_dict=dict(weight=torch.zeros(3))), tmp_path / 'other.pth')
+    status, message = command('train.py', config, '--cfg-options', f'load_from={tmp_path / "other.pth"}')
+    assert status == 1
+    assert 'does not fit this RetinaNet' in message
+
+
+def test_a_checkpoint_with_code_in_it_is_not_loaded(command, config, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ('executed',))
+
+    torch.save(dict(state_dict=Evil()), tmp_path / 'evil.pth')
+    status, message = command('test.py', config, tmp_path / 'evil.pth')
+    assert status == 1
+    assert 'something other than weights and plain values (print)' in message
+
+
+def test_data_root_moves_the_data_and_the_evaluator(command, config, tiny_coco, tmp_path, tiny_retinanet):
+    torch.save(dict(state_dict=MODELS.build(tiny_retinanet).state_dict()), tmp_path / 'fp.pth')
+    moved = tmp_path / 'moved'
+    tiny_coco.rename(moved)
+    assert command('train.py', config)[0] == 1
+    options = ['--cfg-options', 'train_cfg.max_epochs=1', f'load_from={tmp_path / "fp.pth"}']
+    assert command('train.py', config, '--data-root', moved, '--work-dir', tmp_path / 'w', *options) == (0, '')
+    assert (tmp_path / 'w' / 'coreset' / 'round_000.npz').exists()
+
+
+def test_bugs_keep_their_traceback():
+    def bug():
+        raise RuntimeError('a bug')
+
+    with pytest.raises(RuntimeError, match='a bug'):
+        cli.run(bug)
+
+
+def test_text_that_frameworks_put_around_a_message_is_taken_off():
+    wrapped = MmacsError('class `CoresetSampler` in mmacs/coreset/sampler.py: fraction must be above 0')
+    assert cli.explain(wrapped) == 'fraction must be above 0'
+    worker = MmacsError(
+        'Caught MmacsError in DataLoader worker process 0.\n  File x\nmmacs.errors.MmacsError: cannot read'
+    )
+    assert cli.explain(worker) == 'cannot read'

@@ -1,0 +1,55 @@
+"""Every shipped config builds its model, and names things that exist."""
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import HOOKS, MODELS, DefaultScope, init_default_scope
+
+from mmacs.errors import MmacsError
+from mmacs.quantization import quantizers
+
+from .conftest import REPO
+
+CONFIGS = sorted(path.name for path in (REPO / 'configs').glob('*.py'))
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_config_builds(name):
+    cfg = Config.fromfile(REPO / 'configs' / name)
+    DefaultScope._instance_dict.clear()
+    init_default_scope(cfg.default_scope)
+    backbone = cfg.model.get('model', cfg.model).backbone
+    if backbone.get('init_cfg'):
+        backbone.init_cfg = None
+    if 'data_preprocessor' in cfg:  # as MMEngine's Runner does
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(cfg.model)
+    quantized = 'w' in name.split('_')[-1] or 'acs' in name or '_w' in name
+    assert (next(quantizers(model), None) is not None) == quantized
+    for key in ('quantization', 'coreset'):
+        if key in cfg.default_hooks:
+            HOOKS.build(cfg.default_hooks[key])
+    if quantized:
+        assert cfg.optim_wrapper.paramwise_cfg.custom_keys['quantizer.step']
+        assert cfg.train_dataloader.sampler.type == 'mmacs.CoresetSampler'
+    assert ('coreset' in cfg.default_hooks) == name.endswith('_acs.py')
+
+
+@pytest.mark.parametrize(
+    ('name', 'weight_bits', 'activation_bits'),
+    [('w2a2', 2, 2), ('w3a3', 3, 3), ('w4a4', 4, 4), ('w8a8', 8, 8), ('w4a32', 4, 32)],
+)
+def test_bit_widths_of_the_variants(name, weight_bits, activation_bits):
+    model = MODELS.build(Config.fromfile(REPO / 'configs' / f'retinanet_r18_{name}_acs.py').model)
+    layer = model.neck.fpn_convs[0].conv
+    assert layer.weight_quantizer.bits == weight_bits
+    assert getattr(layer.input_quantizer, 'bits', 32) == activation_bits
+
+
+def test_bits_by_cfg_options_change_only_what_they_name():
+    cfg = Config.fromfile(REPO / 'configs' / 'retinanet_r18_w4a4_acs.py')
+    cfg.merge_from_dict({'model.recipe.weight.bits': 3})
+    layer = MODELS.build(cfg.model).backbone.layer1[0].conv1
+    assert (layer.weight_quantizer.bits, layer.input_quantizer.bits) == (3, 4)
+    cfg.merge_from_dict({'model.recipe.weight.bits': 33})
+    with pytest.raises(MmacsError, match='bits must be an integer from 1 to 16'):
+        MODELS.build(cfg.model)
