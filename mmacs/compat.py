@@ -1,6 +1,7 @@
 """The frameworks that mmacs stands on: are they there, new enough, and able to load checkpoints safely."""
 
 from importlib import import_module
+from pickle import UnpicklingError
 
 from mmacs.errors import MmacsError
 
@@ -45,18 +46,21 @@ def _allow_checkpoint_classes() -> None:
 
     if not hasattr(torch.serialization, 'add_safe_globals'):
         return
-    core = getattr(np, '_core', None) or np.core
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            core.multiarray._reconstruct,
-            core.multiarray.scalar,
-            # a checkpoint written under the other major version of numpy names the same functions differently
-            (core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
-            (core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
-            np.ndarray,
-            np.dtype,
-            *{type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'u8', 'u1', 'b1')},
-            getattr,
-        ]
-    )
+    multiarray = import_module('numpy._core.multiarray' if np.__version__ >= '2' else 'numpy.core.multiarray')
+    classes = [HistoryBuffer, np.ndarray, np.dtype]
+    classes += {type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'u8', 'u1', 'b1')}
+    for function in (multiarray._reconstruct, multiarray.scalar):
+        # a checkpoint written under the other major version of numpy names the same function differently
+        classes += [(function, f'numpy.{core}.multiarray.{function.__name__}') for core in ('core', '_core')]
+    # a history buffer holds methods of its class, which pickle writes down as calls of getattr
+    classes.append((_history_buffer_method, 'builtins.getattr'))
+    torch.serialization.add_safe_globals(classes)
+
+
+def _history_buffer_method(owner: object, name: str) -> object:
+    """``getattr`` for checkpoints, good for the public methods of MMEngine's history buffers and nothing else."""
+    from mmengine.logging import HistoryBuffer
+
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise UnpicklingError(f'a checkpoint may not look up {name!r} of {owner!r}')
+    return getattr(owner, name)
