@@ -5,7 +5,7 @@ from pickle import UnpicklingError
 
 from mmacs.errors import MmacsError
 
-_INSTALL = "pip install 'mmacs[onedl]'"
+_INSTALL = '`python3.11 tools/bootstrap.py setup` in a clone of mmacs installs what it needs'
 # Oldest release of each framework that mmacs is tested with.
 _OLDEST = {'torch': (2, 1), 'mmengine': (0, 10, 7), 'mmcv': (2, 1), 'mmdet': (3, 3), 'mmpretrain': (1, 2)}
 

@@ -1,5 +1,6 @@
 """Registries. The first four are children of MMEngine's, so that configs write ``type='mmacs.<Name>'``."""
 
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -7,6 +8,8 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
 from mmacs.errors import unknown_name
+
+MODULE2PACKAGE.setdefault('mmacs', 'mmacs')  # configs can inherit 'mmacs::<name>.py'
 
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mmacs', locations=['mmacs.quantization.builder', 'mmacs.models']

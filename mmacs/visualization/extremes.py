@@ -38,7 +38,8 @@ def draw_extremes(round_file: os.PathLike, view: ScoringView, path: os.PathLike,
 
 
 def _draw_image(axis: Any, info: Dict[str, Any]) -> None:
-    axis.imshow(mmcv.imread(info['img_path'], channel_order='rgb'))
+    pixels = info['img'] if 'img' in info else mmcv.imread(info['img_path'], channel_order='rgb')
+    axis.imshow(pixels)
     axis.set_xticks([])
     axis.set_yticks([])
     instances: List[Dict[str, Any]] = info.get('instances', [])
