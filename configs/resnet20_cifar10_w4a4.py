@@ -14,6 +14,4 @@ optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys={'quantizer.step': dict(decay_mult=0.0)}),
 )
 train_cfg = dict(max_epochs=20, val_interval=5)
-param_scheduler = dict(
-    _delete_=True, type='CosineAnnealingLR', T_max=20, by_epoch=True, convert_to_iter_based=True
-)
+param_scheduler = dict(_delete_=True, type='CosineAnnealingLR', T_max=20, by_epoch=True, convert_to_iter_based=True)

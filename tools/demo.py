@@ -18,7 +18,7 @@ from rich.table import Table
 from mmacs import cli
 from mmacs.coreset.view import ScoringView
 from mmacs.files import atomic_path
-from mmacs.visualization import draw_extremes
+from mmacs.visualization import draw_detections, draw_extremes
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 FULL_PRECISION = 'retinanet_r18_embedded.py'
@@ -60,12 +60,12 @@ def train(cfg: Config, start_from: Optional[Path] = None) -> Dict[str, Any]:
 def draw(cfg: Config, checkpoint: str, folder: Path) -> None:
     """Draw some detections of the validation split, and the most and least important images of the last round."""
     cfg.load_from, cfg.resume = checkpoint, False
-    cfg.default_hooks.visualization.update(draw=True, test_out_dir=str((folder / 'detections').resolve()))
     runner = Runner.from_cfg(cfg)
-    runner.test()
+    runner.load_or_resume()
+    draw_detections(runner.model, runner.build_dataloader(cfg.val_dataloader).dataset, folder / 'detections.png')
+    train_set = runner.build_dataloader(cfg.train_dataloader).dataset
     last_round = max((folder / 'coreset').glob('round_*.npz'))
-    view = ScoringView(runner.build_dataloader(cfg.train_dataloader).dataset, [])
-    draw_extremes(last_round, view, folder / 'importance.png')
+    draw_extremes(last_round, ScoringView(train_set, []), folder / 'importance.png')
 
 
 def summarise(folder: Path, full_precision: Dict[str, Any], quantized: Dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ def summarise(folder: Path, full_precision: Dict[str, Any], quantized: Dict[str,
         'checkpoint': quantized['checkpoint'],
         'full-precision checkpoint': full_precision['checkpoint'],
         'logs': str(folder / 'w4a4_acs' / '<time>' / '<time>.log'),
-        'detections': str(folder / 'w4a4_acs' / 'detections'),
+        'detections': str(folder / 'w4a4_acs' / 'detections.png'),
         'most and least important images': str(folder / 'w4a4_acs' / 'importance.png'),
         'scores and coreset of each round': str(folder / 'w4a4_acs' / 'coreset'),
     }

@@ -9,7 +9,6 @@ from typing import Callable, Dict, List, Sequence, Tuple
 import cv2
 import numpy as np
 
-
 MOST_TURNED = 0.4  # radians
 
 

@@ -1,3 +1,3 @@
-from mmacs.visualization.extremes import draw_extremes
+from mmacs.visualization.pictures import draw_detections, draw_extremes
 
-__all__ = ['draw_extremes']
+__all__ = ['draw_detections', 'draw_extremes']
