@@ -35,18 +35,18 @@ def load(config: str, work_dir: Path, data_root: Optional[str]) -> Config:
 
 
 def train(cfg: Config, start_from: Optional[Path] = None) -> Dict[str, Any]:
-    """Train and evaluate, or take up where an earlier run stopped.
+    """Train and evaluate, or take up where an earlier run stopped; a finished stage is not repeated.
 
     Returns:
         dict: ``checkpoint``, ``ap`` (COCO AP on the validation split, last epoch) and ``seconds`` (of this call).
     """
-    start = time.perf_counter()
-    cfg.resume = find_latest_checkpoint(cfg.work_dir) is not None
-    cfg.load_from = str(start_from) if start_from and not cfg.resume else None
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-    result_file = Path(cfg.work_dir) / 'result.json'
-    if not result_file.exists():  # written when the stage is complete
+    result_file = Path(cfg.work_dir) / 'result.json'  # written when the stage is complete
+    if not result_file.exists():
+        start = time.perf_counter()
+        cfg.resume = find_latest_checkpoint(cfg.work_dir) is not None
+        cfg.load_from = str(start_from) if start_from and not cfg.resume else None
+        runner = Runner.from_cfg(cfg)
+        runner.train()
         result = {
             'checkpoint': find_latest_checkpoint(cfg.work_dir),
             'ap': runner.message_hub.get_scalar('val/coco/bbox_mAP').current(),
