@@ -1,20 +1,17 @@
-"""What the commands under ``tools/`` share: their options, and one sentence for a user's mistake."""
+"""How the commands under ``tools/`` answer a user's mistake: with one sentence.
 
-import argparse
+Imports no framework by itself, so that a missing one is such a mistake too.
+"""
+
+import inspect
 import os
 import re
 import sys
-from pathlib import Path
+from difflib import get_close_matches
 from pickle import UnpicklingError
-from typing import Callable, List, Optional
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
-import mmengine.registry
-import torch
-from mmengine.config import Config, DictAction
-from mmengine.registry import RUNNERS, Registry
-from mmengine.runner import Runner
-
-from mmacs.data_paths import check_data, move_data_root
+from mmacs.compat import check_frameworks
 from mmacs.errors import MmacsError, unknown_name
 
 
@@ -26,6 +23,7 @@ def run(main: Callable[[], None]) -> None:
     """
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     try:
+        check_frameworks()
         main()
     except Exception as error:
         sentence = explain(error)
@@ -43,92 +41,48 @@ def explain(error: BaseException) -> Optional[str]:
     if unregistered:
         name, registry = unregistered.groups()
         return str(unknown_name(registry, name, _registered(registry)))
+    argument = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
+    if argument:
+        return _unknown_argument(*argument.groups())
     if isinstance(error, UnpicklingError):
         culprit = re.search(r'GLOBAL (\S+)', message)
         return (
             'the checkpoint is damaged, or holds something other than weights and plain values'
             f'{f" ({culprit.group(1)})" if culprit else ""}, and is not loaded'
         )
-    if isinstance(error, (MmacsError, FileNotFoundError)) or 'failed to load image' in message:
+    if isinstance(error, (MmacsError, FileNotFoundError, ModuleNotFoundError)) or 'failed to load image' in message:
         return message.splitlines()[-1]
     return None
 
 
+def _registries(registry_name: Optional[str] = None) -> Iterator[Tuple[str, Any]]:
+    """MMEngine's registries, and their children and ours: pairs of scope and registry."""
+    import mmengine.registry
+
+    import mmacs.registry
+
+    for module in (mmengine.registry, mmacs.registry):
+        for registry in vars(module).values():
+            if isinstance(registry, mmengine.registry.Registry) and registry_name in (None, registry.name):
+                yield registry.scope, registry
+                yield from registry.children.items()
+
+
 def _registered(registry_name: str) -> List[str]:
-    """Names in a registry of MMEngine's and in its children, these with their scope."""
-    names = []
-    registries = [value for value in vars(mmengine.registry).values() if isinstance(value, Registry)]
-    for registry in registries:
-        if registry.name == registry_name:
-            names += registry.module_dict
-            for scope, child in registry.children.items():
-                names += [f'{scope}.{name}' if scope == 'mmacs' else name for name in child.module_dict]
-    return names
+    """Names in all registries of one kind; those of mmacs with their scope."""
+    return [
+        f'mmacs.{name}' if scope == 'mmacs' else name
+        for scope, registry in _registries(registry_name)
+        for name in registry.module_dict
+    ]
 
 
-def common_parser(description: str) -> argparse.ArgumentParser:
-    """Parser with the options that training and testing share, those that MMDetection users expect."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='path of the config')
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints; default: work_dirs/<name of the config>')
-    parser.add_argument('--data-root', help="folder of the data set, in place of the config's data_root")
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings to change in the config, such as train_dataloader.sampler.fraction=0.1',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed.launch')
-    return parser
-
-
-def load_config(args: argparse.Namespace) -> Config:
-    """Read a config and apply the shared options to it.
-
-    Raises:
-        MmacsError: If the config, or something that it inherits, is not there.
-    """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    try:
-        cfg = Config.fromfile(args.config)
-    except FileNotFoundError as error:
-        raise MmacsError(f'no such config: {error}') from error
-    cfg.launcher = args.launcher
-    if args.data_root is not None:
-        move_data_root(cfg, args.data_root)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
-    return cfg
-
-
-def build_runner(cfg: Config, loaders: List[str]) -> Runner:
-    """Check that the data is there and build the runner.
-
-    Args:
-        cfg (Config): The whole config.
-        loaders (List[str]): Data loaders that will be used, such as ``['test_dataloader']``.
-
-    Returns:
-        Runner: Of the type in ``cfg.runner_type``, by default MMEngine's own.
-
-    Raises:
-        MmacsError: If data is missing or is not what the config says.
-    """
-    check_data(cfg, loaders)
-    if cfg.launcher != 'none' and not torch.cuda.is_available():
-        _start_cpu_processes(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-
-
-def _start_cpu_processes(cfg: Config) -> None:
-    """Have several processes train on the CPU, which MMEngine's launchers, made for GPUs, don't."""
-    if cfg.launcher != 'pytorch':
-        raise MmacsError(f'--launcher {cfg.launcher} needs GPUs, on the CPU there is --launcher pytorch')
-    torch.distributed.init_process_group('gloo')
-    cfg.setdefault('model_wrapper_cfg', {'type': 'MMDistributedDataParallel', 'broadcast_buffers': False})
-    cfg.model_wrapper_cfg.setdefault('device_ids', None)
+def _unknown_argument(class_name: str, argument: str) -> str:
+    """A sentence about a setting that a registered class does not have, with the closest that it has."""
+    sentence = f'{class_name} has no setting {argument!r}'
+    for _, registry in _registries():
+        if class_name in registry.module_dict:
+            known = list(inspect.signature(registry.module_dict[class_name].__init__).parameters)[1:]
+            close = get_close_matches(argument, known, n=1, cutoff=0.5)
+            return f'{sentence}{f", did you mean {close[0]!r}?" if close else ""}'
+    return sentence

@@ -27,10 +27,10 @@ def check_frameworks() -> None:
     for name, oldest in _OLDEST.items():
         try:
             module = import_module(name)
-        except ImportError as error:
-            if name in ('torch', 'mmengine'):
-                raise MmacsError(f'mmacs needs {name}, which is not installed: {_INSTALL}') from error
-            if getattr(error, 'name', None) == name:
+        except Exception as error:  # frameworks also assert that their versions fit each other
+            if isinstance(error, ImportError) and error.name == name:
+                if name in ('torch', 'mmengine'):
+                    raise MmacsError(f'mmacs needs {name}, which is not installed: {_INSTALL}') from error
                 continue
             raise MmacsError(f'{name} is installed but does not import ({error}): {_INSTALL}') from error
         if _release(module.__version__) < oldest:

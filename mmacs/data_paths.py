@@ -40,12 +40,12 @@ def move_data_root(cfg: Config, root: str) -> None:
     Raises:
         MmacsError: If the training data has no ``data_root``.
     """
-    old = next((found['data_root'] for found in data_sets(cfg.get('train_dataloader'))), None)
+    old = next((found['data_root'].rstrip('/') for found in data_sets(cfg.get('train_dataloader'))), None)
     if old is None:
         raise MmacsError('the config has no train_dataloader with a data_root to replace')
 
     def move(part: Any) -> Any:
-        if isinstance(part, str) and part.startswith(old):
+        if isinstance(part, str) and f'{part}/'.startswith(f'{old}/'):
             return os.path.join(root, part[len(old) :].lstrip('/'))
         if isinstance(part, dict):
             for key, value in part.items():
@@ -71,13 +71,13 @@ def check_data(cfg: Config, loaders: List[str]) -> None:
     missing: List[str] = []
     annotation_files: List[Path] = []
     for data_set in (found for name in loaders for found in data_sets(cfg.get(name))):
-        kind = data_set['type'].split('.')[-1]
+        kind = str(data_set.get('type')).split('.')[-1].strip("'>")  # a name, or a class
         if kind in _SELF_PROVIDING or data_set.get('backend_args'):
             continue
         root = Path(data_set['data_root'])
         prefixes = data_set.get('data_prefix') or {}
         prefixes = [prefixes] if isinstance(prefixes, str) else prefixes.values()
-        paths = [root, *(root / prefix for prefix in prefixes)]
+        paths = [root, *(root / prefix for prefix in prefixes if prefix)]
         if data_set.get('ann_file'):
             paths.append(root / data_set['ann_file'])
             if kind == 'CocoDataset':

@@ -7,7 +7,10 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
+from mmacs.compat import check_frameworks
 from mmacs.errors import unknown_name
+
+check_frameworks()
 
 MODULE2PACKAGE.setdefault('mmacs', 'mmacs')  # configs can inherit 'mmacs::<name>.py'
 

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.registry import init_default_scope
+from mmengine.utils import ManagerMixin
 
 REPO = Path(__file__).parents[1]
+
+
+def forget_instances(manager: type) -> None:
+    """Loggers, visualizers and scopes live as long as the process; each test gets its own."""
+    manager._instance_dict.clear()
+    for kind in manager.__subclasses__():
+        forget_instances(kind)
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +28,7 @@ def _mmdet_scope():
     np.random.seed(0)
     init_default_scope('mmdet')
     yield
-    DefaultScope._instance_dict.clear()
-    MMLogger._instance_dict.clear()
+    forget_instances(ManagerMixin)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ def command(monkeypatch, capsys, tmp_path):
             runpy.run_path(str(REPO / 'tools' / tool), run_name='__main__')
         except SystemExit as stop:
             return stop.code, capsys.readouterr().err.strip().splitlines()[-1]
+        capsys.readouterr()
         return 0, ''
 
     return run
@@ -58,6 +59,8 @@ def test_no_coco_names_the_missing_paths_and_the_ways_out(command):
         (['default_hooks.coreset.type=mmacs.CoresetHok'], "unknown hook 'mmacs.CoresetHok': did you mean 'mmacs.Cor"),
         (['default_hooks.coreset.scorer.type=Dense'], "error: unknown scorer 'Dense'"),
         (['load_from=nowhere.pth'], 'nowhere.pth'),
+        (['train_dataloader.sampler.fraktion=1'], "CoresetSampler has no setting 'fraktion', did you mean 'fraction'"),
+        (['default_hooks.coreset.intervall=1'], "CoresetHook has no setting 'intervall', did you mean 'interval'"),
     ],
 )
 def test_wrong_settings(command, config, options, message):
@@ -135,6 +138,26 @@ def test_data_root_moves_the_data_and_the_evaluator(command, config, tiny_coco, 
     options = ['--cfg-options', 'train_cfg.max_epochs=1', f'load_from={tmp_path / "fp.pth"}']
     assert command('train.py', config, '--data-root', moved, '--work-dir', tmp_path / 'w', *options) == (0, '')
     assert (tmp_path / 'w' / 'coreset' / 'round_000.npz').exists()
+
+
+def test_resume_auto_without_a_checkpoint_starts_from_load_from(command, config, tmp_path, tiny_retinanet):
+    torch.save(dict(state_dict=MODELS.build(tiny_retinanet).state_dict()), tmp_path / 'fp.pth')
+    options = ['--cfg-options', 'train_cfg.max_epochs=1', f'load_from={tmp_path / "fp.pth"}']
+    for _ in range(2):  # the second time there is something to resume
+        assert command('train.py', config, '--resume', 'auto', *options) == (0, '')
+    first, second = (path.read_text() for path in sorted((tmp_path / 'run').glob('*/*.log')))
+    assert 'NO FULL-PRECISION CHECKPOINT' not in first and 'Calibrated on' in first
+    assert 'Resumed the coreset' in second and 'Calibrated on' not in second
+
+    assert command('test.py', config, tmp_path / 'run' / 'epoch_1.pth', '--show-dir', 'pictures')[0] == 0
+    assert len(list((tmp_path / 'run').glob('*/pictures/*.png'))) == 12
+
+
+def test_a_missing_framework_is_one_sentence(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmengine', None)
+    status, message = command('train.py', 'config.py')
+    assert status == 1
+    assert message.startswith('error: mmacs needs mmengine, which is not installed')
 
 
 def test_bugs_keep_their_traceback():

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from mmacs import cli
 from mmacs.coreset.view import ScoringView
+from mmacs.data_paths import move_data_root
 from mmacs.files import atomic_path
 from mmacs.visualization import draw_detections, draw_extremes
 
@@ -29,8 +30,9 @@ def load(config: str, work_dir: Path, data_root: Optional[str]) -> Config:
     """A config of the demo with its folders."""
     cfg = Config.fromfile(CONFIGS / config)
     cfg.work_dir = str(work_dir)
+    cfg.visualizer.name = work_dir.name  # visualizers live as long as the process: each stage has its own
     if data_root is not None:
-        cli.move_data_root(cfg, data_root)
+        move_data_root(cfg, data_root)
     return cfg
 
 
@@ -47,6 +49,8 @@ def train(cfg: Config, start_from: Optional[Path] = None) -> Dict[str, Any]:
         cfg.load_from = str(start_from) if start_from and not cfg.resume else None
         runner = Runner.from_cfg(cfg)
         runner.train()
+        if 'val/coco/bbox_mAP' not in runner.message_hub.log_scalars:  # it was killed after its last epoch
+            runner.val()
         result = {
             'checkpoint': find_latest_checkpoint(cfg.work_dir),
             'ap': runner.message_hub.get_scalar('val/coco/bbox_mAP').current(),

@@ -5,20 +5,24 @@ from mmacs import cli
 
 def main() -> None:
     """Parse the options, build the runner, evaluate."""
-    parser = cli.common_parser('Evaluate a checkpoint')
+    from mmacs import commands  # here, so that a missing framework is answered with one sentence
+    from mmacs.errors import MmacsError
+
+    parser = commands.common_parser('Evaluate a checkpoint')
     parser.add_argument('checkpoint', help='path of the checkpoint')
-    parser.add_argument('--show-dir', help='folder, within the work dir, for pictures of detections')
+    parser.add_argument('--show-dir', help="folder for pictures of detections, within the run's folder")
     args = parser.parse_args()
-    cfg = cli.load_config(args)
-    cfg.load_from = args.checkpoint
-    cfg.resume = False
+    cfg = commands.load_config(args)
+    cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show_dir:
-        hook = cfg.default_hooks.get('visualization')
-        if hook is None:
-            raise cli.MmacsError('--show-dir needs default_hooks.visualization in the config')
-        hook.draw = hook.enable = True
-        hook.test_out_dir = args.show_dir
-    cli.build_runner(cfg, ['test_dataloader']).test()
+        hook = cfg.default_hooks.get('visualization') or {'type': None}
+        if hook['type'] == 'DetVisualizationHook':
+            hook.update(draw=True, test_out_dir=args.show_dir)
+        elif hook['type'] == 'VisualizationHook':  # MMPreTrain's
+            hook.update(enable=True, out_dir=args.show_dir)
+        else:
+            raise MmacsError("--show-dir needs MMDetection's or MMPreTrain's hook as default_hooks.visualization")
+    commands.build_runner(cfg, ['test_dataloader']).test()
 
 
 if __name__ == '__main__':

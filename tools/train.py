@@ -5,28 +5,37 @@ from mmacs import cli
 
 def main() -> None:
     """Parse the options, build the runner, train."""
-    parser = cli.common_parser('Train a quantized (or full-precision) model on a coreset')
+    # imported here, so that a missing framework is answered with one sentence
+    import torch
+    from mmengine.runner import find_latest_checkpoint
+
+    from mmacs import commands
+    from mmacs.errors import MmacsError
+
+    parser = commands.common_parser('Train a quantized (or full-precision) model on a coreset')
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the batch size')
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
-        help='resume from this checkpoint, or with "auto" or nothing from the latest in the work dir',
+        help='resume from this checkpoint, or with "auto" or nothing from the latest in the work dir, if there is one',
     )
     args = parser.parse_args()
-    cfg = cli.load_config(args)
+    cfg = commands.load_config(args)
     if args.amp:
+        if not torch.cuda.is_available():
+            raise MmacsError('--amp needs a GPU')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise cli.MmacsError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
+            raise MmacsError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    cli.build_runner(cfg, ['train_dataloader', 'val_dataloader']).train()
+    checkpoint = find_latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+    if checkpoint is not None:  # a run that was killed before its first checkpoint starts anew, from load_from
+        cfg.resume, cfg.load_from = True, checkpoint
+    commands.build_runner(cfg, ['train_dataloader', 'val_dataloader']).train()
 
 
 if __name__ == '__main__':

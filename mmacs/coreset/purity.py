@@ -17,7 +17,8 @@ def pure_evaluation(*models: nn.Module) -> Iterator[None]:
     for model in models:
         model.eval()
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=gpus), torch.no_grad():
             yield
     finally:
         for module, training in modes:

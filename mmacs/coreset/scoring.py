@@ -36,11 +36,8 @@ def score_images(
         Dict[str, np.ndarray]: Score columns, float64, each of shape (len(view),).
     """
     rank, world_size = get_dist_info()
-    # Images of one shape follow each other, so that batches need not be split.
-    shapes = [(info.get('height', 0), info.get('width', 0)) for info in map(view.info, range(len(view)))]
-    order = sorted(range(len(view)), key=lambda position: (shapes[position], position))
-    mine = order[rank::world_size]
-    columns: Dict[str, Tensor] = {}
+    mine = view.by_shape[rank::world_size]
+    columns = {name: torch.zeros(len(view), dtype=torch.float64) for name in scorer.columns}
     with pure_evaluation(model, teacher):
         loader = DataLoader(view, batch_size, sampler=mine, num_workers=num_workers, collate_fn=pseudo_collate)
         for number, batch in enumerate(loader):
@@ -48,10 +45,9 @@ def score_images(
             for members, inputs, data_samples in split_by_padded_shape(model, batch):
                 where = torch.tensor([positions[member] for member in members])
                 for name, scores in scorer(model, teacher, inputs, data_samples).items():
-                    column = columns.setdefault(name, torch.zeros(len(view), dtype=torch.float64))
-                    column[where] = scores.double().cpu()
-    for name in sorted(columns):
-        all_reduce(columns[name])  # each entry is set by one process and zero in the others: the sum is exact
+                    columns[name][where] = scores.double().cpu()
+    for column in columns.values():
+        all_reduce(column)  # each entry is set by one process and zero in the others: the sum is exact
     return {name: column.numpy() for name, column in columns.items()}
 
 

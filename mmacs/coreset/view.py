@@ -1,14 +1,16 @@
 """The training images as a scorer sees them: each once, under a deterministic pipeline, with annotations."""
 
+from functools import cached_property
 from typing import Any, Dict, List, Sequence, Tuple
 
+import cv2
 import numpy as np
 from mmengine.dataset import BaseDataset, ClassBalancedDataset, Compose, ConcatDataset, RepeatDataset
 from torch.utils.data import Dataset
 
 from mmacs.errors import MmacsError
 
-_LOADING = ('LoadImage', 'LoadAnnotations', 'LoadPanopticAnnotations', 'FilterAnnotations')
+_LOADING = ('LoadImage', 'LoadAnnotations', 'LoadPanopticAnnotations')
 
 
 def locate(dataset: Dataset, index: int) -> Tuple[BaseDataset, int]:
@@ -91,6 +93,13 @@ class ScoringView(Dataset):
         base, index = self._images[position]
         return base.get_data_info(index)
 
+    @cached_property
+    def by_shape(self) -> List[int]:
+        """All positions, those of one image shape next to each other, so that batches need not be split."""
+        infos = map(self.info, range(len(self)))
+        shapes = [(info.get('height', 0), info.get('width', 0)) for info in infos]
+        return sorted(range(len(self)), key=lambda position: (shapes[position], position))
+
     def image_id(self, position: int) -> Any:
         """The annotation file's id of an image, or its file's path, or its index where it has neither."""
         info = self.info(position)
@@ -106,7 +115,7 @@ class ScoringView(Dataset):
         path = info.get('img_path', f'number {position}')
         try:
             data = self.pipeline(info)
-        except Exception as error:
+        except (OSError, cv2.error, AssertionError) as error:  # MMCV asserts that it could decode the file
             raise MmacsError(f'cannot read image {path}: {error}') from error
         if data is None:
             raise MmacsError(f'the scoring pipeline drops image {path}; it must keep every training image')

@@ -20,8 +20,7 @@ from mmacs.coreset.teacher import load_teacher, make_teacher, save_teacher
 from mmacs.coreset.view import ScoringView
 from mmacs.errors import MmacsError, unknown_name
 from mmacs.files import atomic_path
-from mmacs.hooks.pipelines import deterministic_pipeline
-from mmacs.hooks.quantization_hook import unwrapped
+from mmacs.hooks.run import coreset_sampler, deterministic_pipeline, unwrapped
 from mmacs.registry import HOOKS, SCORERS, find
 
 STATE_KEY = 'mmacs_coreset'
@@ -68,6 +67,8 @@ class CoresetHook(Hook):
         if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
             raise MmacsError(f'interval must be a whole number of epochs, at least 1, got {interval!r}')
         scorer = dict(scorer)
+        if 'type' not in scorer:
+            raise MmacsError("scorer needs a type, such as 'mmacs.DenseDetectionScorer'")
         self.scorer = find(SCORERS, scorer.pop('type'))(**scorer)
         self.normalisation = normalisation or self.scorer.normalisation
         if self.normalisation not in NORMALISATIONS:
@@ -98,7 +99,14 @@ class CoresetHook(Hook):
             fingerprints = [save_teacher(self._teacher, teacher_file)] if is_main_process() else []
             self._fingerprint = next(found[0] for found in all_gather_object(fingerprints) if found)
         else:
-            self._resume(runner, model, teacher_file)
+            if not teacher_file.exists() and runner.cfg.get('load_from'):
+                # resumed from a checkpoint of another work dir: its teacher lies beside it
+                teacher_file = Path(runner.cfg.load_from).parent / 'teacher.pth'
+            self._resume(model, teacher_file)
+            runner.logger.info(
+                f'Resumed the coreset chosen at epoch {self._round["round_epoch"] + 1}, '
+                f'digest {digest(self._sampler.indices)}.'
+            )
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Hold a round if one is due."""
@@ -137,11 +145,10 @@ class CoresetHook(Hook):
     def _find_sampler(self, runner: Runner) -> CoresetSampler:
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise MmacsError(f'CoresetHook needs an EpochBasedTrainLoop, not {type(runner.train_loop).__name__}')
-        loader = runner.train_dataloader
-        for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
-            if isinstance(sampler, CoresetSampler):
-                return sampler
-        raise MmacsError("CoresetHook needs train_dataloader.sampler=dict(type='mmacs.CoresetSampler', fraction=...)")
+        sampler = coreset_sampler(runner)
+        if sampler is None:
+            raise MmacsError("CoresetHook needs train_dataloader.sampler=dict(type='mmacs.CoresetSampler', fraction=.)")
+        return sampler
 
     def _single_labels(self) -> np.ndarray:
         labels = [self._view.info(position).get('gt_label') for position in range(len(self._view))]
@@ -149,7 +156,7 @@ class CoresetHook(Hook):
             raise MmacsError('class_balanced needs one label per image, which this data set does not have')
         return np.asarray(labels).reshape(-1)
 
-    def _resume(self, runner: Runner, model: torch.nn.Module, teacher_file: Path) -> None:
+    def _resume(self, model: torch.nn.Module, teacher_file: Path) -> None:
         state = self._resumed
         if state is None:
             raise MmacsError('cannot resume: the checkpoint was written by a run without CoresetHook')
@@ -164,10 +171,6 @@ class CoresetHook(Hook):
         self._round = {key: state[key] for key in ('indices', 'evs', 'ds', 'round_epoch')}
         self._sampler.seed = state['seed']
         self._sampler.set_indices(self._round['indices'].numpy())
-        runner.logger.info(
-            f'Resumed the coreset chosen at epoch {self._round["round_epoch"] + 1}, '
-            f'digest {digest(self._sampler.indices)}.'
-        )
 
     def _select(self, runner: Runner, start: float) -> None:
         loader = runner.train_dataloader
@@ -196,6 +199,7 @@ class CoresetHook(Hook):
         seconds = time.perf_counter() - start
         self.selection_seconds += seconds
         facts = {
+            'fraction': self._sampler.fraction,
             'images': len(chosen),
             'seconds': seconds,
             'evs': columns['evs'].mean(),
@@ -213,7 +217,7 @@ class CoresetHook(Hook):
         overlap = f', overlap with the last round {facts["overlap"]:.1%}' if 'overlap' in facts else ''
         runner.logger.info(
             f'Coreset for epochs {runner.epoch + 1} to {min(runner.epoch + self.interval, runner.max_epochs)}: '
-            f'{facts["images"]} of {len(self._view.positions)} images ({self._sampler.fraction:.1%}) in '
+            f'{facts["images"]} of {len(self._view.positions)} images ({facts["fraction"]:.1%}) in '
             f'{facts["seconds"]:.1f} s, mean EVS {facts["evs"]:.4f}, mean DS {facts["ds"]:.4f}, '
             f'beta {facts["beta"]:.3f}{overlap}, digest {chosen}'
         )
@@ -222,7 +226,7 @@ class CoresetHook(Hook):
     def _write_round(self, runner: Runner, scores: np.ndarray) -> None:
         number = runner.epoch // self.interval
         with atomic_path(Path(runner.work_dir) / 'coreset' / f'round_{number:03d}.npz') as path:
-            np.savez(
+            np.savez_compressed(
                 path,
                 epoch=runner.epoch,
                 indices=self._sampler.indices,

@@ -7,21 +7,15 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import broadcast
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
 from mmacs.coreset.purity import pure_evaluation
 from mmacs.coreset.view import ScoringView
 from mmacs.errors import MmacsError
-from mmacs.hooks.pipelines import deterministic_pipeline
+from mmacs.hooks.run import coreset_sampler, deterministic_pipeline, unwrapped
 from mmacs.quantization import calibrate, layer_table, quantizers
 from mmacs.registry import HOOKS
-
-
-def unwrapped(runner: Runner) -> nn.Module:
-    """The model itself, without a distributed wrapper."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 @HOOKS.register_module()
@@ -29,8 +23,8 @@ class QuantizationHook(Hook):
     """What a quantized model needs of the run around it.
 
     - A loaded checkpoint must fit the model: otherwise quantization starts from partly random weights.
-    - Quantizers without steps are calibrated on a few training images before the first step. A resumed run, or one
-      that loads a quantized checkpoint, is never calibrated again.
+    - Quantizers without steps are calibrated on a few training images before the first step. Those that a resumed run
+      or a quantized checkpoint brings steps for are never calibrated again.
     - The table of layers goes to the log.
 
     Args:
@@ -54,11 +48,15 @@ class QuantizationHook(Hook):
         check_fit(unwrapped(runner), checkpoint.get('state_dict', checkpoint))
 
     def before_train(self, runner: Runner) -> None:
-        """Calibrate unless there are steps already; print the table."""
+        """Calibrate what has no steps yet; print the table."""
         model = unwrapped(runner)
+        sampler = coreset_sampler(runner)
+        if runner.iter > 0 and sampler is not None:
+            # MMEngine draws a seed where none is given, builds the sampler, and only then restores the resumed seed
+            sampler.seed = runner.cfg.train_dataloader.sampler.get('seed', runner.seed)
         if next(quantizers(model), None) is None:
             raise MmacsError("QuantizationHook found nothing quantized: wrap the model in type='mmacs.QuantizedModel'")
-        if not any(quantizer.is_initialized() for _, quantizer in quantizers(model)):
+        if not all(quantizer.is_initialized() for _, quantizer in quantizers(model)):
             if not self._has_loaded:
                 runner.logger.warning(
                     'NO FULL-PRECISION CHECKPOINT: quantization-aware training starts from the initial weights, which '
@@ -97,7 +95,7 @@ class QuantizationHook(Hook):
         for _, quantizer in quantizers(model):
             for tensor in (quantizer.step.data, quantizer.initialized, quantizer.signed):
                 broadcast(tensor)
-        runner.logger.info(f'Calibrated {sum(1 for _ in quantizers(model))} quantizers on {count} images.')
+        runner.logger.info(f'Calibrated on {count} images.')
         if missed:
             runner.logger.warning(f'{len(missed)} quantizers saw no data while calibrating: {", ".join(missed[:5])}')
 

@@ -12,10 +12,10 @@ from mmacs.quantization.quantizers import Quantizer
 
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callable[[Any], Any]] = None) -> List[str]:
-    """Initialise every quantizer: weights' from the weights, inputs' from the layer inputs in ``batches``.
+    """Initialise quantizers that have no steps: weights' from the weights, inputs' from the inputs in ``batches``.
 
-    The model runs in eval mode and full precision and is left in the modes it was in. Nothing but the quantizers'
-    steps and flags changes.
+    The model runs in eval mode, where it is not calibrated yet in full precision, and is left in the modes it was in.
+    Nothing but the quantizers' steps and flags changes, and if a batch fails nothing does.
 
     Args:
         model (nn.Module): A model converted by :func:`~.convert.quantize_model`, with its trained weights.
@@ -29,10 +29,10 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
         MmacsError: If a layer meets NaN or Inf, or negative values at 1 bit.
     """
     forward = forward or model
+    uninitialized: List[Quantizer] = [found for _, found in quantizers(model) if not found.is_initialized()]
     modes = {module: module.training for module in model.modules()}
-    all_quantizers: List[Quantizer] = [quantizer for _, quantizer in quantizers(model)]
     model.eval()
-    for quantizer in all_quantizers:
+    for quantizer in uninitialized:
         quantizer.start_observing()
     try:
         for batch in batches:
@@ -40,9 +40,11 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
         for layer in model.modules():  # also of layers that the batches did not reach
             if isinstance(layer, QuantizedLayer):
                 layer.weight_quantizer(layer.weight)
-    finally:
-        for quantizer in all_quantizers:
+        for quantizer in uninitialized:
             quantizer.finish_observing()
+    finally:
+        for quantizer in uninitialized:
+            quantizer.forget_observations()
         for module, training in modes.items():
             module.training = training
-    return [quantizer.name for quantizer in all_quantizers if not quantizer.is_initialized()]
+    return [quantizer.name for quantizer in uninitialized if not quantizer.is_initialized()]

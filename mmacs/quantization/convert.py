@@ -41,7 +41,7 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
     for name, settings in plan.items():
         layer = modules[name]
         owner = modules[name.split('.')[0]]
-        weight_quantizer = _build(settings['weight'], num_channels=layer.weight.shape[0])
+        weight_quantizer = _build(settings['weight'], num_channels=layer.weight.shape[0], signed=True)
         input_quantizer = _build(settings['activation'], num_levels=num_pyramid_levels(owner))
         layer.__class__ = QUANTIZED_LAYERS[type(layer)]
         layer.weight_quantizer, layer.input_quantizer = weight_quantizer, input_quantizer
@@ -83,14 +83,16 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
             quantizer.enabled = True
 
 
-def _build(settings: Settings, num_channels: int = 1, num_levels: int = 1) -> nn.Module:
+def _build(settings: Settings, num_channels: int = 1, num_levels: int = 1, **more: Any) -> nn.Module:
     if settings is None:
         return nn.Identity()
-    settings = dict(settings)
+    settings = {**settings, **more}
     if not settings.pop('per_channel', True):
         num_channels = 1
     per_level = settings.pop('per_level', True)
+    if not isinstance(per_level, int) or per_level < 0:
+        raise MmacsError(f'per_level must be True, False or the number of calls per forward, got {per_level!r}')
     if per_level is not True:
-        num_levels = int(per_level) or 1
+        num_levels = per_level or 1
     quantizer = find(QUANTIZERS, settings.pop('type'))
     return quantizer(**settings, num_channels=num_channels, num_levels=num_levels)

@@ -46,8 +46,8 @@ class _LSQ(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
         if step.numel() > 1:
-            zero_point = torch.zeros(step.shape, dtype=torch.int32, device=step.device)
-            y = torch.fake_quantize_per_channel_affine(x, step, zero_point, 0, q_min, q_max)
+            # a floating-point zero point is not range-checked, which would stall a GPU
+            y = torch.fake_quantize_per_channel_affine(x, step, torch.zeros_like(step), 0, q_min, q_max)
         elif x.is_cuda:  # a step on the GPU stays there: reading it would stall the stream
             zero_point = torch.zeros(1, dtype=torch.int32, device=step.device)
             y = torch.fake_quantize_per_tensor_affine(x, step, zero_point, q_min, q_max)
@@ -72,10 +72,17 @@ class _LSQ(torch.autograd.Function):
         # y / s is round(x / s) inside and the bound outside, and grad_x vanishes outside, so that the paper's
         # sum of grad * (round(x / s) - x / s | q_min | q_max) is a difference of two inner products.
         n = step.numel()
-        weighted = (grad.reshape(n, 1, -1) @ y.reshape(n, -1, 1)) - (grad_x.reshape(n, 1, -1) @ x.reshape(n, -1, 1))
-        count = x.numel() / n
-        grad_step = weighted.reshape(n) / step / math.sqrt(count * q_max)
+        weighted = _inner_products(grad, y, n) - _inner_products(grad_x, x, n)
+        grad_step = weighted / step / math.sqrt(x.numel() / n * q_max)
         return grad_x, grad_step, None, None
+
+
+def _inner_products(a: Tensor, b: Tensor, n: int) -> Tensor:
+    """Inner products of the n equal parts of two tensors along their first axis, float32, shape (n,)."""
+    if a.is_cuda:  # no matrix product: TF32 would round its inputs
+        return (a * b).reshape(n, -1).sum(1)
+    with torch.autocast('cpu', enabled=False):
+        return (a.reshape(n, 1, -1) @ b.reshape(n, -1, 1)).reshape(n)
 
 
 def lsq_quantize(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:

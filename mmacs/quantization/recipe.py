@@ -20,7 +20,7 @@ Settings = Optional[Dict[str, Any]]
 LayerSettings = Dict[str, Settings]
 
 _DEFAULTS: LayerSettings = {
-    'weight': {'type': 'LSQ', 'bits': 4, 'signed': True, 'per_channel': True},
+    'weight': {'type': 'LSQ', 'bits': 4, 'per_channel': True},
     'activation': {'type': 'LSQ', 'bits': 4, 'signed': None, 'per_level': True},
 }
 _SELECTORS = ('name', 'type', 'role')
@@ -39,9 +39,15 @@ def _check_keys(what: str, given: Iterable[str], known: Iterable[str]) -> None:
 
 def _changed(kind: str, settings: Settings, change: Settings) -> Settings:
     """Settings of a weight or activation quantizer after a change; None, or 32 bits, is full precision."""
-    if change is None or change.get('bits') == FULL_PRECISION_BITS:
+    if change is None:
+        return None
+    if not isinstance(change, dict):
+        raise MmacsError(f'{kind} must be a dict of settings, such as dict(bits=4), or None, got {change!r}')
+    if change.get('bits') == FULL_PRECISION_BITS:
         return None
     _check_keys(f'{kind} setting', change, _DEFAULTS[kind])
+    if 'bits' in change and kind == 'weight' and change['bits'] == 1:
+        raise MmacsError('weights need at least 2 bits, since they have both signs, got 1')
     settings = {**(settings or _DEFAULTS[kind]), **change}
     check_bits(settings['bits'])
     find(QUANTIZERS, settings['type'])
@@ -84,18 +90,20 @@ class Recipe:
 
     Args:
         recipe (str or dict): The name of a preset, or a dict with these optional keys. ``preset``: defaults to
-            ``'w4a4'``. ``weight``, ``activation``: changes to the preset's settings (``type``, ``bits``, ``signed``;
-            for weights ``per_channel``; for activations ``per_level``: True gives layers of a dense head a step per
-            pyramid level, an integer says how often the layer is called in one forward); None or ``bits=32`` keeps
-            full precision. ``rules``: a list of dicts that select layers by ``name`` (pattern with ``*``), ``type``
-            (such as ``'Conv2d'``) or ``role`` (``'input'``, ``'prediction'``), and change their ``weight`` or
-            ``activation`` or ``skip=True`` them.
+            ``'w4a4'``. ``weight``, ``activation``: changes to the preset's settings, where None or ``bits=32`` keeps
+            full precision: ``type``; ``bits``; for weights ``per_channel``; for activations ``signed``, where None decides
+            from the data, and ``per_level``, where True gives layers of a dense head a step per pyramid level and an
+            integer says how often the layer is called in one forward. ``rules``: a list of dicts that select layers by
+            ``name`` (pattern with ``*``), ``type`` (such as ``Conv2d``) or ``role`` (``input``, ``prediction``), and
+            change their ``weight`` or ``activation`` or ``skip=True`` them.
 
     Raises:
         MmacsError: If a name, key or bit-width is wrong; in :meth:`resolve` if a rule selects no layer.
     """
 
     def __init__(self, recipe: Union[str, Dict[str, Any]] = 'w4a4') -> None:
+        if not isinstance(recipe, (str, dict)):
+            raise MmacsError(f"a recipe is a preset's name or a dict, got {recipe!r}")
         recipe = {'preset': recipe} if isinstance(recipe, str) else dict(recipe)
         _check_keys('recipe key', recipe, ('preset', 'weight', 'activation', 'rules'))
         self.preset = recipe.get('preset', 'w4a4')
@@ -107,7 +115,10 @@ class Recipe:
             self.settings[kind] = _changed(kind, None, {'bits': int(kind_bits)})
             if kind in recipe:
                 self.settings[kind] = _changed(kind, self.settings[kind], recipe[kind])
-        self.rules: List[Dict[str, Any]] = [dict(rule) for rule in recipe.get('rules') or ()]
+        rules = recipe.get('rules') or []
+        if not isinstance(rules, (list, tuple)) or not all(isinstance(rule, dict) for rule in rules):
+            raise MmacsError(f'rules must be a list of dicts, got {rules!r}')
+        self.rules: List[Dict[str, Any]] = [dict(rule) for rule in rules]
         for rule in self.rules:
             _check_keys('rule key', rule, (*_SELECTORS, 'weight', 'activation', 'skip'))
             if not any(key in rule for key in _SELECTORS):

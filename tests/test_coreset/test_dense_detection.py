@@ -190,6 +190,37 @@ def test_decoded_boxes_are_those_that_the_head_predicts(name):
         assert torch.minimum((known - box).abs().amax(1), (inside - box).abs().amax(1)).min() < 1e-2
 
 
+@pytest.mark.parametrize(
+    'name',
+    [
+        'tood/tood_r50_fpn_1x_coco.py',
+        'foveabox/fovea_r50_fpn_4xb4-1x_coco.py',
+        'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+    ],
+)
+def test_detectors_whose_boxes_it_cannot_decode_are_refused(name):
+    from mmengine.config import Config
+
+    from ..test_quantization.test_convert import SHIPPED
+
+    cfg = Config.fromfile(SHIPPED / name).model
+    cfg.backbone.init_cfg = None
+    with pytest.raises(MmacsError, match='one-stage detectors with anchors or points whose boxes it can decode'):
+        DenseDetectionScorer().check(MODELS.build(cfg))
+
+
+def test_many_confident_duplicates_do_not_hide_other_objects():
+    # the number of anchors on one object must not change the error of another
+    objects, labels = torch.tensor([[0.0, 0, 20, 20], [60, 60, 90, 90]]), torch.zeros(2, dtype=torch.long)
+    sure, faint = torch.tensor([[0.9, 0.0]]), torch.tensor([[0.3, 0.0]])
+    errors = []
+    for duplicates in (1, 2000):
+        probs = torch.cat([sure.repeat(duplicates, 1), faint])
+        boxes = torch.cat([objects[:1].repeat(duplicates, 1), objects[1:]])
+        errors.append(dense_error([(probs, boxes)], objects, labels, torch.zeros(0, 4), 8).item())
+    assert errors[0] == pytest.approx(errors[1])
+
+
 def test_scorers_refuse_models_that_they_cannot_score(tiny_retinanet):
     with pytest.raises(MmacsError, match='one-stage detectors'):
         DenseDetectionScorer().check(torch.nn.Linear(1, 1))

@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 
 from mmacs.errors import MmacsError
+from mmacs.hooks.run import coreset_sampler
 from mmacs.quantization import quantizers
 
 from ..conftest import REPO, run_config
@@ -173,6 +174,34 @@ def test_a_quantized_checkpoint_is_evaluated_with_its_own_steps(tiny_coco, tmp_p
     assert all(torch.equal(quantizer.step, steps[name]) for name, quantizer in quantizers(tested.model))
 
 
+def test_a_checkpoint_of_another_bit_width_is_refused(tiny_coco, tmp_path, trained):
+    train(run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained))
+    w2a2 = run_config('retinanet_r18_w2a2_acs.py', tiny_coco, tmp_path / 'w2a2')
+    w2a2.load_from = str(tmp_path / 'run' / 'epoch_2.pth')
+    with pytest.raises(MmacsError, match='has 2 bits, but the checkpoint has step sizes for 4'):
+        train(w2a2)
+
+
+def test_layers_that_a_quantized_checkpoint_knows_nothing_of_are_calibrated(tiny_coco, tmp_path, trained):
+    skip = {'model.recipe.rules': [dict(name='neck.*', skip=True)], 'train_cfg.max_epochs': 1}
+    train(run_config(CONFIG, tiny_coco, tmp_path / 'some', load_from=trained, **skip))
+    start = str(tmp_path / 'some' / 'epoch_1.pth')
+    runner = train(run_config(CONFIG, tiny_coco, tmp_path / 'all', load_from=start, **{'train_cfg.max_epochs': 1}))
+    assert all(quantizer.is_initialized() for _, quantizer in quantizers(runner.model))
+
+
+def test_a_resumed_random_subset_stays_the_same_without_a_seed(tiny_coco, tmp_path, trained):
+    cfg = run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained, **{'train_cfg.max_epochs': 1})
+    cfg.default_hooks.pop('coreset')
+    cfg.pop('randomness')
+    cfg.train_dataloader.sampler.redraw = False
+    first = train(copy.deepcopy(cfg))
+    cfg.resume, cfg.load_from, cfg.train_cfg.max_epochs = True, None, 2
+    second = train(cfg)
+    assert coreset_sampler(second).seed == coreset_sampler(first).seed
+    assert set(coreset_sampler(second)) == set(coreset_sampler(first))
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
@@ -183,11 +212,14 @@ def test_a_quantized_checkpoint_is_evaluated_with_its_own_steps(tiny_coco, tmp_p
         ({'default_hooks.coreset.class_balanced': True}, 'class_balanced needs one label per image'),
         ({'train_dataloader.sampler.fraction': 1.5}, 'fraction must be above 0 and at most 1, got 1.5'),
         ({'model.recipe.weight.bits': 17}, 'bits must be an integer from 1 to 16'),
-        ({'train_dataloader.sampler': dict(_delete_=True, type='DefaultSampler')}, 'mmacs.CoresetSampler'),
+        (
+            {'train_dataloader.sampler': dict(_delete_=True, type='DefaultSampler')},
+            'CoresetHook needs train_dataloader.sampler',
+        ),
     ],
 )
 def test_wrong_settings(tiny_coco, tmp_path, trained, changes, message):
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(MmacsError, match=message):
         train(run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained, **changes))
 
 
@@ -210,7 +242,7 @@ def test_two_processes_choose_what_one_chooses(tiny_coco, tmp_path, trained):
     train(cfg)
     cfg.work_dir = str(tmp_path / 'two')
     cfg.dump(tmp_path / 'two.py')
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2', '--master-port=29611']
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2', '--standalone']
     command += [str(REPO / 'tools' / 'train.py'), str(tmp_path / 'two.py'), '--launcher', 'pytorch']
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

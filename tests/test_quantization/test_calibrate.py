@@ -33,7 +33,23 @@ def test_layers_that_did_not_run_are_named_and_their_weights_are_ready(model):
     assert model[3].weight_quantizer.is_initialized()
 
 
-def test_an_exception_leaves_the_model_out_of_observing_mode(model):
+def test_a_batch_that_fails_changes_nothing(model):
+    def forward(batch):
+        model(batch)
+        raise ZeroDivisionError
+
+    before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(ZeroDivisionError):
-        calibrate(model, [torch.randn(2, 3, 8, 8)], lambda batch: 1 / 0)
+        calibrate(model.train(), [torch.randn(2, 3, 8, 8)], forward)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert model.training
     assert not model[0].input_quantizer.observing
+
+
+def test_steps_that_exist_are_kept_and_missing_ones_are_added(model):
+    calibrate(model, [torch.randn(2, 3, 8, 8)])
+    model[3].input_quantizer.initialized.zero_()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    calibrate(model, [10 * torch.randn(2, 3, 8, 8)])
+    changed = [key for key, value in model.state_dict().items() if not torch.equal(before[key], value)]
+    assert changed == ['3.input_quantizer.step', '3.input_quantizer.initialized']

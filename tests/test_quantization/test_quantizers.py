@@ -64,6 +64,12 @@ def test_a_full_precision_state_dict_loads_without_complaint_and_half_a_state_do
         quantizer.load_state_dict({'step': torch.ones(1)}, strict=True)
 
 
+def test_steps_of_another_bit_width_are_refused():
+    state = calibrated(torch.rand(100), bits=4).state_dict()
+    with pytest.raises(MmacsError, match='has 2 bits, but the checkpoint has step sizes for 4'):
+        LSQ(bits=2).load_state_dict(state)
+
+
 def test_step_stays_positive_whatever_the_optimizer_does():
     quantizer = calibrated(torch.randn(100))
     optimizer = torch.optim.SGD(quantizer.parameters(), lr=1e4)

@@ -9,10 +9,12 @@ class Scorer:
     """Scores single images. A score is a function of the image alone, never of what else is in the batch.
 
     Attributes:
+        columns (tuple): Names of its columns.
         normalisation (str): How the columns are brought to one scale before they are mixed, see
             :func:`mmacs.coreset.scores.normalise`.
     """
 
+    columns = ('evs', 'ds')
     normalisation = 'rank'
 
     def check(self, model: nn.Module) -> None:

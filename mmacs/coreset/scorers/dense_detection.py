@@ -3,12 +3,16 @@
 from typing import Any, Dict, List, NamedTuple, Tuple
 
 import torch
+from mmdet.models.dense_heads import FoveaHead, GFLHead, RepPointsHead, TOODHead, YOLOXHead
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor, nn
 
 from mmacs.coreset.scorers.base import Scorer
 from mmacs.errors import MmacsError
 from mmacs.registry import SCORERS
+
+# Heads that code boxes in ways of their own.
+_OTHER_CODES = (FoveaHead, RepPointsHead, TOODHead)
 
 
 class Level(NamedTuple):
@@ -24,25 +28,26 @@ class Level(NamedTuple):
 class DenseDetectionScorer(Scorer):
     """Scores per object first, then per image, so that crowded images don't win by their number of objects.
 
-    Both scores look at the anchors that matter: at each pyramid level the ``num_candidates`` most confident ones.
     Class errors are L2 distances between vectors of K independent class probabilities (with centerness or objectness
     multiplied in, where the head has it); box errors are ``1 - IoU`` of decoded boxes. So both are the classifier's
     scores with a box term added.
 
-    **EVS**: for each ground-truth object the candidate that detects it best, by ``|| p - onehot || + (1 - IoU)``; that
+    **EVS**: for each ground-truth object the anchor that detects it best, by ``|| p - onehot || + (1 - IoU)``; that
     error is averaged over the objects that are detected at one level, then over the levels that have any. Added to
-    it is the background error: ``|| p ||`` averaged over the ``num_hard_negatives`` most confident candidates that
-    overlap no object (IoU below 0.5).
+    it is the background error: ``|| p ||`` averaged over the ``num_hard_negatives`` most confident anchors that
+    overlap no object (IoU below 0.5). It stands in for the head's own loss, whose terms cannot be told apart by
+    object in all heads.
 
-    **DS**: at the candidates of either model, per level, ``sum || p_q - p_T || + sum c_T (1 - IoU(b_q, b_T))``, divided
-    by the teacher's foreground mass ``1 + sum c_T``, with c_T its confidence; averaged over levels. The 1 keeps
-    levels where the teacher sees nothing from being judged by noise.
+    **DS**: per level, at the ``num_candidates`` most confident anchors of either model,
+    ``sum || p_q - p_T || + sum c_T (1 - IoU(b_q, b_T))``, divided by the teacher's foreground mass ``1 + sum c_T``,
+    with c_T its confidence; averaged over levels. The 1 keeps levels where the teacher sees nothing from being judged
+    by noise.
 
     Images without objects have the background error alone. Crowd boxes and ignored boxes are not objects, and
-    candidates mostly inside them are not background.
+    predictions mostly inside them are not background.
 
     Args:
-        num_candidates (int): Candidates per level and model. Defaults to 256.
+        num_candidates (int): Anchors per level and model at which DS is taken. Defaults to 256.
         num_hard_negatives (int): Defaults to 32.
     """
 
@@ -56,9 +61,11 @@ class DenseDetectionScorer(Scorer):
     def check(self, model: nn.Module) -> None:
         """Require a detector with a dense head that has priors at several levels."""
         head = getattr(model, 'bbox_head', None)
-        if not hasattr(head, 'prior_generator') or not hasattr(head, 'cls_out_channels'):
+        codes_boxes = isinstance(head, YOLOXHead) or hasattr(head, 'bbox_coder')
+        if not hasattr(head, 'prior_generator') or not codes_boxes or isinstance(head, _OTHER_CODES):
             raise MmacsError(
-                f'DenseDetectionScorer scores one-stage detectors with anchors or points, not {type(model).__name__}'
+                f'DenseDetectionScorer scores one-stage detectors with anchors or points whose boxes it can decode, '
+                f'not {type(model).__name__} with {type(head).__name__}'
             )
 
     def __call__(
@@ -66,32 +73,27 @@ class DenseDetectionScorer(Scorer):
     ) -> Dict[str, Tensor]:
         """See :meth:`Scorer.__call__`."""
         head = model.bbox_head
-        evs_candidates: List[Tuple[Tensor, Tensor]] = []  # probs (B, M, K) and boxes (B, M, 4) per level
+        everywhere: List[Tuple[Tensor, Tensor]] = []  # probs (B, A, K) and boxes (B, A, 4) per level
         ds = inputs.new_zeros(len(inputs))
         levels, teacher_levels = dense_predictions(model, inputs), dense_predictions(teacher, inputs)
         for ours, theirs in zip(levels, teacher_levels):
             own = _most_confident(ours.probs, self.num_candidates)
             others = _most_confident(theirs.probs, self.num_candidates)
-            probs, boxes = _gather(head, ours, own)
-            evs_candidates.append((probs, boxes))
             # the union of both models' candidates: the teacher's that the quantized model lacks join its own
             is_new = (others[:, :, None] != own[:, None, :]).all(-1)
             in_union = torch.cat([torch.ones_like(own, dtype=torch.bool), is_new], 1)
-            new_probs, new_boxes = _gather(head, ours, others)
-            teacher_probs, teacher_boxes = _gather(head, theirs, torch.cat([own, others], 1))
-            ds += dense_disagreement(
-                torch.cat([probs, new_probs], 1),
-                teacher_probs,
-                torch.cat([boxes, new_boxes], 1),
-                teacher_boxes,
-                in_union,
-            )
+            union = torch.cat([own, others], 1)
+            probs, boxes = _gather(head, ours, union)
+            teacher_probs, teacher_boxes = _gather(head, theirs, union)
+            ds += dense_disagreement(probs, teacher_probs, boxes, teacher_boxes, in_union)
+            all_anchors = torch.arange(len(ours.priors), device=inputs.device).expand(len(inputs), -1)
+            everywhere.append(_gather(head, ours, all_anchors))
         evs = []
         for i, sample in enumerate(data_samples):
             objects, ignored = sample.gt_instances, sample.get('ignored_instances')
             evs.append(
                 dense_error(
-                    [(probs[i], boxes[i]) for probs, boxes in evs_candidates],
+                    [(probs[i], boxes[i]) for probs, boxes in everywhere],
                     _plain(objects.bboxes),
                     objects.labels,
                     inputs.new_zeros(0, 4) if ignored is None else _plain(ignored.bboxes),
@@ -133,11 +135,11 @@ def dense_error(
     """EVS of one image, see :class:`DenseDetectionScorer`.
 
     Args:
-        levels (List[Tuple[Tensor, Tensor]]): Per level the candidates' class probabilities (M, K) and boxes (M, 4).
+        levels (List[Tuple[Tensor, Tensor]]): Per level the anchors' class probabilities (A, K) and boxes (A, 4).
         objects (Tensor): Ground-truth boxes x1, y1, x2, y2 in pixels of the input, shape (G, 4).
         labels (Tensor): Their classes, int64, shape (G,).
         ignored (Tensor): Boxes of crowds and ignored regions, shape (I, 4).
-        num_hard_negatives (int): How many background candidates count.
+        num_hard_negatives (int): How many background anchors count.
 
     Returns:
         Tensor: The score, a scalar.
@@ -193,9 +195,9 @@ def _gather(head: nn.Module, level: Level, anchors: Tensor) -> Tuple[Tensor, Ten
     """Class probabilities (B, M, K) and decoded boxes (B, M, 4) at chosen anchors, indices (B, M)."""
     rows = torch.arange(len(anchors), device=anchors.device)[:, None]
     deltas, priors = level.deltas[rows, anchors].flatten(0, 1), level.priors[anchors].flatten(0, 1)
-    if hasattr(head, 'integral'):  # GFL: a distribution over distances, in strides, from the anchor's centre
+    if isinstance(head, GFLHead):  # a distribution over distances, in strides, from the anchor's centre
         deltas, priors = head.integral(deltas) * level.stride[0], head.anchor_center(priors)
-    if hasattr(head, '_bbox_decode'):  # YOLOX codes boxes in its own way
+    if isinstance(head, YOLOXHead):
         boxes = head._bbox_decode(torch.cat([priors, level.stride.expand(len(priors), 2)], 1), deltas)
     else:
         boxes = head.bbox_coder.decode(priors, deltas)

@@ -22,7 +22,7 @@ class Quantizer(nn.Module):
     """Fake-quantizes one tensor of one layer: its weight or its input.
 
     All state is present from construction, so that ``state_dict`` keys never depend on progress: ``step`` (a
-    parameter), ``initialized`` and ``signed`` (uint8 buffers).
+    parameter), ``initialized``, ``signed`` and ``step_bits``, the bit-width that the step is for (uint8 buffers).
 
     A layer that is called several times within one forward, as RetinaNet's head is once per pyramid level, can have
     a step per call (``num_levels`` > 1), addressed by ``calls``, which the head sets to 0 as its forward begins.
@@ -52,6 +52,7 @@ class Quantizer(nn.Module):
         self.step = nn.Parameter(torch.ones(max(num_channels, num_levels)))
         self.register_buffer('initialized', torch.zeros(num_levels, dtype=torch.uint8))
         self.register_buffer('signed', torch.full((num_levels,), signed is not False, dtype=torch.uint8))
+        self.register_buffer('step_bits', torch.tensor([bits], dtype=torch.uint8))
         self._signed_by_user = signed
         self._flags_cache: Optional[Tuple[Tuple[int, int], List[Tuple[bool, bool]]]] = None
         self._observed: List[List[Tuple[Tensor, bool]]] = [[] for _ in range(num_levels)]
@@ -96,6 +97,11 @@ class Quantizer(nn.Module):
         """Whether the quantizer has negative levels at a pyramid level."""
         return self._flags()[level][1]
 
+    def forget_observations(self) -> None:
+        """Leave observing without setting any step."""
+        self.observing = False
+        self._observed = [[] for _ in range(self.num_levels)]
+
     def is_initialized(self) -> bool:
         """Whether at least one level has its step (a level that is never called never gets one)."""
         return any(initialized for initialized, _ in self._flags())
@@ -120,13 +126,12 @@ class Quantizer(nn.Module):
 
     def start_observing(self) -> None:
         """Pass tensors through unchanged from now on and collect their statistics."""
+        self.forget_observations()
         self.observing = True
-        self._observed = [[] for _ in range(self.num_levels)]
 
     @torch.no_grad()
     def finish_observing(self) -> None:
         """Set the steps of every level that was seen and quantize from now on."""
-        self.observing = False
         for level, observed in enumerate(self._observed):
             if not observed:
                 continue
@@ -141,7 +146,7 @@ class Quantizer(nn.Module):
             target.copy_(self.initial_step(statistic, q_min, q_max))
             self.signed[level] = int(signed)
             self.initialized[level] = 1
-        self._observed = [[] for _ in range(self.num_levels)]
+        self.forget_observations()
 
     def _initialize_from(self, x: Tensor, level: int) -> None:
         """Take the step from the first training batch, as LSQ does; anything else is a mistake to be told about."""
@@ -176,9 +181,16 @@ class Quantizer(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """Load; a full-precision checkpoint, which has nothing for this quantizer, is no mistake."""
-        if any(prefix + key in state_dict for key in ('step', 'initialized', 'signed')):
-            super()._load_from_state_dict(state_dict, prefix, *args)
-            self._flags_cache = None
+        if not any(key.startswith(prefix) for key in state_dict):
+            return
+        bits = state_dict.get(prefix + 'step_bits')
+        if bits is not None and int(bits) != self.bits:
+            raise MmacsError(
+                f'{self.name} has {self.bits} bits, but the checkpoint has step sizes for {int(bits)}: use the recipe '
+                f'that the checkpoint was trained with, or start from a full-precision checkpoint'
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._flags_cache = None
 
     def extra_repr(self) -> str:
         """Bit-width and number of steps, for ``print(model)``."""

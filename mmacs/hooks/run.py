@@ -1,11 +1,27 @@
-"""The deterministic pipeline of a run, from its config."""
+"""What the hooks ask of a run: its model, its sampler, its deterministic pipeline."""
 
 from typing import Any, Dict, List, Optional
 
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
 
+from mmacs.coreset.sampler import CoresetSampler
 from mmacs.coreset.view import scoring_pipeline
 from mmacs.errors import MmacsError
+
+
+def unwrapped(runner: Runner) -> nn.Module:
+    """The model itself, without a distributed wrapper."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def coreset_sampler(runner: Runner) -> Optional[CoresetSampler]:
+    """The coreset sampler of the training data, also where a batch sampler holds it; None if there is none."""
+    loader = runner.train_dataloader
+    samplers = (loader.sampler, getattr(loader.batch_sampler, 'sampler', None))
+    return next((sampler for sampler in samplers if isinstance(sampler, CoresetSampler)), None)
 
 
 def deterministic_pipeline(cfg: Config) -> List[Dict[str, Any]]:
