@@ -91,11 +91,11 @@ class Recipe:
     Args:
         recipe (str or dict): The name of a preset, or a dict with these optional keys. ``preset``: defaults to
             ``'w4a4'``. ``weight``, ``activation``: changes to the preset's settings, where None or ``bits=32`` keeps
-            full precision: ``type``; ``bits``; for weights ``per_channel``; for activations ``signed``, where None decides
-            from the data, and ``per_level``, where True gives layers of a dense head a step per pyramid level and an
-            integer says how often the layer is called in one forward. ``rules``: a list of dicts that select layers by
-            ``name`` (pattern with ``*``), ``type`` (such as ``Conv2d``) or ``role`` (``input``, ``prediction``), and
-            change their ``weight`` or ``activation`` or ``skip=True`` them.
+            full precision: ``type``, ``bits``; for weights ``per_channel``; for activations ``signed``, where None
+            decides from the data, and ``per_level``, where True gives layers of a dense head a step per pyramid level
+            and an integer says how often the layer is called in one forward. ``rules``: a list of dicts that select
+            layers by ``name`` (pattern with ``*``), ``type`` (such as ``Conv2d``) or ``role`` (``input``,
+            ``prediction``), and change their ``weight`` or ``activation`` or ``skip=True`` them.
 
     Raises:
         MmacsError: If a name, key or bit-width is wrong; in :meth:`resolve` if a rule selects no layer.
