@@ -63,7 +63,7 @@ test_evaluator = val_evaluator
 
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)
 optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.01), clip_grad=dict(max_norm=10)
+    optimizer=dict(_delete_=True, type='AdamW', lr=4e-3, weight_decay=0.01), clip_grad=dict(max_norm=10)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=60),
