@@ -1,7 +1,8 @@
-# The embedded detection set at W4A4 on an adaptive coreset of 30 %, from retinanet_r18_embedded.py's weights.
+# The embedded detection set at W4A4 on an adaptive coreset of 30 %, from the weights that
+# retinanet_r18_embedded.py ends with; tools/demo.py runs one after the other.
 _base_ = './retinanet_r18_embedded.py'
 
-load_from = 'work_dirs/retinanet_r18_embedded/epoch_30.pth'
+load_from = 'work_dirs/demo/full_precision/epoch_30.pth'
 epochs = 16
 
 model = dict(_delete_=True, type='mmacs.QuantizedModel', model=_base_.model, recipe=dict(preset='w4a4'))

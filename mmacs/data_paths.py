@@ -86,7 +86,7 @@ def check_data(cfg: Config, loaders: List[str]) -> None:
     if missing:
         raise MmacsError(
             f'data is missing: {", ".join(dict.fromkeys(missing))}; put or link it there, or say --data-root FOLDER '
-            f'if it lies elsewhere, or try configs/retinanet_r18_embedded_w4a4_acs.py, which brings its own'
+            f'if it lies elsewhere, or run `python3.11 tools/bootstrap.py demo`, which brings its own'
         )
     for path in dict.fromkeys(annotation_files):
         check_coco(path)

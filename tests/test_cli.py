@@ -46,7 +46,7 @@ def test_no_coco_names_the_missing_paths_and_the_ways_out(command):
     assert status == 1
     assert message.startswith('error: data is missing: data/coco')
     assert 'data/coco/annotations/instances_train2017.json' in message
-    assert '--data-root' in message and 'retinanet_r18_embedded_w4a4_acs.py' in message
+    assert '--data-root' in message and 'tools/bootstrap.py demo' in message
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,7 @@ class CoresetHook(Hook):
         self._sampler.set_indices(self._round['indices'].numpy())
 
     def _select(self, runner: Runner, start: float) -> None:
+        runner.logger.info(f'Scoring {len(self._view)} images ...')
         loader = runner.train_dataloader
         batch_size = self.batch_size or loader.batch_size or loader.batch_sampler.batch_size
         columns = score_images(

@@ -5,6 +5,7 @@ from typing import Any, Callable, Iterable, List, Optional
 import torch
 from torch import nn
 
+from mmacs.errors import MmacsError
 from mmacs.quantization.convert import quantizers
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
@@ -26,7 +27,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
         List[str]: Names of input quantizers whose layers did not run, and so have no step yet.
 
     Raises:
-        MmacsError: If a layer meets NaN or Inf, or negative values at 1 bit.
+        MmacsError: If there is no batch, or a layer meets NaN or Inf, or negative values at 1 bit.
     """
     forward = forward or model
     uninitialized: List[Quantizer] = [found for _, found in quantizers(model) if not found.is_initialized()]
@@ -35,8 +36,12 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
     for quantizer in uninitialized:
         quantizer.start_observing()
     try:
+        empty = True
         for batch in batches:
             forward(batch)
+            empty = False
+        if empty:
+            raise MmacsError('calibrate needs at least one batch')
         for layer in model.modules():  # also of layers that the batches did not reach
             if isinstance(layer, QuantizedLayer):
                 layer.weight_quantizer(layer.weight)

@@ -69,7 +69,9 @@ def draw_detections(
         for box, label, score in zip(found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist()):
             _draw_box(axis, box, _PREDICTION)
             text = f'{dataset.metainfo["classes"][label]} {score:.2f}'
-            axis.annotate(text, box[:2], fontsize=7, color='white', va='bottom', backgroundcolor=(0.7, 0, 0, 0.6))
+            axis.annotate(
+                text, box[:2], fontsize=7, color='white', va='bottom', backgroundcolor=(0.7, 0, 0, 0.6), clip_on=True
+            )
     figure.suptitle(f'Detections with a score above {score_threshold} (red) and ground truth (green)', fontsize=11)
     _save(figure, path)
 
@@ -85,7 +87,8 @@ def _draw_truth(axis: Axes, info: Dict[str, Any]) -> None:
 
 def _draw_box(axis: Axes, box: Sequence[float], colour: str, style: str = 'solid') -> None:
     x1, y1, x2, y2 = box
-    axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, lw=1.2, ls=style))
+    for width, shade in ((2.4, 'black'), (1.2, colour)):  # a dark edge shows on any background
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=shade, lw=width, ls=style))
 
 
 def _save(figure: Figure, path: os.PathLike) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmacs.errors import MmacsError
 from mmacs.quantization import calibrate, quantize_model
 
 
@@ -44,6 +45,11 @@ def test_a_batch_that_fails_changes_nothing(model):
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert model.training
     assert not model[0].input_quantizer.observing
+
+
+def test_no_batch_is_a_clear_error(model):
+    with pytest.raises(MmacsError, match='at least one batch'):
+        calibrate(model, [])
 
 
 def test_steps_that_exist_are_kept_and_missing_ones_are_added(model):
