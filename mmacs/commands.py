@@ -1,6 +1,7 @@
 """The options, checks and runner that training and testing share."""
 
 import argparse
+import atexit
 import os
 from pathlib import Path
 from typing import List
@@ -80,6 +81,7 @@ def _start_cpu_processes(cfg: Config) -> None:
     if 'RANK' not in os.environ:
         raise MmacsError('--launcher pytorch is for processes that torchrun starts, which it did not here')
     torch.distributed.init_process_group('gloo')
+    atexit.register(torch.distributed.destroy_process_group)  # else gloo's threads may abort the process as it ends
     wrapper = {'type': 'MMDistributedDataParallel', 'broadcast_buffers': False}
     wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
     cfg.setdefault('model_wrapper_cfg', wrapper)
