@@ -1,10 +1,11 @@
-"""Registries. The first four are children of MMEngine's, so that configs write ``type='mmacs.<Name>'``."""
+"""Registries. The first five are children of MMEngine's, so that configs write ``type='mmacs.<Name>'``."""
 
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
 
 from mmacs.compat import check_frameworks
@@ -15,11 +16,20 @@ check_frameworks()
 MODULE2PACKAGE.setdefault('mmacs', 'mmacs')  # configs can inherit 'mmacs::<name>.py'
 
 MODELS = Registry(
-    'model', parent=MMENGINE_MODELS, scope='mmacs', locations=['mmacs.quantization.builder', 'mmacs.models']
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='mmacs',
+    locations=['mmacs.quantization.builder', 'mmacs.quantization.batch_norm', 'mmacs.models'],
 )
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmacs', locations=['mmacs.datasets'])
 DATA_SAMPLERS = Registry(
     'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='mmacs', locations=['mmacs.coreset.sampler']
+)
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope='mmacs',
+    locations=['mmacs.quantization.optimizer'],
 )
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmacs', locations=['mmacs.hooks'])
 

@@ -93,7 +93,7 @@ class QuantizationHook(Hook):
         with pure_evaluation(model):
             missed = calibrate(model, batches(), lambda data: model(**data, mode='predict'))
         for _, quantizer in quantizers(model):
-            for tensor in (quantizer.step.data, quantizer.initialized, quantizer.signed):
+            for tensor in quantizer.state_dict().values():
                 broadcast(tensor)
         runner.logger.info(f'Calibrated on {count} images.')
         if missed:

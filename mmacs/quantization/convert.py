@@ -8,7 +8,7 @@ from torch import nn
 from mmacs.errors import MmacsError
 from mmacs.quantization.layers import QUANTIZED_LAYERS, QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
-from mmacs.quantization.recipe import Recipe, Settings
+from mmacs.quantization.recipe import LayerSettings, Recipe, Settings, parameters_of
 from mmacs.quantization.sharing import mark_forward, num_pyramid_levels
 from mmacs.registry import QUANTIZERS, find
 
@@ -39,24 +39,32 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
         raise MmacsError(f'the recipe leaves nothing of this {type(model).__name__} to quantize')
     modules = dict(model.named_modules())
     for name, settings in plan.items():
-        layer = modules[name]
-        owner = modules[name.split('.')[0]]
-        weight_quantizer = _build(settings['weight'], num_channels=layer.weight.shape[0], signed=True)
-        input_quantizer = _build(settings['activation'], num_levels=num_pyramid_levels(owner))
-        layer.__class__ = QUANTIZED_LAYERS[type(layer)]
-        layer.weight_quantizer, layer.input_quantizer = weight_quantizer, input_quantizer
-        for kind in ('weight_quantizer', 'input_quantizer'):
-            quantizer = getattr(layer, kind)
-            quantizer.to(layer.weight.device)
-            # a frozen stage stays frozen: its steps must not wait for gradients under DDP
-            quantizer.requires_grad_(layer.weight.requires_grad)
-            quantizer.train(layer.training)
-            quantizer.name = f'{name}.{kind}'
-        layer.shared = num_pyramid_levels(owner) > 1 or getattr(input_quantizer, 'num_levels', 1) > 1
-        if layer.shared:
+        _convert(name, modules[name], settings, num_pyramid_levels(modules[name.split('.')[0]]))
+        if modules[name].shared:
             mark_forward(model)
-            mark_forward(owner)
+            mark_forward(modules[name.split('.')[0]])
+    model.recipe = recipe.given
     return model
+
+
+def _convert(name: str, layer: nn.Module, settings: LayerSettings, num_levels: int) -> None:
+    """Swap the class of one layer and give it quantizers."""
+    layer.__class__ = QUANTIZED_LAYERS[type(layer)]
+    weight = layer.weight_to_quantize()
+    layer.weight_quantizer = _build(settings['weight'], 'weight', shape=tuple(weight.shape), signed=True)
+    for kind in layer.inputs:
+        axis = layer.input_channel_axis
+        setattr(layer, kind, _build(settings['activation'], 'activation', num_levels=num_levels, channel_axis=axis))
+    for kind in ('weight_quantizer', *layer.inputs):
+        quantizer = getattr(layer, kind)
+        quantizer.to(weight.device)
+        # a frozen stage stays frozen: its steps must not wait for gradients under DDP
+        quantizer.requires_grad_(weight.requires_grad)
+        quantizer.train(layer.training)
+        quantizer.name = f'{name}.{kind}'
+    if getattr(layer.weight_quantizer, 'replaces_weight', False):
+        layer.original_weight().requires_grad_(False)
+    layer.shared = num_levels > 1 or getattr(layer.input_quantizer, 'num_levels', 1) > 1
 
 
 def quantizers(model: nn.Module) -> Iterator[Tuple[str, Quantizer]]:
@@ -83,16 +91,17 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
             quantizer.enabled = True
 
 
-def _build(settings: Settings, num_channels: int = 1, num_levels: int = 1, **more: Any) -> nn.Module:
+def _build(settings: Settings, kind: str, num_levels: int = 1, **more: Any) -> nn.Module:
+    """A quantizer from its settings in a recipe and what the layer gives: weight shape or axis of input channels."""
     if settings is None:
         return nn.Identity()
-    settings = {**settings, **more}
-    if not settings.pop('per_channel', True):
-        num_channels = 1
-    per_level = settings.pop('per_level', True)
+    settings = {**settings, 'kind': kind}
+    quantizer = find(QUANTIZERS, settings.pop('type'))
+    if settings.pop('per_channel', False):
+        settings['num_channels'] = more['shape'][0]
+    per_level = settings.pop('per_level', False)
     if not isinstance(per_level, int) or per_level < 0:
         raise MmacsError(f'per_level must be True, False or the number of calls per forward, got {per_level!r}')
-    if per_level is not True:
-        num_levels = per_level or 1
-    quantizer = find(QUANTIZERS, settings.pop('type'))
-    return quantizer(**settings, num_channels=num_channels, num_levels=num_levels)
+    settings['num_levels'] = num_levels if per_level is True else per_level or 1
+    settings.update((key, value) for key, value in more.items() if key in parameters_of(quantizer))
+    return quantizer(**settings)

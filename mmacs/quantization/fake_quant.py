@@ -1,4 +1,4 @@
-"""Fake-quant arithmetic: integer levels and the LSQ quantizer function. Imports torch alone."""
+"""Fake-quant arithmetic: integer levels, steps, and the two quantizer functions. Imports torch alone."""
 
 import math
 from typing import Tuple
@@ -21,6 +21,26 @@ def level_bounds(bits: int, signed: bool) -> Tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
+def keep_positive(step: Tensor) -> Tensor:
+    """The magnitude of a learned step or clip, away from zero, whatever the optimizer made of it."""
+    return step.abs().clamp_min(torch.finfo(torch.float32).tiny * 1e8)
+
+
+def power_of_two_step(step: Tensor) -> Tensor:
+    """Round positive steps to the nearest power of two (in the log domain).
+
+    Rounding passes gradients straight through in the log domain: d(rounded)/d(step) = rounded / step.
+    """
+    fixed = step.detach()
+    rounded = torch.exp2(fixed.log2().round())
+    return rounded + (step - fixed) * (rounded / fixed)
+
+
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """``x``, whose gradient is multiplied by ``scale``."""
+    return x.detach() + (x - x.detach()) * scale
+
+
 def lsq_initial_step(mean_abs: Tensor, q_max: int) -> Tensor:
     """Initial LSQ step size, ``2 E|v| / sqrt(q_max)`` (Esser et al. 2020, section 2.1).
 
@@ -40,29 +60,52 @@ def lsq_initial_step(mean_abs: Tensor, q_max: int) -> Tensor:
     return torch.where(alive, step, fallback)
 
 
+def _may_read(step: Tensor) -> bool:
+    """Whether a step may become a Python number: on a GPU that stalls the stream, in a compiled graph it breaks it."""
+    return not step.is_cuda and not torch.compiler.is_compiling()
+
+
+def round_to_levels(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
+    """``s * round(clip(x / s, q_min, q_max))`` by torch's native fake-quant kernels.
+
+    Their gradient passes straight through where the rounded value lies in the range; the step gets none.
+
+    Args:
+        x (Tensor): Values, float32; its first axis is the channel axis if ``step`` has several entries.
+        step (Tensor): Positive step sizes, float32, shape (1,) or (x.shape[0],).
+        q_min (int): Lowest integer level.
+        q_max (int): Highest integer level.
+
+    Returns:
+        Tensor: Fake-quantized values, same shape and dtype as ``x``.
+    """
+    step = step.detach()
+    if step.numel() > 1:
+        # a floating-point zero point is not range-checked, which would stall a GPU
+        return torch.fake_quantize_per_channel_affine(x, step, torch.zeros_like(step), 0, q_min, q_max)
+    if _may_read(step):
+        return torch.fake_quantize_per_tensor_affine(x, step.item(), 0, q_min, q_max)
+    zero_point = torch.zeros(1, dtype=torch.int32, device=step.device)
+    return torch.fake_quantize_per_tensor_affine(x, step, zero_point, q_min, q_max)
+
+
 class _LSQ(torch.autograd.Function):
     """See :func:`lsq_quantize`."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
-        if step.numel() > 1:
-            # a floating-point zero point is not range-checked, which would stall a GPU
-            y = torch.fake_quantize_per_channel_affine(x, step, torch.zeros_like(step), 0, q_min, q_max)
-        elif x.is_cuda:  # a step on the GPU stays there: reading it would stall the stream
-            zero_point = torch.zeros(1, dtype=torch.int32, device=step.device)
-            y = torch.fake_quantize_per_tensor_affine(x, step, zero_point, q_min, q_max)
-        else:
-            y = torch.fake_quantize_per_tensor_affine(x, step.item(), 0, q_min, q_max)
+    def forward(ctx, x: Tensor, step: Tensor, q_min: int, q_max: int, scaled: bool) -> Tensor:
+        y = round_to_levels(x, step, q_min, q_max)
         ctx.save_for_backward(x, y, step)
         ctx.levels = q_min, q_max
+        ctx.scaled = scaled
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tuple[Tensor, Tensor, None, None]:
+    def backward(ctx, grad: Tensor) -> Tuple[Tensor, Tensor, None, None, None]:
         x, y, step = ctx.saved_tensors
         q_min, q_max = ctx.levels
-        if step.numel() == 1 and not x.is_cuda:
+        if step.numel() == 1 and _may_read(step):
             # hardtanh's backward is the one fused kernel for "pass inside a range"; it wants Python numbers.
             s = step.item()
             grad_x = torch.ops.aten.hardtanh_backward(grad, x, q_min * s, q_max * s)
@@ -73,8 +116,10 @@ class _LSQ(torch.autograd.Function):
         # sum of grad * (round(x / s) - x / s | q_min | q_max) is a difference of two inner products.
         n = step.numel()
         weighted = _inner_products(grad, y, n) - _inner_products(grad_x, x, n)
-        grad_step = weighted / step / math.sqrt(x.numel() / n * q_max)
-        return grad_x, grad_step, None, None
+        grad_step = weighted / step
+        if ctx.scaled:
+            grad_step = grad_step / math.sqrt(x.numel() / n * q_max)
+        return grad_x, grad_step, None, None, None
 
 
 def _inner_products(a: Tensor, b: Tensor, n: int) -> Tensor:
@@ -85,7 +130,7 @@ def _inner_products(a: Tensor, b: Tensor, n: int) -> Tensor:
         return (a.reshape(n, 1, -1) @ b.reshape(n, -1, 1)).reshape(n)
 
 
-def lsq_quantize(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
+def lsq_quantize(x: Tensor, step: Tensor, q_min: int, q_max: int, scaled: bool = True) -> Tensor:
     """Fake-quantize with a learned step size: ``s * round(clip(x / s, q_min, q_max))``.
 
     Forward is torch's native fake-quant kernel. Backward is equations 3 and 5 of Esser et al. 2020 (LSQ): with
@@ -100,8 +145,9 @@ def lsq_quantize(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
         step (Tensor): Positive step sizes, float32, shape (1,) or (x.shape[0],).
         q_min (int): Lowest integer level.
         q_max (int): Highest integer level, at least 1.
+        scaled (bool): Whether the step's gradient is scaled by ``1 / sqrt(n * q_max)``, which is LSQ's own.
 
     Returns:
         Tensor: Fake-quantized values, same shape and dtype as ``x``.
     """
-    return _LSQ.apply(x.contiguous(), step, q_min, q_max)
+    return _LSQ.apply(x.contiguous(), step, q_min, q_max, scaled)

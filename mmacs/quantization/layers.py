@@ -28,6 +28,15 @@ class QuantizedLayer:
     precision.
     """
 
+    inputs = ('input_quantizer',)  # names of its input quantizers
+    input_channel_axis = 1
+
+    def weight_to_quantize(self) -> Tensor:
+        return self.weight
+
+    def original_weight(self) -> Tensor:
+        return self.weight
+
     shared = False  # whether it is applied several times in one forward, see mmacs.quantization.sharing
     # While a forward runs: the fake-quantized weight by whether it carries gradients, once it is computed.
     weights_of_this_forward: Optional[Dict[bool, Tensor]] = None

@@ -1,9 +1,12 @@
 """What is quantized, and how: a preset, changed by settings and ordered rules, resolved for a given model."""
 
+import inspect
+import json
 import re
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any, Dict, Iterable, List, Optional, Union
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional, Set, Union
 
 from torch import nn
 
@@ -12,7 +15,7 @@ from mmacs.quantization.layers import QUANTIZED_LAYERS
 from mmacs.quantization.quantizers.base import check_bits
 from mmacs.registry import QUANTIZERS, find
 
-PRESETS = ('w8a8', 'w4a8', 'w4a4', 'w3a3', 'w2a2', 'w4a32', 'w2a32')
+PRESETS = ('w8a8', 'w4a8', 'w4a4', 'w3a3', 'w2a2', 'w4a32', 'w2a32', 'w1a32')
 FULL_PRECISION_BITS = 32
 ROLE_BITS = 8  # at least, for the layer that sees the image and those that predict, as in the published detectors
 
@@ -23,6 +26,9 @@ _DEFAULTS: LayerSettings = {
     'weight': {'type': 'LSQ', 'bits': 4, 'per_channel': True},
     'activation': {'type': 'LSQ', 'bits': 4, 'signed': None, 'per_level': True},
 }
+# Arguments of quantizers that the conversion fills in.
+_GIVEN_BY_CONVERSION = {'self', 'args', 'kwargs', 'kind', 'num_channels', 'num_levels'}
+_GIVEN_BY_CONVERSION |= {'signed', 'shape', 'channel_axis'}
 _SELECTORS = ('name', 'type', 'role')
 _ROLES = ('input', 'prediction')
 # Last part of a layer's name (numbers apart) that marks a prediction layer of MMDetection's and MMPreTrain's heads.
@@ -37,6 +43,16 @@ def _check_keys(what: str, given: Iterable[str], known: Iterable[str]) -> None:
             raise unknown_name(what, key, known)
 
 
+def parameters_of(quantizer: type) -> Set[str]:
+    """Names of what a type of quantizer, or a base of it, is constructed from."""
+    return {name for base in quantizer.__mro__ for name in inspect.signature(base.__init__).parameters}
+
+
+def _options(kind: str, quantizer: type) -> Set[str]:
+    """Settings that a type of quantizer takes in a recipe: those of every recipe, and its own."""
+    return set(_DEFAULTS[kind]) | parameters_of(quantizer) - _GIVEN_BY_CONVERSION
+
+
 def _changed(kind: str, settings: Settings, change: Settings) -> Settings:
     """Settings of a weight or activation quantizer after a change; None, or 32 bits, is full precision."""
     if change is None:
@@ -45,13 +61,27 @@ def _changed(kind: str, settings: Settings, change: Settings) -> Settings:
         raise MmacsError(f'{kind} must be a dict of settings, such as dict(bits=4), or None, got {change!r}')
     if change.get('bits') == FULL_PRECISION_BITS:
         return None
-    _check_keys(f'{kind} setting', change, _DEFAULTS[kind])
-    if 'bits' in change and kind == 'weight' and change['bits'] == 1:
-        raise MmacsError('weights need at least 2 bits, since they have both signs, got 1')
-    settings = {**(settings or _DEFAULTS[kind]), **change}
+    settings = settings or _DEFAULTS[kind]
+    quantizer = find(QUANTIZERS, change.get('type', settings['type']))
+    if kind not in quantizer.kinds:
+        raise MmacsError(f'{quantizer.__name__} quantizes the {quantizer.kinds[0]}, not the {kind}')
+    known = _options(kind, quantizer)
+    _check_keys(f'{kind} setting', change, known)
+    # the options of another type of quantizer go with it
+    settings = {**{key: value for key, value in settings.items() if key in known}, **change}
     check_bits(settings['bits'])
-    find(QUANTIZERS, settings['type'])
     return settings
+
+
+def _read(file: str) -> Dict[str, Any]:
+    """A recipe from a JSON file."""
+    try:
+        recipe = json.loads(Path(file).read_text())
+    except (OSError, ValueError) as error:
+        raise MmacsError(f'cannot read the recipe {file}: {error}') from error
+    if not isinstance(recipe, dict):
+        raise MmacsError(f'the recipe {file} is not a JSON object')
+    return recipe
 
 
 def find_roles(names: Iterable[str]) -> Dict[str, str]:
@@ -87,15 +117,20 @@ class Recipe:
 
         Recipe('w4a4')
         Recipe(dict(preset='w4a4', activation=dict(bits=8), rules=[dict(name='neck.*', weight=dict(bits=8))]))
+        Recipe(dict(preset='w2a2', weight=dict(type='TQT'), activation=dict(type='PACT')))
+        Recipe('work_dirs/mixed/recipe.json')
 
     Args:
-        recipe (str or dict): The name of a preset, or a dict with these optional keys. ``preset``: defaults to
-            ``'w4a4'``. ``weight``, ``activation``: changes to the preset's settings, where None or ``bits=32`` keeps
-            full precision: ``type``, ``bits``; for weights ``per_channel``; for activations ``signed``, where None
-            decides from the data, and ``per_level``, where True gives layers of a dense head a step per pyramid level
-            and an integer says how often the layer is called in one forward. ``rules``: a list of dicts that select
-            layers by ``name`` (pattern with ``*``), ``type`` (such as ``Conv2d``) or ``role`` (``input``,
-            ``prediction``), and change their ``weight`` or ``activation`` or ``skip=True`` them.
+        recipe (str or dict): The name of a preset, a JSON file that holds a recipe, or a dict with these optional
+            keys. ``preset``: defaults to ``'w4a4'``. ``weight``, ``activation``: changes to the preset's settings,
+            where None or ``bits=32`` keeps full precision: ``type`` (a quantizer), ``bits``, ``power_of_two`` and the
+            options of that quantizer; for weights ``per_channel``; for activations ``signed``, where None decides from
+            the data, and ``per_level``, where True gives layers of a dense head a range per pyramid level and an
+            integer says how often the layer is called in one forward. ``additions``: settings like those of
+            activations, for the operands of residual and pyramid additions, which stay in full precision by default.
+            ``rules``: a list of dicts that select layers by ``name`` (pattern with ``*``), ``type`` (such as
+            ``Conv2d``) or ``role`` (``input``, ``prediction``), and change their ``weight`` or ``activation`` or
+            ``skip=True`` them.
 
     Raises:
         MmacsError: If a name, key or bit-width is wrong; in :meth:`resolve` if a rule selects no layer.
@@ -103,9 +138,11 @@ class Recipe:
 
     def __init__(self, recipe: Union[str, Dict[str, Any]] = 'w4a4') -> None:
         if not isinstance(recipe, (str, dict)):
-            raise MmacsError(f"a recipe is a preset's name or a dict, got {recipe!r}")
-        recipe = {'preset': recipe} if isinstance(recipe, str) else dict(recipe)
-        _check_keys('recipe key', recipe, ('preset', 'weight', 'activation', 'rules'))
+            raise MmacsError(f"a recipe is a preset's name, a JSON file or a dict, got {recipe!r}")
+        if isinstance(recipe, str):
+            recipe = _read(recipe) if recipe.endswith('.json') else {'preset': recipe}
+        self.given = recipe = dict(recipe)
+        _check_keys('recipe key', recipe, ('preset', 'weight', 'activation', 'additions', 'rules'))
         self.preset = recipe.get('preset', 'w4a4')
         if self.preset not in PRESETS:
             raise unknown_name('preset', self.preset, PRESETS)
@@ -115,6 +152,7 @@ class Recipe:
             self.settings[kind] = _changed(kind, None, {'bits': int(kind_bits)})
             if kind in recipe:
                 self.settings[kind] = _changed(kind, self.settings[kind], recipe[kind])
+        self.additions: Settings = _changed('activation', None, recipe.get('additions'))
         rules = recipe.get('rules') or []
         if not isinstance(rules, (list, tuple)) or not all(isinstance(rule, dict) for rule in rules):
             raise MmacsError(f'rules must be a list of dicts, got {rules!r}')

@@ -3,6 +3,7 @@
 from collections import Counter
 from io import StringIO
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -43,11 +44,15 @@ def _cells(quantizer: nn.Module, unit: str) -> tuple:
     kind = f'{type(quantizer).__name__} {quantizer.bits} bit'
     if not quantizer.is_initialized():
         return kind, 'not calibrated'
-    kind += ' signed' if quantizer.level_is_signed() else ' unsigned'
-    steps = quantizer.positive_step().detach()
-    if quantizer.num_levels > 1:
-        steps = steps[quantizer.initialized.bool()]
-    low, high = steps.min().item(), steps.max().item()
-    if steps.numel() == 1:
-        return kind, f'{low:.3g}'
-    return f'{kind} per {unit}', f'{low:.3g} to {high:.3g}'
+    unit = f' per {unit}' if quantizer.num_ranges > 1 else ''
+    if not quantizer.uniform:
+        return kind + unit, 'own levels'
+    levels = [level for level in range(quantizer.num_levels) if quantizer.initialized[level]]
+    grids = [quantizer.grid(level) for level in levels]
+    if grids[0].offset is not None:
+        kind += ' asymmetric'
+    else:
+        kind += ' signed' if quantizer.level_is_signed(levels[0]) else ' unsigned'
+    steps = torch.cat([grid.step.detach() for grid in grids])
+    low, high = f'{steps.min():.3g}', f'{steps.max():.3g}'
+    return kind + unit, low if low == high else f'{low} to {high}'

@@ -1,15 +1,17 @@
-"""What every quantizer has: bit-width, steps, flags, calibration, and per-level steps of shared layers."""
+"""What every quantizer has: bit-width, a grid of levels, flags, calibration, and per-level ranges of shared layers."""
 
-from typing import List, Optional, Tuple
+import math
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine.dist import is_distributed
 from torch import Tensor, nn
 
 from mmacs.errors import MmacsError
-from mmacs.quantization.fake_quant import level_bounds
+from mmacs.quantization.fake_quant import level_bounds, power_of_two_step
 
 MAX_BITS = 16
+KINDS = ('weight', 'activation')
 
 
 def check_bits(bits: object) -> None:
@@ -18,56 +20,110 @@ def check_bits(bits: object) -> None:
         raise MmacsError(f'bits must be an integer from 1 to {MAX_BITS}, or 32 for full precision, got {bits!r}')
 
 
-class Quantizer(nn.Module):
-    """Fake-quantizes one tensor of one layer: its weight or its input.
+class Grid(NamedTuple):
+    """The values that a uniform quantizer maps to: ``step * k + offset`` for integers k in [q_min, q_max].
 
-    All state is present from construction, so that ``state_dict`` keys never depend on progress: ``step`` (a
-    parameter), ``initialized``, ``signed`` and ``step_bits``, the bit-width that the step is for (uint8 buffers).
+    ``step`` and ``offset`` are float32 tensors of shape (1,) or (number of channels,), through which gradients reach
+    what the quantizer learns; ``offset`` is None where it is zero.
+    """
+
+    step: Tensor
+    offset: Optional[Tensor]
+    q_min: int
+    q_max: int
+
+
+class Quantizer(nn.Module):
+    """Fake-quantizes one tensor of one layer: its weight or an input.
+
+    All state is present from construction, so that ``state_dict`` keys never depend on progress: what the range is
+    made of (parameters or buffers of each quantizer), and the uint8 buffers ``initialized``, ``signed`` and
+    ``step_bits``, the bit-width that the range is for.
 
     A layer that is called several times within one forward, as RetinaNet's head is once per pyramid level, can have
-    a step per call (``num_levels`` > 1), addressed by ``calls``, which the head sets to 0 as its forward begins.
+    a range per call (``num_levels`` > 1), addressed by ``calls``, which the head sets to 0 as its forward begins.
+
+    A quantizer of its own writes :meth:`statistic`, :meth:`set_range`, :meth:`grid_step` and :meth:`fake_quantize`;
+    one whose range follows the data also :meth:`refresh`, an asymmetric one :meth:`grid_offset`.
 
     Args:
         bits (int): Bit-width, 1 to 16.
         signed (bool, optional): Whether there are negative levels. None decides from the data at calibration.
-        num_channels (int): Number of steps along the tensor's first axis; 1 is one step per tensor.
-        num_levels (int): Number of calls per forward that have a step of their own. Only with ``num_channels=1``.
+        kind (str): ``'weight'`` or ``'activation'``.
+        num_channels (int): Number of ranges along the tensor's first axis; 1 is one range per tensor.
+        num_levels (int): Number of calls per forward that have a range of their own. Only with ``num_channels=1``.
+        power_of_two (bool): Whether steps are rounded to powers of two, which hardware multiplies by shifting.
 
     Raises:
         MmacsError: If ``bits`` is out of range.
     """
 
+    kinds: Sequence[str] = KINDS  # what it can quantize
+    uniform = True  # whether its levels are those of a :class:`Grid`
+    replaces_weight = False  # whether it holds quantized weights of its own, so that the layer's stay as they were
+
     def __init__(
-        self, bits: int = 4, signed: Optional[bool] = None, num_channels: int = 1, num_levels: int = 1
+        self,
+        bits: int = 4,
+        signed: Optional[bool] = None,
+        kind: str = 'activation',
+        num_channels: int = 1,
+        num_levels: int = 1,
+        power_of_two: bool = False,
     ) -> None:
         super().__init__()
         check_bits(bits)
-        assert num_channels == 1 or num_levels == 1, 'a step per channel and per level at once is not supported'
+        assert num_channels == 1 or num_levels == 1, 'a range per channel and per level at once is not supported'
+        assert kind in self.kinds, f'{type(self).__name__} does not quantize a {kind}'
         self.bits = bits
+        self.kind = kind
+        self.num_channels = num_channels
         self.num_levels = num_levels
+        self.power_of_two = power_of_two
         self.name = ''
         self.enabled = True
         self.observing = False
         self.calls = 0
-        self.step = nn.Parameter(torch.ones(max(num_channels, num_levels)))
         self.register_buffer('initialized', torch.zeros(num_levels, dtype=torch.uint8))
         self.register_buffer('signed', torch.full((num_levels,), signed is not False, dtype=torch.uint8))
         self.register_buffer('step_bits', torch.tensor([bits], dtype=torch.uint8))
+        # On a GPU, where looking at every tensor would stall the stream: whether a NaN or Inf was met
+        self.register_buffer('met_nonfinite', torch.zeros(1, dtype=torch.bool), persistent=False)
         self._signed_by_user = signed
         self._flags_cache: Optional[Tuple[Tuple[int, int], List[Tuple[bool, bool]]]] = None
         self._observed: List[List[Tuple[Tensor, bool]]] = [[] for _ in range(num_levels)]
 
+    @property
+    def num_ranges(self) -> int:
+        """Number of ranges: channels or pyramid levels."""
+        return max(self.num_channels, self.num_levels)
+
     # ---------------------------------------------------------------- to be written by each quantizer
     def statistic(self, x: Tensor) -> Tensor:
-        """Reduce a tensor to what the initial step is computed from, shape (number of channels,)."""
+        """Reduce float32 values to what the initial range is computed from, shape (..., number of channels)."""
         raise NotImplementedError
 
-    def initial_step(self, statistic: Tensor, q_min: int, q_max: int) -> Tensor:
-        """Initial step sizes from the statistic averaged over calibration batches."""
+    def combine(self, statistics: Tensor) -> Tensor:
+        """Statistics of calibration batches, stacked along a first axis, as one; the mean unless overridden."""
+        return statistics.mean(0)
+
+    def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
+        """Write the initial range of a level, see :meth:`at`, from the combined statistic."""
         raise NotImplementedError
+
+    def refresh(self, x: Tensor, level: int) -> None:
+        """Let the range follow the values that are about to be quantized, without gradient. Default: it does not."""
+
+    def grid_step(self, level: int, q_min: int, q_max: int) -> Tensor:
+        """Positive step sizes of a level, shape (1,) or (number of channels,), differentiable where learned."""
+        raise NotImplementedError
+
+    def grid_offset(self, level: int, step: Tensor, q_max: int) -> Optional[Tensor]:
+        """Offset of the grid. With one bit and both signs the two levels are ``-step/2`` and ``+step/2``."""
+        return -step / 2 if self.bits == 1 and self.level_is_signed(level) else None
 
     def fake_quantize(self, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
-        """Fake-quantize float32 values with positive steps of shape (1,) or (number of channels,)."""
+        """Fake-quantize float32 values to ``step * k``, k in [q_min, q_max], with the method's own gradients."""
         raise NotImplementedError
 
     # ---------------------------------------------------------------- forward
@@ -79,32 +135,71 @@ class Quantizer(nn.Module):
         if self.observing:
             self._observe(x, level)
             return x
-        initialized, signed = self._flags()[level]
-        if not initialized:
+        if not self._flags()[level][0]:
             self._initialize_from(x, level)
-            signed = self._flags()[level][1]
         with torch.autocast(x.device.type, enabled=False):
-            q_min, q_max = level_bounds(self.bits, signed)
-            step = self.positive_step()
-            step = step[level : level + 1] if self.num_levels > 1 else step
-            return self.fake_quantize(x.float(), step, q_min, q_max).to(x.dtype)
+            values = x.float()
+            self._check_finite(values)
+            with torch.no_grad():
+                self.refresh(values.detach(), level)
+            return self.quantize(values, level).to(x.dtype)
 
-    def positive_step(self) -> Tensor:
-        """The step sizes in use: the parameter's magnitude, kept away from zero, whatever the optimizer did."""
-        return self.step.abs().clamp_min(torch.finfo(torch.float32).tiny * 1e8)
+    def quantize(self, x: Tensor, level: int) -> Tensor:
+        """Map float32 values to the grid of a level."""
+        step, offset, q_min, q_max = self.grid(level)
+        if offset is None:
+            return self.fake_quantize(x, step, q_min, q_max)
+        offset = self.per_element(offset, x)
+        return self.fake_quantize(x - offset, step, q_min, q_max) + offset
+
+    def grid(self, level: int = 0) -> Grid:
+        """The levels in use, differentiable with respect to what is learned.
+
+        Raises:
+            MmacsError: If the quantizer's levels are not evenly spaced.
+        """
+        if not self.uniform:
+            raise MmacsError(f'{self.name} is a {type(self).__name__}, whose levels are not evenly spaced')
+        q_min, q_max = self.bounds(level)
+        step = self.grid_step(level, q_min, q_max)
+        if self.power_of_two:
+            step = power_of_two_step(step)
+        return Grid(step, self.grid_offset(level, step, q_max), q_min, q_max)
+
+    def bounds(self, level: int = 0) -> Tuple[int, int]:
+        """Lowest and highest integer level at a pyramid level."""
+        return level_bounds(self.bits, self.level_is_signed(level) and self.bits > 1)
+
+    def at(self, state: Tensor, level: int) -> Tensor:
+        """The part of a per-range tensor that belongs to a pyramid level: a view of its last axis."""
+        return state[..., level : level + 1] if self.num_levels > 1 else state
+
+    @staticmethod
+    def per_element(per_range: Tensor, x: Tensor) -> Tensor:
+        """Reshape a tensor of shape (1,) or (number of channels,) so that it broadcasts against values."""
+        return per_range.reshape(-1, *[1] * (x.dim() - 1)) if per_range.numel() > 1 else per_range
+
+    def by_channel(self, x: Tensor) -> Tensor:
+        """Values as (number of channels, elements that share a range)."""
+        return x.reshape(self.num_channels, -1)
 
     def level_is_signed(self, level: int = 0) -> bool:
         """Whether the quantizer has negative levels at a pyramid level."""
         return self._flags()[level][1]
 
-    def forget_observations(self) -> None:
-        """Leave observing without setting any step."""
-        self.observing = False
-        self._observed = [[] for _ in range(self.num_levels)]
-
     def is_initialized(self) -> bool:
-        """Whether at least one level has its step (a level that is never called never gets one)."""
+        """Whether at least one level has its range (a level that is never called never gets one)."""
         return any(initialized for initialized, _ in self._flags())
+
+    def change_bits(self, bits: int) -> None:
+        """Go over to another bit-width; the represented range stays.
+
+        Raises:
+            MmacsError: If ``bits`` is out of range, or the quantizer can't.
+        """
+        check_bits(bits)
+        self.bits = bits
+        self.step_bits.fill_(bits)
 
     def _next_level(self) -> int:
         if self.num_levels == 1:
@@ -112,10 +207,25 @@ class Quantizer(nn.Module):
         level, self.calls = self.calls, self.calls + 1
         if level >= self.num_levels:
             raise MmacsError(
-                f'{self.name} was called more than {self.num_levels} times in one forward, but it has one step per '
+                f'{self.name} was called more than {self.num_levels} times in one forward, but it has one range per '
                 f'pyramid level: set per_level=False, or the number of calls, for this layer in the recipe'
             )
         return level
+
+    def _check_finite(self, x: Tensor) -> None:
+        """A NaN would be rounded to some level and hidden: look at the sum, which one pass gives."""
+        total = x.detach().sum()
+        if x.device.type != 'cpu' or torch.compiler.is_compiling():
+            self.met_nonfinite.logical_or_(~total.isfinite())
+        elif not math.isfinite(total.item()):
+            self.refuse_nonfinite()
+
+    def refuse_nonfinite(self) -> None:
+        """Raise the error for NaN or Inf."""
+        raise MmacsError(
+            f'{self.name} met NaN or Inf: the run has diverged before this layer; lower the learning rate, or clip '
+            f'gradients'
+        )
 
     # ---------------------------------------------------------------- calibration
     def _observe(self, x: Tensor, level: int) -> None:
@@ -129,27 +239,27 @@ class Quantizer(nn.Module):
         self.forget_observations()
         self.observing = True
 
+    def forget_observations(self) -> None:
+        """Leave observing without setting any range."""
+        self.observing = False
+        self._observed = [[] for _ in range(self.num_levels)]
+
     @torch.no_grad()
     def finish_observing(self) -> None:
-        """Set the steps of every level that was seen and quantize from now on."""
+        """Set the range of every level that was seen and quantize from now on."""
         for level, observed in enumerate(self._observed):
             if not observed:
                 continue
             signed = self._signed_by_user
             if signed is None:
                 signed = any(negative for _, negative in observed)
-            statistic = torch.stack([statistic for statistic, _ in observed]).mean(0)
-            q_min, q_max = level_bounds(self.bits, signed)
-            if q_max < 1:
-                raise MmacsError(f'{self.name} sees negative values, which need at least 2 bits, got 1')
-            target = self.step[level : level + 1] if self.num_levels > 1 else self.step
-            target.copy_(self.initial_step(statistic, q_min, q_max))
             self.signed[level] = int(signed)
+            self.set_range(self.combine(torch.stack([found for found, _ in observed])), level, *self.bounds(level))
             self.initialized[level] = 1
         self.forget_observations()
 
     def _initialize_from(self, x: Tensor, level: int) -> None:
-        """Take the step from the first training batch, as LSQ does; anything else is a mistake to be told about."""
+        """Take the range from the first training batch, as LSQ does; anything else is a mistake to be told about."""
         if not self.training or is_distributed():
             raise MmacsError(
                 f'{self.name} was never calibrated: call mmacs.quantization.calibrate(model, batches), '
@@ -179,19 +289,36 @@ class Quantizer(nn.Module):
         self._flags_cache = None
         return super()._apply(fn, *args, **kwargs)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        """Load; a full-precision checkpoint, which has nothing for this quantizer, is no mistake."""
-        if not any(key.startswith(prefix) for key in state_dict):
+    def _load_from_state_dict(self, state_dict, prefix, *args: Any) -> None:
+        """Load; a full-precision checkpoint, which has nothing for this quantizer, is no mistake.
+
+        Raises:
+            MmacsError: If the state is that of another quantizer, bit-width or granularity.
+        """
+        given = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        if not given:
             return
-        bits = state_dict.get(prefix + 'step_bits')
-        if bits is not None and int(bits) != self.bits:
+        own = {key.removeprefix(prefix): value for key, value in self.state_dict(prefix=prefix).items()}
+        advice = 'use the recipe that the checkpoint was trained with, or start from a full-precision checkpoint'
+        if given.keys() != own.keys():
             raise MmacsError(
-                f'{self.name} has {self.bits} bits, but the checkpoint has step sizes for {int(bits)}: use the recipe '
-                f'that the checkpoint was trained with, or start from a full-precision checkpoint'
+                f'{self.name} is a {type(self).__name__} with the state {", ".join(sorted(own))}, but the checkpoint '
+                f'has {", ".join(sorted(given))}: {advice}'
             )
+        bits = int(given['step_bits'])
+        if bits != self.bits:
+            raise MmacsError(
+                f'{self.name} has {self.bits} bits, but the checkpoint has step sizes for {bits}: {advice}'
+            )
+        for key, value in own.items():
+            if given[key].shape != value.shape:
+                raise MmacsError(
+                    f'{self.name} has {key} of shape {tuple(value.shape)}, but the checkpoint has '
+                    f'{tuple(given[key].shape)}: {advice}'
+                )
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._flags_cache = None
 
     def extra_repr(self) -> str:
-        """Bit-width and number of steps, for ``print(model)``."""
-        return f'bits={self.bits}, steps={self.step.numel()}'
+        """Bit-width and number of ranges, for ``print(model)``."""
+        return f'bits={self.bits}, ranges={self.num_ranges}'

@@ -1,0 +1,1 @@
+"""BatchNorm of quantized models."""

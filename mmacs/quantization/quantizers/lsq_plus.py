@@ -1,0 +1,56 @@
+"""LSQ+: a learned step size and a learned offset (Bhalgat et al., CVPR-W 2020, arXiv 2004.09576)."""
+
+import math
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from mmacs.quantization.fake_quant import scale_gradient
+from mmacs.quantization.quantizers.lsq import LSQ
+from mmacs.registry import QUANTIZERS
+
+
+@QUANTIZERS.register_module()
+class LSQPlus(LSQ):
+    """Levels ``s * k + offset``, k in [0, 2^bits - 1], both learned: for values that are not centred on zero.
+
+    The offset's gradient is 1 outside the range and 0 inside (the paper's equation 7), scaled like the step's. Both
+    start from the smallest and largest value seen, so that the range covers them. All ranges are asymmetric, whatever
+    the signs.
+
+    Args:
+        **kwargs: See :class:`~.base.Quantizer`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.offset = nn.Parameter(torch.zeros(self.num_ranges))
+
+    def statistic(self, x: Tensor) -> Tensor:
+        """Smallest and largest value, shape (2, number of channels)."""
+        return torch.stack(torch.aminmax(self.by_channel(x), dim=1))
+
+    def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
+        """``s = (max - min) / (2^bits - 1)``, ``offset = min``."""
+        low, high = statistic
+        span = high - low
+        # a constant needs no range: a step of its magnitude (or 1) represents it and can learn
+        span = torch.where(span > 0, span, torch.where(low != 0, low.abs(), torch.ones_like(low)))
+        self.at(self.step, level).copy_(span / q_max)
+        self.at(self.offset, level).copy_(low)
+
+    def bounds(self, level: int = 0) -> tuple:
+        """0 and 2^bits - 1, since the offset takes care of signs."""
+        return 0, 2**self.bits - 1
+
+    def grid_offset(self, level: int, step: Tensor, q_max: int) -> Optional[Tensor]:
+        """The learned offset."""
+        return self.at(self.offset, level)
+
+    def quantize(self, x: Tensor, level: int) -> Tensor:
+        """Map float32 values to the grid, with the offset's gradient scaled by ``1 / sqrt(n q_max)``."""
+        step, offset, q_min, q_max = self.grid(level)
+        scale = 1 / math.sqrt(x.numel() / offset.numel() * q_max)
+        offset = self.per_element(scale_gradient(offset, scale), x)
+        return self.fake_quantize(x - offset, step, q_min, q_max) + offset
