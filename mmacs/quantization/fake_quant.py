@@ -36,6 +36,28 @@ def power_of_two_step(step: Tensor) -> Tensor:
     return rounded + (step - fixed) * (rounded / fixed)
 
 
+def trained_power_of_two(log2_threshold: Tensor) -> Tensor:
+    """``2^ceil(log2_threshold)``, with ceil passed straight through: its gradient is ``ln 2`` times the value."""
+    fixed = log2_threshold.detach()
+    value = torch.exp2(fixed.clamp(-60, 60).ceil())
+    return value + value * math.log(2) * (log2_threshold - fixed)
+
+
+def alive(values: Tensor) -> Tensor:
+    """Replace zeros, from which no range can be made, by the mean of the others, or by 1 if there is no other.
+
+    Args:
+        values (Tensor): Steps, clips or magnitudes, not negative, any shape.
+
+    Returns:
+        Tensor: All positive, of the same shape.
+    """
+    positive = values > 0
+    count = positive.sum()
+    mean = torch.where(count > 0, values.sum() / count.clamp_min(1), torch.ones_like(values.sum()))
+    return torch.where(positive, values, mean)
+
+
 def scale_gradient(x: Tensor, scale: float) -> Tensor:
     """``x``, whose gradient is multiplied by ``scale``."""
     return x.detach() + (x - x.detach()) * scale
@@ -45,7 +67,7 @@ def lsq_initial_step(mean_abs: Tensor, q_max: int) -> Tensor:
     """Initial LSQ step size, ``2 E|v| / sqrt(q_max)`` (Esser et al. 2020, section 2.1).
 
     Where the mean is zero (a dead channel, an all-zero activation) that formula gives a step of zero, from which
-    nothing can learn: such entries take the mean of the others, or 1 if there is no other.
+    nothing can learn: see :func:`alive`.
 
     Args:
         mean_abs (Tensor): Mean absolute value of the elements that share one step, any shape.
@@ -54,10 +76,7 @@ def lsq_initial_step(mean_abs: Tensor, q_max: int) -> Tensor:
     Returns:
         Tensor: Step sizes, all positive, of the same shape.
     """
-    step = 2 * mean_abs / math.sqrt(q_max)
-    alive = step > 0
-    fallback = step[alive].mean() if alive.any() else step.new_ones(())
-    return torch.where(alive, step, fallback)
+    return alive(2 * mean_abs / math.sqrt(q_max))
 
 
 def _may_read(step: Tensor) -> bool:
@@ -87,6 +106,16 @@ def round_to_levels(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
         return torch.fake_quantize_per_tensor_affine(x, step.item(), 0, q_min, q_max)
     zero_point = torch.zeros(1, dtype=torch.int32, device=step.device)
     return torch.fake_quantize_per_tensor_affine(x, step, zero_point, q_min, q_max)
+
+
+def clip_and_round(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
+    """Clip to [q_min s, q_max s], with gradients to ``x`` and to the bounds, then round straight through.
+
+    Args and result as of :func:`round_to_levels`.
+    """
+    bound = step.reshape(-1, *[1] * (x.dim() - 1)) if step.numel() > 1 else step
+    clipped = torch.minimum(torch.maximum(x, q_min * bound), q_max * bound)
+    return round_to_levels(clipped, step, q_min, q_max)
 
 
 class _LSQ(torch.autograd.Function):

@@ -1,5 +1,26 @@
 from mmacs.quantization.quantizers.base import Grid, Quantizer
+from mmacs.quantization.quantizers.dorefa import DoReFa
+from mmacs.quantization.quantizers.dq_activation import DQActivation
+from mmacs.quantization.quantizers.dq_weight import DQWeight
 from mmacs.quantization.quantizers.lsq import LSQ
 from mmacs.quantization.quantizers.lsq_plus import LSQPlus
+from mmacs.quantization.quantizers.octav import OCTAV
+from mmacs.quantization.quantizers.pact import PACT
+from mmacs.quantization.quantizers.ranges import EMAMinMax, MinMax, Percentile
+from mmacs.quantization.quantizers.tqt import TQT
 
-__all__ = ['Grid', 'LSQ', 'LSQPlus', 'Quantizer']
+__all__ = [
+    'DQActivation',
+    'DQWeight',
+    'DoReFa',
+    'EMAMinMax',
+    'Grid',
+    'LSQ',
+    'LSQPlus',
+    'MinMax',
+    'OCTAV',
+    'PACT',
+    'Percentile',
+    'Quantizer',
+    'TQT',
+]

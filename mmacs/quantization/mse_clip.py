@@ -1,0 +1,126 @@
+"""The clip that minimises the mean squared quantization error, by fixed point. Imports torch alone."""
+
+import math
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+ITERATIONS = 10
+SAMPLE_SIZE = 32768
+MIN_PER_CHANNEL = 64
+
+
+def mse_clip(magnitudes: Tensor, steps: int, row_weights: Optional[Tensor] = None) -> Tensor:
+    """Clip s that minimises the (weighted) squared error of quantizing with the step ``d = s / steps``.
+
+    Sakr et al. (OCTAV, ICML 2022, arXiv 2206.06501) take an error of d^2 / 12 for values inside the range and of
+    (|x| - s)^2 for those outside. Here no value's error inside exceeds the value itself, since it may round to zero::
+
+        J(s) = sum u min(x^2, d^2 / 12) 1(|x| <= s) + sum u (|x| - s)^2 1(|x| > s)
+
+    Where dJ/ds with the indicators held fixed vanishes lies the paper's fixed point, with ``k = 1 / (12 steps^2)``
+    (their 4^-B / 3 for B bits with sign, 4^-(B+1) / 3 without) and ``k s^2 = d^2 / 12``::
+
+        s' = sum u |x| 1(|x| > s) / (k sum u 1(k s^2 < x^2 <= s^2) + sum u 1(|x| > s))
+
+    The cap leaves zeros out, which have no error, and it is what makes weights of very different size possible: small
+    values of large weight would pull s down without bound, while in truth they cost no more than rounding to zero.
+    Ten iterations from a multiple of the mean magnitude converge. The error of real rounding exceeds its minimum by
+    about 3 % at 4 bits, 7 % at 3 and 15 % at 2 for half-normal values, less for heavier tails and for values of
+    both signs, as tests hold it.
+
+    Args:
+        magnitudes (Tensor): Absolute values, float32, shape (R, n): n values that share one of R ranges.
+        steps (int): Number of steps from 0 to the clip: 2^(bits-1) with sign, 2^bits without.
+        row_weights (Tensor, optional): Weight u of each row's errors, shape (R,): one range for all rows.
+
+    Returns:
+        Tensor: Clips, shape (R,), or (1,) with ``row_weights``; 0 where all values are 0.
+    """
+
+    def total(per_row: Tensor) -> Tensor:
+        return per_row if row_weights is None else (row_weights * per_row).sum(0, keepdim=True)
+
+    k = 1 / (12 * steps**2)
+    tiny = torch.finfo(magnitudes.dtype).tiny
+    mean = total(magnitudes.sum(1)) / total(magnitudes.count_nonzero(1)).clamp_min(tiny)
+    clip = mean * (1 + math.log2(2 * steps) / 2)
+    for _ in range(ITERATIONS):
+        s = clip[:, None]
+        excess = (magnitudes - s).relu_()
+        outside = excess.count_nonzero(1)
+        inside = (magnitudes > math.sqrt(k) * s).sum(1) - outside
+        clip = total(excess.sum(1) + clip * outside) / total(k * inside + outside).clamp_min(tiny)
+    return clip
+
+
+def channel_sample(x: Tensor, channel_axis: Optional[int] = None) -> Tensor:
+    """Up to about 32,768 evenly spaced elements of a tensor, by channel.
+
+    Strides have no divisor in common with the sizes that they run over, so that no row or column is preferred.
+
+    Args:
+        x (Tensor): Values of any shape.
+        channel_axis (int, optional): Axis of the channels, each of which gives the same places, at least 64 if there
+            are as many. None takes all elements as one channel.
+
+    Returns:
+        Tensor: Shape (number of channels or 1, elements per channel).
+    """
+    if channel_axis is None:
+        x = x.reshape(1, 1, -1)
+    else:
+        axis = channel_axis % x.dim()
+        x = x.reshape(math.prod(x.shape[:axis]), x.shape[axis], -1)
+    outer, channels, inner = x.shape
+    stride = outer * inner // max(SAMPLE_SIZE // channels, MIN_PER_CHANNEL)
+    if stride > 1:
+        along_inner = min(stride, inner)
+        x = x[:: _coprime(stride // along_inner, outer), :, :: _coprime(along_inner, inner)]
+    return x.transpose(0, 1).reshape(channels, -1)
+
+
+def _coprime(stride: int, size: int) -> int:
+    """The least integer from ``stride`` on that has no divisor in common with ``size``."""
+    while math.gcd(stride, size) > 1:
+        stride += 1
+    return stride
+
+
+class _ClippedStraightThrough(torch.autograd.Function):
+    """See :func:`clipped_straight_through`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, quantized: Tensor, clip: Tensor, signed: bool, decay: bool) -> Tensor:
+        ctx.save_for_backward(x, clip)
+        ctx.signed, ctx.decay = signed, decay
+        return quantized.view_as(quantized)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tuple[Tensor, None, None, None, None]:
+        x, clip = ctx.saved_tensors
+        if ctx.decay:
+            grad = grad * (clip / x.abs()).clamp_max(1)
+        else:
+            grad = grad.masked_fill((x > clip) | (x < (-clip if ctx.signed else 0)), 0)
+        return grad, None, None, None, None
+
+
+def clipped_straight_through(x: Tensor, quantized: Tensor, clip: Tensor, signed: bool, decay: bool) -> Tensor:
+    """``quantized``, with a gradient to ``x`` that passes inside the range and fades or stops outside.
+
+    Args:
+        x (Tensor): Values before quantization, float32.
+        quantized (Tensor): Values after it, of the same shape; nothing flows to them.
+        clip (Tensor): Positive clip s, broadcast against ``x``; nothing flows to it.
+        signed (bool): Whether the range is [-s, s] rather than [0, s].
+        decay (bool): Outside, whether the gradient is scaled by ``s / |x|`` (magnitude-aware differentiation, section
+            4 of Sakr et al. 2022) rather than 0 (piecewise linear).
+
+    Returns:
+        Tensor: ``quantized``.
+    """
+    return _ClippedStraightThrough.apply(x, quantized, clip, signed, decay)

@@ -1,0 +1,80 @@
+"""DoReFa (Zhou et al. 2016, arXiv 1606.06160)."""
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from mmacs.quantization.fake_quant import alive, clip_and_round
+from mmacs.quantization.quantizers.base import Quantizer
+from mmacs.registry import QUANTIZERS
+
+
+@QUANTIZERS.register_module()
+class DoReFa(Quantizer):
+    """Weights squashed by tanh, activations clipped to [0, 1], nothing learned.
+
+    Weights (equation 9): ``2 round(t n) / n - 1`` with ``t = tanh(w) / (2 max|tanh(w)|) + 1/2`` and
+    ``n = 2^bits - 1``; one bit is ``sign(w) E|w|`` (equation 7). Activations (equation 11):
+    ``round(n clip(x, 0, 1)) / n``.
+
+    The paper trains from scratch with batch normalisation behind every layer, where the scale of weights is
+    immaterial. A full-precision checkpoint needs its scales: ``rescale`` multiplies the unit range by a constant set
+    at calibration, for weights such that E|w| stays, for activations three times the root mean square.
+
+    Args:
+        rescale (bool): Whether the range is that of the calibration data. False is the paper's. Defaults to True.
+        **kwargs: See :class:`~.base.Quantizer`.
+    """
+
+    def __init__(self, rescale: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rescale = rescale
+        self.register_buffer('unit', torch.ones(self.num_ranges))
+
+    def statistic(self, x: Tensor) -> Tensor:
+        """What ``unit`` is to be, shape (number of channels,)."""
+        rows = self.by_channel(x)
+        if self.kind == 'activation':
+            return 3 * rows.square().mean(1).sqrt()
+        return rows.abs().mean(1) / self._squash(rows).abs().mean(1).clamp_min(torch.finfo(torch.float32).tiny)
+
+    def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
+        """Keep the unit range, or take that of the data."""
+        self.at(self.unit, level).copy_(alive(statistic) if self.rescale else torch.ones_like(statistic))
+
+    def refresh(self, x: Tensor, level: int) -> None:
+        """One-bit weights are multiplied by their mean magnitude."""
+        if self._is_sign():
+            self.unit.copy_(alive(self.by_channel(x).abs().mean(1)))
+
+    def bounds(self, level: int = 0) -> tuple:
+        """Weights have 2^bits levels on both sides of zero, none of them zero."""
+        return (0, 2**self.bits - 1) if self.kind == 'weight' else super().bounds(level)
+
+    def grid_step(self, level: int, q_min: int, q_max: int) -> Tensor:
+        """``2 unit / n`` for weights, ``unit / n`` for activations."""
+        return self.at(self.unit, level) * (2 if self.kind == 'weight' else 1) / q_max
+
+    def grid_offset(self, level: int, step: Tensor, q_max: int) -> Optional[Tensor]:
+        """Weights lie in [-unit, unit]."""
+        return -step * q_max / 2 if self.kind == 'weight' else super().grid_offset(level, step, q_max)
+
+    def quantize(self, x: Tensor, level: int) -> Tensor:
+        """Squash weights, then map to the grid."""
+        if self.kind == 'weight' and not self._is_sign():
+            x = (self._squash(self.by_channel(x)) * self.unit[:, None]).reshape(x.shape)
+        return super().quantize(x, level)
+
+    def fake_quantize(self, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
+        """Clip, then round with a straight-through gradient."""
+        return clip_and_round(x, step, q_min, q_max)
+
+    def _is_sign(self) -> bool:
+        return self.kind == 'weight' and self.bits == 1
+
+    @staticmethod
+    def _squash(rows: Tensor) -> Tensor:
+        """``tanh(w) / max|tanh(w)|`` per row, within [-1, 1]."""
+        squashed = rows.tanh()
+        return squashed / squashed.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)

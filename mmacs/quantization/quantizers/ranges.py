@@ -1,0 +1,151 @@
+"""Ranges that follow the data and have no gradient: extremes, their moving average, percentiles."""
+
+from typing import Any, Optional
+
+import torch
+from mmengine.dist import all_reduce, is_distributed
+from torch import Tensor
+
+from mmacs.errors import MmacsError
+from mmacs.quantization.fake_quant import alive, round_to_levels
+from mmacs.quantization.quantizers.base import Quantizer
+from mmacs.registry import QUANTIZERS
+
+
+@QUANTIZERS.register_module()
+class MinMax(Quantizer):
+    """The range from the smallest to the largest value ever seen in training.
+
+    Weights' ranges are those of the weight as it is. Symmetric grids have zero in their centre (or at their end, for
+    unsigned data); asymmetric ones span [min, max], moved so that zero is a level. In training with several
+    processes all take part in the range.
+
+    Args:
+        symmetric (bool): Whether the grid is symmetric. Defaults to True.
+        **kwargs: See :class:`~.base.Quantizer`.
+    """
+
+    reduction = 'extremes'  # of the ranges of several processes: the union, or their mean
+
+    def __init__(self, symmetric: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.symmetric = symmetric
+        self.register_buffer('low', torch.zeros(self.num_ranges))
+        self.register_buffer('high', torch.ones(self.num_ranges))
+
+    def statistic(self, x: Tensor) -> Tensor:
+        """Smallest and largest value, shape (2, number of channels)."""
+        return torch.stack(torch.aminmax(self.by_channel(x), dim=1))
+
+    def combine(self, statistics: Tensor) -> Tensor:
+        """The union of ranges."""
+        return torch.stack([statistics[:, 0].amin(0), statistics[:, 1].amax(0)])
+
+    def moved(self, range_: Tensor, seen: Tensor) -> Tensor:
+        """The range of activations after a training batch, both of shape (2, ranges of a level)."""
+        return self.combine(torch.stack([range_, seen]))
+
+    def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
+        """Take the range of calibration."""
+        self.at(self.low, level).copy_(statistic[0])
+        self.at(self.high, level).copy_(statistic[1])
+
+    def refresh(self, x: Tensor, level: int) -> None:
+        """Follow the weight; in training, follow activations."""
+        if self.kind == 'activation' and not self.training:
+            return
+        seen = self.statistic(x)
+        if self.kind == 'activation':
+            if is_distributed():
+                self._over_processes(seen)
+            seen = self.moved(torch.stack([self.at(self.low, level), self.at(self.high, level)]), seen)
+        self.set_range(seen, level, 0, 0)
+
+    def _over_processes(self, seen: Tensor) -> None:
+        if self.reduction == 'extremes':
+            seen[0].neg_()  # one collective serves both ends
+            all_reduce(seen, 'max')
+            seen[0].neg_()
+        else:
+            all_reduce(seen, 'mean')
+
+    def bounds(self, level: int = 0) -> tuple:
+        """An asymmetric grid counts from zero."""
+        return super().bounds(level) if self.symmetric else (0, 2**self.bits - 1)
+
+    def grid_step(self, level: int, q_min: int, q_max: int) -> Tensor:
+        """The smallest step whose grid covers the range."""
+        low, high = self.at(self.low, level).clamp_max(0), self.at(self.high, level).clamp_min(0)
+        if not self.symmetric:
+            return alive((high - low) / q_max)
+        if self.bits == 1 and self.level_is_signed(level):
+            return alive(torch.maximum(high, -low)) * 2
+        return alive(torch.maximum(high / q_max, low / q_min) if q_min else high / q_max)
+
+    def grid_offset(self, level: int, step: Tensor, q_max: int) -> Optional[Tensor]:
+        """A whole number of steps, so that zero is a level."""
+        if self.symmetric:
+            return super().grid_offset(level, step, q_max)
+        return step * (self.at(self.low, level).clamp_max(0) / step).round()
+
+    def fake_quantize(self, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
+        """Round with a straight-through gradient."""
+        return round_to_levels(x, step, q_min, q_max)
+
+
+@QUANTIZERS.register_module()
+class EMAMinMax(MinMax):
+    """The exponential moving average of the smallest and largest value of each training batch.
+
+    Args:
+        momentum (float): Weight of a new batch, in (0, 1]. Defaults to 0.01.
+        **kwargs: See :class:`MinMax`.
+
+    Raises:
+        MmacsError: If ``momentum`` is out of range.
+    """
+
+    reduction = 'mean'
+
+    def __init__(self, momentum: float = 0.01, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 < momentum <= 1:
+            raise MmacsError(f'momentum must lie in (0, 1], got {momentum!r}')
+        self.momentum = momentum
+
+    def combine(self, statistics: Tensor) -> Tensor:
+        """The mean of ranges."""
+        return statistics.mean(0)
+
+    def moved(self, range_: Tensor, seen: Tensor) -> Tensor:
+        """A step from the old range towards the batch's."""
+        return torch.lerp(range_, seen, self.momentum)
+
+
+@QUANTIZERS.register_module()
+class Percentile(EMAMinMax):
+    """Like :class:`EMAMinMax`, but of percentiles, so that a few outliers don't set the range.
+
+    Args:
+        percentile (float): Share of values, in percent, that the range covers at each of its ends, in (50, 100].
+            Defaults to 99.9.
+        **kwargs: See :class:`EMAMinMax`.
+
+    Raises:
+        MmacsError: If ``percentile`` is out of range.
+    """
+
+    max_elements = 2**16  # per range: sorting all activations would take longer than the layer
+
+    def __init__(self, percentile: float = 99.9, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 50 < percentile <= 100:
+            raise MmacsError(f'percentile must lie in (50, 100], got {percentile!r}')
+        self.percentile = percentile
+
+    def statistic(self, x: Tensor) -> Tensor:
+        """The lower and upper percentile of at most 2^16 evenly spaced values, shape (2, number of channels)."""
+        rows = self.by_channel(x)
+        rows = rows[:, :: -(-rows.shape[1] // self.max_elements)]
+        share = self.percentile / 100
+        return torch.quantile(rows, rows.new_tensor([1 - share, share]), dim=1)
