@@ -10,4 +10,4 @@ default_hooks = dict(
     quantization=dict(type='mmacs.QuantizationHook'),
     coreset=dict(type='mmacs.CoresetHook', interval=3, scorer=dict(type='mmacs.DenseDetectionScorer')),
 )
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'quantizer.step': dict(decay_mult=0.0)}))
+optim_wrapper = dict(constructor='mmacs.QuantizationOptimWrapperConstructor')

@@ -24,7 +24,8 @@ default_hooks = dict(
 
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='Adam', lr=1.25e-3),
-    paramwise_cfg=dict(custom_keys={'quantizer.step': dict(lr_mult=0.1)}),
+    constructor='mmacs.QuantizationOptimWrapperConstructor',
+    paramwise_cfg=dict(quantizer_lr_mult=0.1),
 )
 param_scheduler = dict(_delete_=True, type='CosineAnnealingLR', T_max=120, by_epoch=True)
 train_cfg = dict(max_epochs=120)

@@ -11,7 +11,7 @@ default_hooks = dict(quantization=dict(type='mmacs.QuantizationHook'))
 
 optim_wrapper = dict(
     optimizer=dict(lr=0.01),
-    paramwise_cfg=dict(custom_keys={'quantizer.step': dict(decay_mult=0.0)}),
+    constructor='mmacs.QuantizationOptimWrapperConstructor',
 )
 train_cfg = dict(max_epochs=20, val_interval=5)
 param_scheduler = dict(_delete_=True, type='CosineAnnealingLR', T_max=20, by_epoch=True, convert_to_iter_based=True)

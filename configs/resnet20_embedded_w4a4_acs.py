@@ -16,5 +16,5 @@ default_hooks = dict(
     ),
 )
 train_cfg = dict(max_epochs=6, val_interval=6)
-optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(custom_keys={'quantizer.step': dict(decay_mult=0.0)}))
+optim_wrapper = dict(optimizer=dict(lr=1e-3), constructor='mmacs.QuantizationOptimWrapperConstructor')
 param_scheduler = dict(_delete_=True, type='CosineAnnealingLR', T_max=6, by_epoch=True, convert_to_iter_based=True)

@@ -12,6 +12,6 @@ default_hooks = dict(quantization=dict(type='mmacs.QuantizationHook'))
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)
 optim_wrapper = dict(
     optimizer=dict(lr=5e-4),
-    paramwise_cfg=dict(custom_keys={'quantizer.step': dict(decay_mult=0.0)}),
+    constructor='mmacs.QuantizationOptimWrapperConstructor',
 )
 param_scheduler = [dict(type='CosineAnnealingLR', T_max=epochs, by_epoch=True, convert_to_iter_based=True)]

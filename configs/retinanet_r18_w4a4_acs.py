@@ -26,5 +26,5 @@ default_hooks = dict(
 # Half the learning rate of full-precision training; step sizes are not weights, so weight decay leaves them alone.
 optim_wrapper = dict(
     optimizer=dict(lr=0.005),
-    paramwise_cfg=dict(custom_keys={'quantizer.step': dict(decay_mult=0.0)}),
+    constructor='mmacs.QuantizationOptimWrapperConstructor',
 )

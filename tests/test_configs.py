@@ -29,7 +29,7 @@ def test_config_builds(name):
         if key in cfg.default_hooks:
             HOOKS.build(cfg.default_hooks[key])
     if quantized:
-        assert cfg.optim_wrapper.paramwise_cfg.custom_keys['quantizer.step']
+        assert cfg.optim_wrapper.constructor == 'mmacs.QuantizationOptimWrapperConstructor'
         assert cfg.train_dataloader.sampler.type == 'mmacs.CoresetSampler'
     assert ('coreset' in cfg.default_hooks) == name.endswith('_acs.py')
 

@@ -23,10 +23,14 @@ def make_teacher(model: nn.Module) -> nn.Module:
     Returns:
         nn.Module: A copy in eval mode, whose quantizers are off and whose parameters need no gradient.
     """
-    teacher = deepcopy(model).eval().requires_grad_(False)
-    for _, quantizer in quantizers(teacher):
+    return as_teacher(deepcopy(model))
+
+
+def as_teacher(model: nn.Module) -> nn.Module:
+    """Put a model in eval mode and full precision, without gradients, in place; returns it."""
+    for _, quantizer in quantizers(model):
         quantizer.enabled = False
-    return teacher
+    return model.eval().requires_grad_(False)
 
 
 def full_precision_weights(model: nn.Module) -> Dict[str, Tensor]:

@@ -16,11 +16,11 @@ from mmacs.coreset.schedules import beta as beta_at
 from mmacs.coreset.scores import NORMALISATIONS, importance
 from mmacs.coreset.scoring import score_images
 from mmacs.coreset.selectors import class_balanced_top_k, digest, top_k
-from mmacs.coreset.teacher import load_teacher, make_teacher, save_teacher
 from mmacs.coreset.view import ScoringView
 from mmacs.errors import MmacsError, unknown_name
 from mmacs.files import atomic_path
 from mmacs.hooks.run import coreset_sampler, deterministic_pipeline, unwrapped
+from mmacs.hooks.teacher import run_teacher
 from mmacs.registry import HOOKS, SCORERS, find
 
 STATE_KEY = 'mmacs_coreset'
@@ -93,16 +93,10 @@ class CoresetHook(Hook):
         self._view = ScoringView(runner.train_dataloader.dataset, self.pipeline or deterministic_pipeline(runner.cfg))
         self._ids = np.asarray([self._view.image_id(position) for position in range(len(self._view))])
         self._labels = self._single_labels() if self.class_balanced else None
-        teacher_file = Path(runner.work_dir) / 'teacher.pth'
         if runner.iter == 0:
-            self._teacher = make_teacher(model)
-            fingerprints = [save_teacher(self._teacher, teacher_file)] if is_main_process() else []
-            self._fingerprint = next(found[0] for found in all_gather_object(fingerprints) if found)
+            self._teacher, self._fingerprint = run_teacher(runner)
         else:
-            if not teacher_file.exists() and runner.cfg.get('load_from'):
-                # resumed from a checkpoint of another work dir: its teacher lies beside it
-                teacher_file = Path(runner.cfg.load_from).parent / 'teacher.pth'
-            self._resume(model, teacher_file)
+            self._resume(runner)
             runner.logger.info(
                 f'Resumed the coreset chosen at epoch {self._round["round_epoch"] + 1}, '
                 f'digest {digest(self._sampler.indices)}.'
@@ -156,7 +150,7 @@ class CoresetHook(Hook):
             raise MmacsError('class_balanced needs one label per image, which this data set does not have')
         return np.asarray(labels).reshape(-1)
 
-    def _resume(self, model: torch.nn.Module, teacher_file: Path) -> None:
+    def _resume(self, runner: Runner) -> None:
         state = self._resumed
         if state is None:
             raise MmacsError('cannot resume: the checkpoint was written by a run without CoresetHook')
@@ -165,8 +159,7 @@ class CoresetHook(Hook):
                 f'cannot resume: the data set had {state["images"]} images when the checkpoint was written and now has '
                 f'{len(self._view)}'
             )
-        self._fingerprint = state['teacher']
-        self._teacher = load_teacher(model, teacher_file, self._fingerprint)
+        self._teacher, self._fingerprint = run_teacher(runner, state['teacher'])
         self.selection_seconds, self.training_seconds = state['selection_seconds'], state['training_seconds']
         self._round = {key: state[key] for key in ('indices', 'evs', 'ds', 'round_epoch')}
         self._sampler.seed = state['seed']

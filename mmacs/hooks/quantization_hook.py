@@ -1,6 +1,6 @@
 """Checks the checkpoint, calibrates before the first step, prints what is quantized."""
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 import torch
@@ -14,38 +14,61 @@ from mmacs.coreset.purity import pure_evaluation
 from mmacs.coreset.view import ScoringView
 from mmacs.errors import MmacsError
 from mmacs.hooks.run import coreset_sampler, deterministic_pipeline, unwrapped
-from mmacs.quantization import calibrate, layer_table, quantizers
+from mmacs.quantization import calibrate, describe, layer_table, quantizers, require_same
+from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
 from mmacs.registry import HOOKS
+
+STATE_KEY = 'mmacs_quantization'
 
 
 @HOOKS.register_module()
 class QuantizationHook(Hook):
     """What a quantized model needs of the run around it.
 
-    - A loaded checkpoint must fit the model: otherwise quantization starts from partly random weights.
+    - A loaded checkpoint must fit the model: otherwise quantization starts from partly random weights. Quantized
+      checkpoints carry their recipe, and must have been trained with the one of the model.
     - Quantizers without steps are calibrated on a few training images before the first step. Those that a resumed run
       or a quantized checkpoint brings steps for are never calibrated again.
     - The table of layers goes to the log.
+    - On a GPU, where looking at each tensor would cost time, every ``check_interval`` iterations it is asked whether
+      any quantizer has met NaN or Inf; on a CPU they are an error where they appear.
 
     Args:
         num_images (int): Training images to calibrate on. Defaults to 64.
         batch_size (int): Images per calibration batch. Defaults to 8.
+        check_interval (int): Iterations between the questions after NaN and Inf. Defaults to 50.
     """
 
     priority = 'HIGH'
 
-    def __init__(self, num_images: int = 64, batch_size: int = 8) -> None:
-        for name, value in (('num_images', num_images), ('batch_size', batch_size)):
+    def __init__(self, num_images: int = 64, batch_size: int = 8, check_interval: int = 50) -> None:
+        given = {'num_images': num_images, 'batch_size': batch_size, 'check_interval': check_interval}
+        for name, value in given.items():
             if not isinstance(value, int) or value < 1:
                 raise MmacsError(f'{name} must be a positive integer, got {value!r}')
         self.num_images = num_images
+        self.check_interval = check_interval
         self.batch_size = batch_size
         self._has_loaded = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Refuse a checkpoint that doesn't fit, before it is loaded."""
         self._has_loaded = True
-        check_fit(unwrapped(runner), checkpoint.get('state_dict', checkpoint))
+        model = unwrapped(runner)
+        if STATE_KEY in checkpoint:
+            require_same(model, checkpoint[STATE_KEY], resume=runner._resume)
+        check_fit(model, checkpoint.get('state_dict', checkpoint))
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Put the recipe into the checkpoint."""
+        checkpoint[STATE_KEY] = describe(unwrapped(runner))
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[Dict[str, Any]] = None
+    ) -> None:
+        """Ask now and then whether a quantizer has met NaN or Inf."""
+        if self.every_n_train_iters(runner, self.check_interval):
+            refuse_nonfinite(unwrapped(runner))
 
     def before_train(self, runner: Runner) -> None:
         """Calibrate what has no steps yet; print the table."""
@@ -72,6 +95,14 @@ class QuantizationHook(Hook):
     def before_test(self, runner: Runner) -> None:
         """Refuse to evaluate steps that nobody set."""
         self._require_steps(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
+        """Ask whether a quantizer has met NaN or Inf."""
+        refuse_nonfinite(unwrapped(runner))
+
+    def after_test_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
+        """Ask whether a quantizer has met NaN or Inf."""
+        refuse_nonfinite(unwrapped(runner))
 
     def _require_steps(self, runner: Runner) -> None:
         if not any(quantizer.is_initialized() for _, quantizer in quantizers(unwrapped(runner))):
@@ -100,6 +131,14 @@ class QuantizationHook(Hook):
             runner.logger.warning(f'{len(missed)} quantizers saw no data while calibrating: {", ".join(missed[:5])}')
 
 
+def refuse_nonfinite(model: nn.Module) -> None:
+    """Raise the error of the first quantizer that has met NaN or Inf."""
+    found = [quantizer for _, quantizer in quantizers(model)]
+    for quantizer, met in zip(found, torch.cat([quantizer.met_nonfinite for quantizer in found]).tolist()):
+        if met:
+            quantizer.refuse_nonfinite()
+
+
 def check_fit(model: nn.Module, weights: Dict[str, torch.Tensor]) -> None:
     """Require every weight of a model in a checkpoint, in its shape; steps of quantizers may be missing.
 
@@ -108,6 +147,9 @@ def check_fit(model: nn.Module, weights: Dict[str, torch.Tensor]) -> None:
     """
     own = tuple(f'{name}.' for name, _ in quantizers(model))
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    for name, module in model.named_modules():
+        if isinstance(module, PerLevelBatchNorm2d):
+            module.spread_shared(weights, f'{name}.')
     missing: List[str] = []
     for key, value in model.state_dict().items():
         if key not in weights:

@@ -1,6 +1,21 @@
+from mmacs.quantization.batch_norm import reestimate_batch_norm
 from mmacs.quantization.calibrate import calibrate
 from mmacs.quantization.convert import disabled, quantize_model, quantizers
+from mmacs.quantization.description import describe, require_same
+from mmacs.quantization.freeze import fold_batch_norm, freeze
 from mmacs.quantization.recipe import Recipe
 from mmacs.quantization.report import layer_table
 
-__all__ = ['Recipe', 'calibrate', 'disabled', 'layer_table', 'quantize_model', 'quantizers']
+__all__ = [
+    'Recipe',
+    'calibrate',
+    'describe',
+    'disabled',
+    'fold_batch_norm',
+    'freeze',
+    'layer_table',
+    'quantize_model',
+    'quantizers',
+    'reestimate_batch_norm',
+    'require_same',
+]

@@ -44,7 +44,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
             raise MmacsError('calibrate needs at least one batch')
         for layer in model.modules():  # also of layers that the batches did not reach
             if isinstance(layer, QuantizedLayer):
-                layer.weight_quantizer(layer.weight)
+                layer.weight_quantizer(layer.weight_to_quantize())
         for quantizer in uninitialized:
             quantizer.finish_observing()
     finally:

@@ -1,15 +1,17 @@
 """Convert a model in place: swap the class of its leaf layers and give them quantizers."""
 
+from collections import Counter
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, Tuple, Union
 
 from torch import nn
 
 from mmacs.errors import MmacsError
-from mmacs.quantization.layers import QUANTIZED_LAYERS, QuantizedLayer
+from mmacs.quantization.additions import quantize_additions
+from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.recipe import LayerSettings, Recipe, Settings, parameters_of
-from mmacs.quantization.sharing import mark_forward, num_pyramid_levels
+from mmacs.quantization.sharing import mark_forward, mark_per_level_norms, num_pyramid_levels
 from mmacs.registry import QUANTIZERS, find
 
 
@@ -37,19 +39,26 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
     plan = recipe.resolve(model)
     if not plan:
         raise MmacsError(f'the recipe leaves nothing of this {type(model).__name__} to quantize')
-    modules = dict(model.named_modules())
+    modules, kinds = dict(model.named_modules()), quantizable_layers(model)
+    # A layer that is registered in several places is called from each of them.
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for name, settings in plan.items():
-        _convert(name, modules[name], settings, num_pyramid_levels(modules[name.split('.')[0]]))
-        if modules[name].shared:
+        layer, owner = modules[name], modules[name.split('.')[0]]
+        num_levels = num_pyramid_levels(owner)
+        layer.__class__ = kinds[name]
+        _convert(name, layer, settings, max(num_levels, places[id(layer)]) if num_levels > 1 else 1)
+        if layer.shared:
             mark_forward(model)
-            mark_forward(modules[name.split('.')[0]])
+            mark_forward(owner)
+    if recipe.additions is not None:
+        quantize_additions(model, lambda: _build({**recipe.additions, 'per_level': False}, 'activation'))
+    mark_per_level_norms(model)
     model.recipe = recipe.given
     return model
 
 
 def _convert(name: str, layer: nn.Module, settings: LayerSettings, num_levels: int) -> None:
-    """Swap the class of one layer and give it quantizers."""
-    layer.__class__ = QUANTIZED_LAYERS[type(layer)]
+    """Give a layer whose class was swapped its quantizers."""
     weight = layer.weight_to_quantize()
     layer.weight_quantizer = _build(settings['weight'], 'weight', shape=tuple(weight.shape), signed=True)
     for kind in layer.inputs:
@@ -59,12 +68,12 @@ def _convert(name: str, layer: nn.Module, settings: LayerSettings, num_levels: i
         quantizer = getattr(layer, kind)
         quantizer.to(weight.device)
         # a frozen stage stays frozen: its steps must not wait for gradients under DDP
-        quantizer.requires_grad_(weight.requires_grad)
+        quantizer.requires_grad_(layer.original_weight().requires_grad)
         quantizer.train(layer.training)
         quantizer.name = f'{name}.{kind}'
     if getattr(layer.weight_quantizer, 'replaces_weight', False):
         layer.original_weight().requires_grad_(False)
-    layer.shared = num_levels > 1 or getattr(layer.input_quantizer, 'num_levels', 1) > 1
+    layer.shared = num_levels > 1 or any(getattr(getattr(layer, kind), 'num_levels', 1) > 1 for kind in layer.inputs)
 
 
 def quantizers(model: nn.Module) -> Iterator[Tuple[str, Quantizer]]:

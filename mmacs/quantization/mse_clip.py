@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ITERATIONS = 10
 SAMPLE_SIZE = 32768
 MIN_PER_CHANNEL = 64
 
@@ -27,9 +26,12 @@ def mse_clip(magnitudes: Tensor, steps: int, row_weights: Optional[Tensor] = Non
 
     The cap leaves zeros out, which have no error, and it is what makes weights of very different size possible: small
     values of large weight would pull s down without bound, while in truth they cost no more than rounding to zero.
-    Ten iterations from a multiple of the mean magnitude converge. The error of real rounding exceeds its minimum by
-    about 3 % at 4 bits, 7 % at 3 and 15 % at 2 for half-normal values, less for heavier tails and for values of
-    both signs, as tests hold it.
+    Ten iterations from a multiple of the mean magnitude converge; where rows are long, on a sixteenth of them first, so
+    that four on all suffice. With ``row_weights`` J can have several minima, about one for each size of rows, and the
+    start is the best of sixteen clips, each half of the one before.
+
+    The error of real rounding exceeds its minimum by some 3 % at 4 bits, 7 % at 3 and 15 % at 2 for half-normal values,
+    and less for normal and Laplace values; by up to a factor of 2 at 2 bits for uniform ones, which have no tail.
 
     Args:
         magnitudes (Tensor): Absolute values, float32, shape (R, n): n values that share one of R ranges.
@@ -45,15 +47,34 @@ def mse_clip(magnitudes: Tensor, steps: int, row_weights: Optional[Tensor] = Non
 
     k = 1 / (12 * steps**2)
     tiny = torch.finfo(magnitudes.dtype).tiny
-    mean = total(magnitudes.sum(1)) / total(magnitudes.count_nonzero(1)).clamp_min(tiny)
-    clip = mean * (1 + math.log2(2 * steps) / 2)
-    for _ in range(ITERATIONS):
-        s = clip[:, None]
-        excess = (magnitudes - s).relu_()
-        outside = excess.count_nonzero(1)
-        inside = (magnitudes > math.sqrt(k) * s).sum(1) - outside
-        clip = total(excess.sum(1) + clip * outside) / total(k * inside + outside).clamp_min(tiny)
+    iterations = 10
+    if row_weights is not None:
+        highest = magnitudes.amax().view(1)
+        starts = highest * 0.5 ** torch.arange(16, device=highest.device)
+        errors = torch.cat([total(_model_error(magnitudes, start, k)) for start in starts])
+        clip = starts[errors.argmin(0, keepdim=True)]
+    elif magnitudes.shape[1] < 2**13:
+        highest = magnitudes.amax(1)
+        mean = magnitudes.sum(1) / magnitudes.count_nonzero(1).clamp_min(1)
+        clip = mean * (1 + math.log2(2 * steps) / 2)
+    else:
+        highest = magnitudes.amax(1)
+        clip = mse_clip(magnitudes[:, :: _coprime(16, magnitudes.shape[1])], steps)
+        iterations = 4
+    above = torch.empty_like(magnitudes)  # 0 and 1 as floats, which add up many times faster than booleans
+    for _ in range(iterations):
+        clip = clip.minimum(highest)[:, None]  # beyond it there is nothing to balance
+        not_zeroed = torch.gt(magnitudes, math.sqrt(k) * clip, out=above).sum(1)
+        outside = torch.ge(magnitudes, clip, out=above).sum(1)
+        beyond = above.mul_(magnitudes).sum(1)
+        clip = total(beyond) / total(k * (not_zeroed - outside) + outside).clamp_min(tiny)
     return clip
+
+
+def _model_error(magnitudes: Tensor, clip: Tensor, k: float) -> Tensor:
+    """The errors of which J is the weighted sum, by row."""
+    inside = magnitudes.minimum(math.sqrt(k) * clip)
+    return torch.where(magnitudes > clip, magnitudes - clip, inside).square().sum(1)
 
 
 def channel_sample(x: Tensor, channel_axis: Optional[int] = None) -> Tensor:

@@ -6,12 +6,12 @@ import re
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Set, Union
+from typing import Any, Dict, Iterable, List, Optional, Set, Type, Union
 
 from torch import nn
 
 from mmacs.errors import MmacsError, unknown_name
-from mmacs.quantization.layers import QUANTIZED_LAYERS
+from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
 from mmacs.quantization.quantizers.base import check_bits
 from mmacs.registry import QUANTIZERS, find
 
@@ -173,35 +173,41 @@ class Recipe:
         Returns:
             Dict[str, LayerSettings]: ``{'weight': ..., 'activation': ...}`` by layer name, in the model's order.
         """
-        layers = {name: layer for name, layer in model.named_modules() if type(layer) in QUANTIZED_LAYERS}
-        roles = find_roles(layers)
-        resolved = {name: dict(self.settings) for name in layers}
+        kinds = quantizable_layers(model)
+        roles = find_roles(kinds)
+        resolved = {name: dict(self.settings) for name in kinds}
         for name in roles:
             for kind, settings in self.settings.items():
                 if settings is not None:
                     resolved[name][kind] = {**settings, 'bits': max(ROLE_BITS, settings['bits'])}
         for rule in self.rules:
-            chosen = [name for name, layer in layers.items() if _selects(rule, name, layer, roles.get(name))]
+            chosen = [name for name, kind in kinds.items() if _selects(rule, name, kind, roles.get(name))]
             if not chosen:
-                raise _selects_nothing(rule, layers)
+                raise _selects_nothing(rule, kinds)
             for name in chosen:
                 for kind in ('weight', 'activation'):
                     if rule.get('skip'):
                         resolved[name][kind] = None
                     elif kind in rule:
                         resolved[name][kind] = _changed(kind, resolved[name][kind], rule[kind])
-        return {name: settings for name, settings in resolved.items() if any(settings.values())}
+        chosen = {name for name, settings in resolved.items() if any(settings.values())}
+        # a part is called by its quantized owner alone, which then is converted too, if in full precision
+        for name, kind in kinds.items():
+            if any(f'{name}.{part}'.lstrip('.') in chosen for part in kind.parts):
+                chosen.add(name)
+        return {name: settings for name, settings in resolved.items() if name in chosen}
 
 
-def _selects(rule: Dict[str, Any], name: str, layer: nn.Module, role: Optional[str]) -> bool:
+def _selects(rule: Dict[str, Any], name: str, kind: Type[QuantizedLayer], role: Optional[str]) -> bool:
+    type_name = kind.original_type().__name__
     return (
         fnmatchcase(name, rule.get('name', '*'))
-        and rule.get('type', type(layer).__name__) == type(layer).__name__
+        and rule.get('type', type_name) == type_name
         and rule.get('role', role) == role
     )
 
 
-def _selects_nothing(rule: Dict[str, Any], layers: Dict[str, nn.Module]) -> MmacsError:
+def _selects_nothing(rule: Dict[str, Any], layers: Iterable[str]) -> MmacsError:
     message = f'the rule {rule} matches no layer of the model'
     if 'name' in rule:
         near = get_close_matches(rule['name'], layers, n=3, cutoff=0.3)

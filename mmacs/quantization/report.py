@@ -25,8 +25,13 @@ def layer_table(model: nn.Module) -> str:
     kept = Counter()
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLayer):
-            cells = [*_cells(module.weight_quantizer, 'channel'), *_cells(module.input_quantizer, 'level')]
-            table.add_row(name, type(module).__mro__[2].__name__, *cells)
+            weight = ('frozen', '') if module.frozen else _cells(module.weight_quantizer, 'channel')
+            first, *others = (_cells(getattr(module, kind), 'level') for kind in module.inputs)
+            table.add_row(name, type(module).original_type().__name__, *weight, *first)
+            for cells in others:
+                table.add_row('', '', '', '', *cells)
+        elif isinstance(module, Quantizer) and '.addition_quantizers.' in name:
+            table.add_row(name, 'addition', '', '', *_cells(module, 'level'))
         elif next(module.parameters(recurse=False), None) is not None and not isinstance(module, Quantizer):
             kept[type(module).__name__] += 1
     text = StringIO()

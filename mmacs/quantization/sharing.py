@@ -1,16 +1,27 @@
 """Layers that are applied several times in one forward, as a dense head's are once per pyramid level.
 
 Forward hooks mark where a forward of the model, and of the head within it, begins and ends. In between, calls are
-counted, so that each level finds its own activation step, and the fake-quantized weight is computed once. Both need
-marks: MMDetection calls the head's ``forward`` past its hooks in one mode, and the head alone is called by scorers.
+counted, so that each level finds its own activation step and its own BatchNorm, and the fake-quantized weight is
+computed once. Both need marks: MMDetection calls the head's ``forward`` past its hooks in one mode, and the head alone
+is called by scorers.
+
+Activation checkpointing works where the head as a whole is recomputed through its hooks,
+``torch.utils.checkpoint.checkpoint(head, features)``. A part of it can't be: levels are recomputed in an order of
+autograd's own, and nothing tells which one it is. As the end of a forward leaves no level due, that ends in an error,
+never in another level's step.
 """
 
-from typing import Any, Iterator
+from typing import Any, Tuple
 
 from torch import nn
 
+from mmacs.errors import MmacsError
+from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
+
+# What counts its calls within one forward: ``calls`` so far, of ``num_levels`` at most.
+_COUNTING = (Quantizer, PerLevelBatchNorm2d)
 
 
 def num_pyramid_levels(head: nn.Module) -> int:
@@ -19,23 +30,65 @@ def num_pyramid_levels(head: nn.Module) -> int:
 
 
 def mark_forward(owner: nn.Module) -> None:
-    """Have a module mark the begin and end of its forward for the layers inside it, once however often called."""
+    """Have a module mark the begin and end of its forward for what is inside it, once however often called.
+
+    Call it again after anything inside was replaced. A layer by itself is not marked: its forward is one of the calls
+    that are counted.
+    """
+    if isinstance(owner, (QuantizedLayer, *_COUNTING)):
+        return
+    owner.shared_inside = None
     if _begin not in owner._forward_pre_hooks.values():
         owner.register_forward_pre_hook(_begin)
         owner.register_forward_hook(_end, always_call=True)
 
 
-def _shared_layers(owner: nn.Module) -> Iterator[QuantizedLayer]:
-    return (module for module in owner.modules() if isinstance(module, QuantizedLayer) and module.shared)
+def mark_per_level_norms(model: nn.Module) -> None:
+    """Have a model, quantized or not, and its heads mark their forwards for the :class:`PerLevelBatchNorm2d` inside.
+
+    Args:
+        model (nn.Module): Any model; one without such layers stays as it is.
+
+    Raises:
+        MmacsError: If a head has another number of pyramid levels than its layer.
+    """
+    for name, norm in model.named_modules():
+        if not isinstance(norm, PerLevelBatchNorm2d):
+            continue
+        owner = model.get_submodule(name.split('.')[0])
+        levels = num_pyramid_levels(owner)
+        if levels not in (1, norm.num_levels):
+            raise MmacsError(f'{name} has num_levels={norm.num_levels}, but its head has {levels} pyramid levels')
+        mark_forward(model)
+        mark_forward(owner)
+
+
+def _shared_inside(owner: nn.Module) -> Tuple[nn.Module, ...]:
+    """Shared layers and counting modules inside a marked module, collected once.
+
+    A plain tuple in the module's ``__dict__``: deepcopy and pickle map it to the copies.
+    """
+    if owner.shared_inside is None:
+        owner.shared_inside = tuple(
+            module
+            for module in owner.modules()
+            if (isinstance(module, QuantizedLayer) and module.shared)
+            or (isinstance(module, _COUNTING) and module.num_levels > 1)
+        )
+    return owner.shared_inside
 
 
 def _begin(owner: nn.Module, args: Any) -> None:
-    for layer in _shared_layers(owner):
-        layer.weights_of_this_forward = {}
-        if isinstance(layer.input_quantizer, Quantizer):
-            layer.input_quantizer.calls = 0
+    for module in _shared_inside(owner):
+        if isinstance(module, QuantizedLayer):
+            module.weights_of_this_forward = {}
+        else:
+            module.calls = 0
 
 
 def _end(owner: nn.Module, args: Any, output: Any) -> None:
-    for layer in _shared_layers(owner):
-        layer.weights_of_this_forward = None
+    for module in _shared_inside(owner):
+        if isinstance(module, QuantizedLayer):
+            module.weights_of_this_forward = None
+        else:
+            module.calls = module.num_levels

@@ -178,8 +178,19 @@ def test_a_checkpoint_of_another_bit_width_is_refused(tiny_coco, tmp_path, train
     train(run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained))
     w2a2 = run_config('retinanet_r18_w2a2_acs.py', tiny_coco, tmp_path / 'w2a2')
     w2a2.load_from = str(tmp_path / 'run' / 'epoch_2.pth')
-    with pytest.raises(MmacsError, match='has 2 bits, but the checkpoint has step sizes for 4'):
+    with pytest.raises(MmacsError, match='trained with another recipe: .* quantizers differ') as raised:
         train(w2a2)
+    assert 'LSQ, 2 bits, 8 ranges in the model, LSQ, 4 bits, 8 ranges in the checkpoint' in str(raised.value)
+    assert 'Recipe of the model: {"preset": "w2a2"}; of the checkpoint: {"preset": "w4a4"}' in str(raised.value)
+
+
+def test_a_run_is_resumed_with_its_recipe_alone(tiny_coco, tmp_path, trained):
+    cfg = run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained, **{'train_cfg.max_epochs': 1})
+    cfg.model.recipe.rules = [dict(name='neck.*', skip=True)]
+    train(copy.deepcopy(cfg))
+    cfg.resume, cfg.load_from, cfg.train_cfg.max_epochs, cfg.model.recipe.rules = True, None, 2, []
+    with pytest.raises(MmacsError, match='in the model, full precision in the checkpoint'):
+        train(cfg)
 
 
 def test_layers_that_a_quantized_checkpoint_knows_nothing_of_are_calibrated(tiny_coco, tmp_path, trained):

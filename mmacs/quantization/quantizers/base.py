@@ -112,7 +112,7 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def refresh(self, x: Tensor, level: int) -> None:
-        """Let the range follow the values that are about to be quantized, without gradient. Default: it does not."""
+        """In training, let the range follow the values that are about to be quantized, without gradient."""
 
     def grid_step(self, level: int, q_min: int, q_max: int) -> Tensor:
         """Positive step sizes of a level, shape (1,) or (number of channels,), differentiable where learned."""
@@ -140,8 +140,9 @@ class Quantizer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             values = x.float()
             self._check_finite(values)
-            with torch.no_grad():
-                self.refresh(values.detach(), level)
+            if self.training:  # evaluating changes no state
+                with torch.no_grad():
+                    self.refresh(values.detach(), level)
             return self.quantize(values, level).to(x.dtype)
 
     def quantize(self, x: Tensor, level: int) -> Tensor:

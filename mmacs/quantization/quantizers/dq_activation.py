@@ -16,8 +16,8 @@ class DQActivation(OCTAV):
 
     The paper's abstract has the quantization error minimised per channel, so that a few channels of high variance
     don't set the range for all. Our reading: the clip minimises ``sum_c ||x_c - Q(x_c)||^2 / ||x_c||^2``, by
-    OCTAV's fixed point with the weight ``1 / ||x_c||^2`` for the elements of channel c. How the range follows the batches,
-    the gradient, and all else are :class:`~.octav.OCTAV`'s.
+    OCTAV's fixed point with the weight ``1 / ||x_c||^2`` for the elements of channel c. How the range follows the
+    batches, the gradient, and all else are :class:`~.octav.OCTAV`'s.
 
     Args:
         channel_axis (int): Axis of the channels: 1 for convolutions, -1 for linear layers.

@@ -15,12 +15,12 @@ from mmacs.registry import QUANTIZERS
 
 @QUANTIZERS.register_module()
 class OCTAV(Quantizer):
-    """Uniform levels whose clip s is computed, not learned, in every training forward; see :func:`~..mse_clip.mse_clip`.
+    """Uniform levels whose clip s is computed in every training forward, not learned: :func:`~..mse_clip.mse_clip`.
 
     The step is ``s / 2^(bits-1)``, or ``s / 2^bits`` without sign. The buffer ``clip`` holds what is in use. Weights'
     clips are those of the weight as it is, over all its elements. Activations' follow the batches by exponential
-    moving average, over at most some 32,768 evenly spaced elements of a batch (on normal values that puts the
-    clip within 3 % and the squared error within 1 % of what all elements give), averaged over ranks. In eval mode ranges
+    moving average, over at most some 32,768 evenly spaced elements of a batch (on normal values that puts the clip
+    within 3 % and the squared error within 1 % of what all elements give), averaged over ranks. In eval mode ranges
     stay, so that evaluating changes no state and gives what :meth:`grid` tells.
 
     Outside the range the gradient of weights fades as ``s / |x|``, that of activations is 0: the paper's hybrid.
@@ -36,9 +36,7 @@ class OCTAV(Quantizer):
     def __init__(self, momentum: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 < momentum <= 1:
-            raise MmacsError(
-                f'momentum is the share of a new batch in the moving average, above 0 to 1, got {momentum}'
-            )
+            raise MmacsError(f'momentum, the share of a new batch, must be above 0 and at most 1, got {momentum}')
         self.momentum = momentum if self.kind == 'activation' else 1.0
         self.register_buffer('clip', torch.ones(self.num_ranges))
 
@@ -60,9 +58,7 @@ class OCTAV(Quantizer):
         self.at(self.clip, level).copy_(statistic[int(self.level_is_signed(level))])
 
     def refresh(self, x: Tensor, level: int) -> None:
-        """While training, follow the values; a range that is all zero stays."""
-        if not self.training:
-            return
+        """Follow the values; a range that is all zero stays."""
         found = self.best_clip(x, self.level_is_signed(level))
         if self.kind == 'activation' and is_distributed():
             all_reduce(found, op='mean')

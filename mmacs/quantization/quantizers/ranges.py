@@ -16,9 +16,9 @@ from mmacs.registry import QUANTIZERS
 class MinMax(Quantizer):
     """The range from the smallest to the largest value ever seen in training.
 
-    Weights' ranges are those of the weight as it is. Symmetric grids have zero in their centre (or at their end, for
-    unsigned data); asymmetric ones span [min, max], moved so that zero is a level. In training with several
-    processes all take part in the range.
+    Weights' ranges are those of the weight in the last training forward. Symmetric grids have zero in their centre (or
+    at their end, for unsigned data); asymmetric ones span [min, max], moved so that zero is a level. In training with
+    several processes all take part in the range.
 
     Args:
         symmetric (bool): Whether the grid is symmetric. Defaults to True.
@@ -51,9 +51,7 @@ class MinMax(Quantizer):
         self.at(self.high, level).copy_(statistic[1])
 
     def refresh(self, x: Tensor, level: int) -> None:
-        """Follow the weight; in training, follow activations."""
-        if self.kind == 'activation' and not self.training:
-            return
+        """Take the weight's range; follow that of activations."""
         seen = self.statistic(x)
         if self.kind == 'activation':
             if is_distributed():

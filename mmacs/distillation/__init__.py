@@ -1,0 +1,3 @@
+from mmacs.distillation.distiller import Distiller
+
+__all__ = ['Distiller']

@@ -1,0 +1,111 @@
+"""Make a trained quantized model ready for inference: weights quantized once, BatchNorm folded into them.
+
+In this order alone. Folding before quantization, as post-training tools do, would quantize weights that the steps were
+not trained for; and a BatchNorm scale of zero, from which the unfolded weight can't be recovered, turns a channel's
+step to zero. Folding afterwards multiplies quantized weights by a number per channel: they stay on a grid of as many
+levels, whose step is the product.
+"""
+
+from collections import Counter
+from typing import Iterator, Tuple
+
+import torch
+from mmcv.cnn import ConvModule
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from mmacs.errors import MmacsError
+from mmacs.quantization.layers import QuantizedLayer
+from mmacs.quantization.quantizers import Quantizer
+
+
+@torch.no_grad()
+def freeze(model: nn.Module) -> nn.Module:
+    """Put quantized weights in the place of the weights, in place, for inference.
+
+    Outputs stay what they are in eval mode, bit by bit; activations are still quantized in every forward. A frozen
+    model can't be trained: no parameter takes a gradient. Freezing again changes nothing.
+
+    Args:
+        model (nn.Module): A quantized model with its steps.
+
+    Returns:
+        nn.Module: ``model`` itself, in eval mode.
+
+    Raises:
+        MmacsError: If the model is not quantized, or a weight quantizer is disabled or has no steps.
+    """
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
+    if not layers:
+        raise MmacsError(f'this {type(model).__name__} is not quantized: call mmacs.quantization.quantize_model first')
+    layers = [layer for layer in layers if isinstance(layer.weight_quantizer, Quantizer)]
+    for layer in layers:
+        if not layer.weight_quantizer.enabled:
+            raise MmacsError(f'{layer.weight_quantizer.name} is disabled: freeze the model outside disabled(model)')
+    model.eval()
+    weights = [layer.quantized_weight() for layer in layers]  # all of them before any changes: they may be tied
+    for layer, weight in zip(layers, weights):
+        layer.freeze_weight(weight)
+    return model.requires_grad_(False)
+
+
+@torch.no_grad()
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """Fold BatchNorm into the convolutions before it, in place; outputs stay the same up to rounding of float32.
+
+    Folded are a convolution and the BatchNorm registered right after it in the same module, as ResNets, ``ConvModule``
+    and ``nn.Sequential`` have them, if each has one place in the model. A convolution that several BatchNorms follow
+    (RTMDet's head, :class:`~.batch_norm.PerLevelBatchNorm2d`) stays as it is. Input quantizers stay everywhere.
+
+    Note:
+        ``mmcv.cnn.fuse_conv_bn`` is not it: it folds every BatchNorm into a convolution that they share, skips over
+        activations between the two, and needs a BatchNorm with affine parameters. The arithmetic is torch's.
+
+    Args:
+        model (nn.Module): A model after :func:`freeze`.
+
+    Returns:
+        nn.Module: ``model`` itself.
+
+    Raises:
+        MmacsError: If the model has weight quantizers, or is in train mode.
+    """
+    if model.training:
+        raise MmacsError('fold_batch_norm needs a model in eval mode: call freeze(model) first')
+    for module in model.modules():
+        if isinstance(module, QuantizedLayer) and isinstance(module.weight_quantizer, Quantizer):
+            raise MmacsError('fold_batch_norm needs weights that are quantized already: call freeze(model) first')
+    for parent, name, conv, norm in list(_foldable(model)):
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight,
+            conv.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
+            transpose=conv.transposed,
+        )
+        setattr(parent, name, nn.Identity())
+    return model.requires_grad_(False)
+
+
+def _foldable(model: nn.Module) -> Iterator[Tuple[nn.Module, str, nn.Module, nn.Module]]:
+    """Parent, name of the BatchNorm within it, convolution and BatchNorm."""
+    places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
+    for parent in model.modules():
+        if isinstance(parent, ConvModule) and 'conv,norm' not in ','.join(parent.order):
+            continue  # it registers them in this order whatever order it applies them in
+        children = list(parent.named_children())
+        for (_, conv), (name, norm) in zip(children, children[1:]):
+            if (
+                isinstance(conv, _ConvNd)
+                and isinstance(norm, _BatchNorm)
+                and norm.running_mean is not None
+                and norm.num_features == conv.out_channels
+                and not (conv.transposed and conv.groups > 1)
+                and places[conv] == places[norm] == 1
+            ):
+                yield parent, name, conv, norm

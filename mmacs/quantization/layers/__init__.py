@@ -1,0 +1,18 @@
+"""Quantized versions of leaf layers. A layer becomes one by having its class swapped, in place."""
+
+from mmacs.quantization.layers import deformable  # noqa: F401  registers mmcv's compiled layers where there are any
+from mmacs.quantization.layers.attention import QuantizedMultiheadAttention
+from mmacs.quantization.layers.base import QUANTIZED_LAYERS, QuantizedLayer, quantizable_layers, register_layer
+from mmacs.quantization.layers.convolution import QuantizedConv2d, QuantizedConvTranspose2d
+from mmacs.quantization.layers.linear import QuantizedLinear
+
+__all__ = [
+    'QUANTIZED_LAYERS',
+    'QuantizedConv2d',
+    'QuantizedConvTranspose2d',
+    'QuantizedLayer',
+    'QuantizedLinear',
+    'QuantizedMultiheadAttention',
+    'quantizable_layers',
+    'register_layer',
+]

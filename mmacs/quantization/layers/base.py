@@ -1,0 +1,124 @@
+"""What every quantized layer has, and the registry of the types that have a quantized version."""
+
+from contextlib import contextmanager
+from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Tuple, Type
+
+import torch
+from torch import Tensor, nn
+
+QUANTIZED_LAYERS: Dict[Type[nn.Module], Type['QuantizedLayer']] = {}
+
+
+class QuantizedLayer:
+    """Marks a quantized layer, which has the children ``weight_quantizer`` and those named in ``inputs``.
+
+    Each is a :class:`~mmacs.quantization.quantizers.Quantizer`, or ``nn.Identity`` where the recipe keeps full
+    precision. Weight quantizers see the output channel as axis 0, whatever the layer's own layout.
+    """
+
+    inputs: ClassVar[Tuple[str, ...]] = ('input_quantizer',)  # names of its input quantizers
+    input_channel_axis: ClassVar[int] = 1
+    weight_name: ClassVar[str] = 'weight'  # of the parameter behind the quantized weight
+    # Children that become quantized layers with it, and only then, since the original never calls them
+    parts: ClassVar[Dict[str, Type['QuantizedLayer']]] = {}
+
+    frozen = False  # whether the weight is a quantized one for good
+    shared = False  # whether it is applied several times in one forward, see mmacs.quantization.sharing
+    # While a forward runs: the fake-quantized weight by whether it carries gradients, once it is computed.
+    weights_of_this_forward: Optional[Dict[bool, Tensor]] = None
+
+    @classmethod
+    def supports(cls, layer: nn.Module) -> bool:
+        """Whether this very layer, of a registered type, can be quantized."""
+        return True
+
+    @classmethod
+    def original_type(cls) -> Type[nn.Module]:
+        """The type that this one is the quantized version of."""
+        return next(base for base in cls.__mro__ if not issubclass(base, QuantizedLayer))
+
+    def original_weight(self) -> nn.Parameter:
+        """The full-precision parameter behind the quantized weight."""
+        return getattr(self, self.weight_name)
+
+    def weight_to_quantize(self) -> Tensor:
+        """What the weight quantizer gets, with the output channel as axis 0."""
+        return self.original_weight()
+
+    def restore_layout(self, weight: Tensor) -> Tensor:
+        """Bring what the weight quantizer returned into the layout that the layer's arithmetic wants."""
+        return weight
+
+    def quantized_weight(self) -> Tensor:
+        """The fake-quantized weight, computed once per forward where the layer is shared between pyramid levels."""
+        weights = self.weights_of_this_forward
+        if weights is None:
+            return self._quantize_weight()
+        with_gradient = torch.is_grad_enabled()
+        if with_gradient not in weights:
+            weights[with_gradient] = self._quantize_weight()
+        return weights[with_gradient]
+
+    def freeze_weight(self, weight: Tensor) -> None:
+        """Put a result of :meth:`quantized_weight` in the place of the parameter, for good."""
+        setattr(self, self.weight_name, nn.Parameter(weight.detach().clone(), requires_grad=False))
+        self.weight_quantizer = nn.Identity()
+        self.frozen = True
+
+    def _quantize_weight(self) -> Tensor:
+        return self.restore_layout(self.weight_quantizer(self.weight_to_quantize()))
+
+
+class ReusedForward(QuantizedLayer):
+    """Quantized layer that runs its original forward, which finds the fake-quantized weight in ``self.weight``."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Call the original forward with a fake-quantized first argument."""
+        with shadowed(self, weight=self.quantized_weight()):
+            return super().forward(self.input_quantizer(x), *args, **kwargs)
+
+
+@contextmanager
+def shadowed(module: nn.Module, **attributes: Any) -> Iterator[None]:
+    """Let a module's parameters or children read as something else; they stay registered as they are.
+
+    An entry of the instance's ``__dict__`` comes before ``nn.Module.__getattr__``, which finds the registered ones.
+    """
+    module.__dict__.update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            del module.__dict__[name]
+
+
+def register_layer(original: Type[nn.Module]) -> Callable[[Type[QuantizedLayer]], Type[QuantizedLayer]]:
+    """Declare the decorated class as the quantized version of exactly the type ``original``.
+
+    Subclasses are not covered: they may use the weight in ways of their own.
+    """
+
+    def register(quantized: Type[QuantizedLayer]) -> Type[QuantizedLayer]:
+        QUANTIZED_LAYERS[original] = quantized
+        return quantized
+
+    return register
+
+
+def quantizable_layers(model: nn.Module) -> Dict[str, Type[QuantizedLayer]]:
+    """Find the layers that have a quantized version.
+
+    Args:
+        model (nn.Module): A model in full precision.
+
+    Returns:
+        Dict[str, Type[QuantizedLayer]]: The class that each becomes, by layer name, in the model's order. The parts
+        of a layer come right after it.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        quantized = QUANTIZED_LAYERS.get(type(module))
+        if quantized is not None and quantized.supports(module):
+            found[name] = quantized
+            found.update((f'{name}.{part}'.lstrip('.'), kind) for part, kind in quantized.parts.items())
+    return found

@@ -1,0 +1,24 @@
+"""Quantized linear maps of torch and mmcv."""
+
+from torch import Tensor, nn
+
+from mmacs.quantization.layers.base import QuantizedLayer, register_layer
+
+
+@register_layer(nn.Linear)
+class QuantizedLinear(QuantizedLayer, nn.Linear):
+    """Linear map of a fake-quantized input with a fake-quantized weight."""
+
+    input_channel_axis = -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C_in) to (..., C_out)."""
+        return nn.functional.linear(self.input_quantizer(x), self.quantized_weight(), self.bias)
+
+
+try:
+    from mmcv.cnn.bricks.wrappers import Linear as MMCVLinear
+except ImportError:
+    pass
+else:  # it differs from torch's for empty inputs under torch <= 1.4 alone
+    register_layer(MMCVLinear)(QuantizedLinear)

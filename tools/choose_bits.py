@@ -1,0 +1,102 @@
+"""Choose each layer's bit-width under a budget: ``python tools/choose_bits.py CONFIG CHECKPOINT --mean-bits 4``."""
+
+from mmacs import cli
+
+
+def main() -> None:
+    """Parse the options, measure each layer at each bit-width, choose, write the recipe."""
+    import json  # here, so that a missing framework is answered with one sentence
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from mmacs import commands
+    from mmacs.errors import MmacsError
+    from mmacs.files import atomic_path
+    from mmacs.hooks.run import unwrapped
+    from mmacs.quantization import disabled
+    from mmacs.quantization.bit_widths import (
+        bit_costs,
+        choice_table,
+        choose,
+        recipe_with_bits,
+        size_costs,
+        smooth_drops,
+    )
+    from mmacs.quantization.quantizers.base import check_bits
+    from mmacs.quantization.sensitivity import Record, layers_to_choose, measure_drops
+    from mmacs.validation import Validation, calibrate_runner, conditions, load_quantized
+
+    parser = commands.common_parser('Choose the bit-width of each layer under a budget')
+    parser.add_argument('checkpoint', help='checkpoint to start from, in full precision or quantized')
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument('--mean-bits', type=float, help='largest mean bit-width of the quantized weights')
+    budget.add_argument('--size-mb', type=float, help='largest size of the whole model in MB (10^6 bytes)')
+    parser.add_argument(
+        '--candidates', type=int, nargs='+', default=[2, 3, 4, 8], help='bit-widths to choose from; default: 2 3 4 8'
+    )
+    parser.add_argument('--images', type=int, default=256, help='validation images to measure on; default: 256')
+    parser.add_argument(
+        '--all-layers',
+        action='store_true',
+        help='choose also for the layers that see the image or predict, which otherwise stay as in the recipe',
+    )
+    parser.add_argument('--out', required=True, help='JSON file for the recipe; measurements are kept beside it')
+    args = parser.parse_args()
+    candidates = sorted(set(args.candidates))
+    for bits in candidates:
+        check_bits(bits)
+    cfg = commands.load_config(args)
+    runner = load_quantized(cfg, args.checkpoint)
+    model = unwrapped(runner)
+    layers = layers_to_choose(model, args.all_layers)
+    if not layers:
+        raise MmacsError('no layer is left to choose bit-widths for: say --all-layers, or change the recipe')
+    contributions = bit_costs if args.mean_bits is not None else size_costs
+    limit = args.size_mb if args.mean_bits is None else args.mean_bits
+    costs, fixed_cost = contributions(model, list(layers), candidates)
+    free = {layer: dict.fromkeys(candidates, 0.0) for layer in layers}
+    choose(costs, free, fixed_cost, limit)  # refuses a budget that can't be met before anything is measured
+
+    out = Path(args.out)
+    record = Record(out.with_name(f'{out.name}.sensitivity.json'), conditions(runner, args.images))
+    work = [(bits, record.missing(layers, bits)) for bits in candidates]
+    count = sum(len(missing) for _, missing in work)
+    if count:
+        validation = Validation(runner, args.images)
+        if record.full_precision is None:
+            with disabled(model):
+                record.full_precision = validation.score()
+            record.metric = validation.metric
+        validation.metric = record.metric
+        calibrate_runner(runner)  # also of what is not chosen, so that nothing is missed below
+        measuring = measure_drops(model, record, work, validation.score, lambda: calibrate_runner(runner))
+        for _ in track(measuring, 'layers alone', total=count, console=Console(stderr=True)):
+            pass
+
+    drops = {
+        layer: dict(zip(candidates, smooth_drops([record.drops[layer][bits] for bits in candidates])))
+        for layer in layers
+    }
+    chosen = choose(costs, drops, fixed_cost, limit)
+    recipe = recipe_with_bits(model.recipe, chosen, layers)
+    with atomic_path(out) as temporary:
+        temporary.write_text(json.dumps(recipe, indent=1))
+    console = Console()
+    console = console if console.is_terminal else Console(width=140)
+    console.print(choice_table(chosen, record.drops, layers))
+    total = fixed_cost + sum(costs[layer][bits] for layer, bits in chosen.items())
+    unit = 'MB' if args.mean_bits is None else 'bits per quantized weight'
+    predicted = sum(drops[layer][bits] for layer, bits in chosen.items())
+    console.print(f'{total:.3f} {unit}, of {limit:g} allowed', highlight=False)
+    console.print(
+        f'predicted drop of {record.metric}, as the sum over the layers: {predicted:.4f} from '
+        f'{record.full_precision:.4f} in full precision',
+        highlight=False,
+    )
+    console.print(f"wrote {out}: say recipe='{out}' in a config", highlight=False)
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,148 @@
+"""Every quantizer from one full-precision checkpoint: calibration alone (PTQ) beside training (QAT), in a table.
+
+``python tools/compare_quantizers.py configs/retinanet_r18_bccd_w4a4.py --bits 4 2``. Safe to run again: finished cells
+are not repeated, a killed one goes on from its last epoch.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from mmengine.config import Config
+
+from mmacs import cli
+
+# What each method quantizes weights and activations with. PACT's paper takes DoReFa for weights, that of LSQ+ takes LSQ.
+METHODS = {
+    'LSQ': ('LSQ', 'LSQ'),
+    'LSQ+': ('LSQ', 'LSQPlus'),
+    'TQT': ('TQT', 'TQT'),
+    'PACT': ('DoReFa', 'PACT'),
+    'DoReFa': ('DoReFa', 'DoReFa'),
+    'OCTAV': ('OCTAV', 'OCTAV'),
+    'DQ': ('DQWeight', 'DQActivation'),
+    'min-max': ('MinMax', 'MinMax'),
+    'EMA': ('EMAMinMax', 'EMAMinMax'),
+    'percentile': ('Percentile', 'Percentile'),
+}
+
+
+def cell_config(cfg: Config, method: str, bits: int, folder: Path) -> Config:
+    """The config of one cell of the table: a method at a bit-width."""
+    cell = copy.deepcopy(cfg)
+    weight, activation = METHODS[method]
+    cell.model.recipe = dict(
+        preset='w4a4', weight=dict(type=weight, bits=bits), activation=dict(type=activation, bits=bits)
+    )
+    cell.work_dir = str(folder)
+    cell.default_hooks.checkpoint.max_keep_ckpts = 1
+    cell.visualizer.name = f'{method} {bits}'  # visualizers live as long as the process
+    return cell
+
+
+def evaluate_calibrated(cfg: Config) -> float:
+    """The metric of the full-precision checkpoint after calibration alone."""
+    from mmacs.validation import calibrate_runner, load_quantized
+
+    runner = load_quantized(cfg, None)
+    calibrate_runner(runner)
+    return first_metric(runner.val())
+
+
+def train(cfg: Config) -> float:
+    """The metric of the last epoch of training."""
+    from mmengine.runner import Runner, find_latest_checkpoint
+
+    latest = find_latest_checkpoint(cfg.work_dir)
+    if latest is not None:
+        cfg.resume, cfg.load_from = True, latest
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return first_metric(runner.val())
+
+
+def first_metric(metrics: Dict[str, float]) -> float:
+    """The first of an evaluator's metrics, which is AP or top-1 accuracy."""
+    return float(next(iter(metrics.values())))
+
+
+def fill(cfg: Config, method: str, bits: int, folder: Path) -> Dict[str, Any]:
+    """Compute one cell, or read it if it is complete."""
+    from mmacs.files import atomic_path
+
+    file = folder / 'result.json'
+    result = json.loads(file.read_text()) if file.exists() else {}
+    for stage, compute in (('ptq', evaluate_calibrated), ('qat', train)):
+        if stage not in result:
+            result[stage] = compute(cell_config(cfg, method, bits, folder))
+            with atomic_path(file) as path:
+                path.write_text(json.dumps(result) + '\n')
+    return result
+
+
+def render(results: Dict[str, Dict[str, Dict[str, float]]], bits: List[int], full_precision: Optional[float]) -> str:
+    """The table in Markdown: a row per method, PTQ and QAT per bit-width.
+
+    Args:
+        results (dict): ``results[method][str(bits)]`` holds ``ptq`` and ``qat``.
+        bits (List[int]): Bit-widths, in the order of columns.
+        full_precision (float, optional): The metric of the full-precision checkpoint.
+    """
+    columns = [f'W{b}A{b} {stage}' for b in bits for stage in ('PTQ', 'QAT')]
+    lines = ['| method | ' + ' | '.join(columns) + ' |', '|---' * (len(columns) + 1) + '|']
+    if full_precision is not None:
+        lines.append(f'| full precision | {full_precision:.3f}' + ' |' * len(columns))
+    for method, cells in results.items():
+        values = [cells.get(str(b), {}).get(stage) for b in bits for stage in ('ptq', 'qat')]
+        lines.append(f'| {method} | ' + ' | '.join('' if v is None else f'{v:.3f}' for v in values) + ' |')
+    return '\n'.join(lines)
+
+
+def main() -> None:
+    """Fill the table cell by cell, and print it after each."""
+    from mmacs import commands
+    from mmacs.commands import load_config
+    from mmacs.errors import unknown_name
+    from mmacs.files import atomic_path
+
+    parser = commands.common_parser(__doc__.splitlines()[0])
+    parser.add_argument('--methods', nargs='+', default=list(METHODS), metavar='METHOD', help=f'of {list(METHODS)}')
+    parser.add_argument('--bits', nargs='+', type=int, default=[4, 2], help='bit-widths of weights and activations')
+    args = parser.parse_args()
+    for method in args.methods:
+        if method not in METHODS:
+            raise unknown_name('method', method, METHODS)
+    cfg = load_config(args)
+    folder = Path(cfg.work_dir) if args.work_dir else Path('work_dirs') / f'compare_{Path(args.config).stem}'
+    full_precision = evaluate_full_precision(cfg, folder)
+    results: Dict[str, Dict[str, Dict[str, float]]] = {}
+    for bits in args.bits:
+        for method in args.methods:
+            cell = folder / f'{method.replace("+", "_plus")}_w{bits}a{bits}'
+            results.setdefault(method, {})[str(bits)] = fill(cfg, method, bits, cell)
+            table = render(results, args.bits, full_precision)
+            with atomic_path(folder / 'table.md') as path:
+                path.write_text(table + '\n')
+            print(f'\n{table}\n', flush=True)
+
+
+def evaluate_full_precision(cfg: Config, folder: Path) -> float:
+    """The metric of the checkpoint as it is, computed once."""
+    from mmacs.files import atomic_path
+    from mmacs.quantization import disabled
+    from mmacs.validation import calibrate_runner, load_quantized
+
+    file = folder / 'full_precision.json'
+    if not file.exists():
+        runner = load_quantized(cell_config(cfg, 'LSQ', 8, folder), None)
+        calibrate_runner(runner)
+        with disabled(runner.model):
+            value = first_metric(runner.val())
+        with atomic_path(file) as path:
+            path.write_text(json.dumps(value) + '\n')
+    return json.loads(file.read_text())
+
+
+if __name__ == '__main__':
+    cli.run(main)

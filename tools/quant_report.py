@@ -1,0 +1,83 @@
+"""Report what quantization does to each layer: ``python tools/quant_report.py CONFIG [CHECKPOINT]``."""
+
+from mmacs import cli
+
+
+def main() -> None:
+    """Parse the options, measure, print the table, write report.json and report.png."""
+    import json  # here, so that a missing framework is answered with one sentence
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from mmacs import commands
+    from mmacs.files import atomic_path
+    from mmacs.hooks.run import unwrapped
+    from mmacs.quantization import disabled, quantizers
+    from mmacs.quantization.cost import count_macs
+    from mmacs.quantization.full_report import make_report, report_summary, report_table
+    from mmacs.quantization.sensitivity import only, quantizers_by_layer
+    from mmacs.quantization.statistics import measure
+    from mmacs.validation import Validation, calibrate_runner, load_quantized
+    from mmacs.visualization.quantization import draw_report
+
+    parser = commands.common_parser('Report what quantization does to each layer of a model')
+    parser.add_argument(
+        'checkpoint', nargs='?', help="checkpoint, quantized or not (then calibrated); default: the config's load_from"
+    )
+    parser.add_argument('--images', type=int, default=256, help='validation images to measure on; default: 256')
+    parser.add_argument(
+        '--sensitivity',
+        type=int,
+        default=0,
+        metavar='N',
+        help='also quantize each layer alone and measure the metric on N validation images; default: 0, do not',
+    )
+    parser.add_argument('--out', help='folder for report.json and report.png; default: quant_report in the work dir')
+    args = parser.parse_args()
+    cfg = commands.load_config(args)
+    runner = load_quantized(cfg, args.checkpoint)
+    model = unwrapped(runner)
+    if not all(quantizer.is_initialized() for _, quantizer in quantizers(model)):
+        calibrate_runner(runner)
+    progress = Console(stderr=True)
+
+    validation = Validation(runner, args.images)
+    macs = count_macs(model, validation.forward_one)
+    batches = track(validation.loader, 'batches', console=progress)
+    statistics = measure(model, batches, validation.forward)
+
+    sensitivity, drops = {}, {}
+    if args.sensitivity:
+        part = Validation(runner, args.sensitivity)
+        with disabled(model):
+            full = part.score()
+        sensitivity = {'metric': part.metric, 'images': part.num_images, 'full_precision': full}
+        sensitivity['quantized'] = part.score()
+        for layer in track(quantizers_by_layer(model), 'layers alone', console=progress):
+            with only(model, [layer]):
+                drops[layer] = full - part.score()
+
+    report = {
+        'config': args.config,
+        'checkpoint': cfg.load_from,
+        'model': type(model).__name__,
+        'images': validation.num_images,
+        'sensitivity': sensitivity,
+        **make_report(model, statistics, macs, drops),
+    }
+    folder = Path(args.out or Path(cfg.work_dir) / 'quant_report')
+    with atomic_path(folder / 'report.json') as temporary:
+        temporary.write_text(json.dumps(report, indent=1))
+    draw_report(report, folder / 'report.png')
+    console = Console()
+    console = console if console.is_terminal else Console(width=180)
+    console.print(report_table(report))
+    for line in report_summary(report):
+        console.print(line, highlight=False)
+    console.print(f'wrote {folder / "report.json"} and {folder / "report.png"}', highlight=False)
+
+
+if __name__ == '__main__':
+    cli.run(main)
