@@ -140,7 +140,7 @@ def calibrate_runner(runner: Runner) -> None:
     check_data(runner.cfg, ['train_dataloader'])
     hook = next((hook for hook in runner.hooks if isinstance(hook, QuantizationHook)), QuantizationHook())
     with _quiet():
-        hook._calibrate(runner, unwrapped(runner))
+        hook.calibrate(runner)
 
 
 def conditions(runner: Runner, num_images: int) -> Dict[str, Any]:

@@ -9,6 +9,7 @@ from mmengine.dist import broadcast
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmacs.coreset.purity import pure_evaluation
 from mmacs.coreset.view import ScoringView
@@ -85,7 +86,7 @@ class QuantizationHook(Hook):
                     'NO FULL-PRECISION CHECKPOINT: quantization-aware training starts from the initial weights, which '
                     'costs accuracy, and a teacher made of them knows nothing. Set load_from to a trained checkpoint.'
                 )
-            self._calibrate(runner, model)
+            self.calibrate(runner)
         runner.logger.info(f'Quantized layers of {type(model).__name__}:\n{layer_table(model)}')
 
     def before_val(self, runner: Runner) -> None:
@@ -111,7 +112,9 @@ class QuantizationHook(Hook):
                 'evaluate the full-precision config'
             )
 
-    def _calibrate(self, runner: Runner, model: nn.Module) -> None:
+    def calibrate(self, runner: Runner) -> None:
+        """Calibrate on training images, spread evenly over the data, under the deterministic pipeline."""
+        model = unwrapped(runner)
         view = ScoringView(runner.train_dataloader.dataset, deterministic_pipeline(runner.cfg))
         count = min(self.num_images, len(view))
         chosen = np.linspace(0, len(view) - 1, count).astype(int).tolist()
@@ -123,12 +126,23 @@ class QuantizationHook(Hook):
 
         with pure_evaluation(model):
             missed = calibrate(model, batches(), lambda data: model(**data, mode='predict'))
+            if missed:  # branches that work in training alone, or only where something is detected
+                missed = calibrate(model, batches(), lambda data: _run_as_in_training(model, data))
         for _, quantizer in quantizers(model):
             for tensor in quantizer.state_dict().values():
                 broadcast(tensor)
         runner.logger.info(f'Calibrated on {count} images.')
         if missed:
             runner.logger.warning(f'{len(missed)} quantizers saw no data while calibrating: {", ".join(missed[:5])}')
+
+
+def _run_as_in_training(model: nn.Module, data: Dict[str, Any]) -> None:
+    """A forward with losses, in which BatchNorm keeps its statistics."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+    model(**data, mode='loss')
 
 
 def refuse_nonfinite(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from mmacs.errors import MmacsError, unknown_name
 from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
 from mmacs.quantization.quantizers.base import check_bits
+from mmacs.quantization.roles import ROLES, find_roles
 from mmacs.registry import QUANTIZERS, find
 
 PRESETS = ('w8a8', 'w4a8', 'w4a4', 'w3a3', 'w2a2', 'w4a32', 'w2a32', 'w1a32')
@@ -30,11 +31,6 @@ _DEFAULTS: LayerSettings = {
 _GIVEN_BY_CONVERSION = {'self', 'args', 'kwargs', 'kind', 'num_channels', 'num_levels'}
 _GIVEN_BY_CONVERSION |= {'signed', 'shape', 'channel_axis'}
 _SELECTORS = ('name', 'type', 'role')
-_ROLES = ('input', 'prediction')
-# Last part of a layer's name (numbers apart) that marks a prediction layer of MMDetection's and MMPreTrain's heads.
-_PREDICTION = re.compile(
-    r'(.*_)?(cls|reg|obj|centerness|iou|logits|heatmap|wh|offset|kernel)$|(cls|reg)_branches$|fc$|head$'
-)
 
 
 def _check_keys(what: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -82,32 +78,6 @@ def _read(file: str) -> Dict[str, Any]:
     if not isinstance(recipe, dict):
         raise MmacsError(f'the recipe {file} is not a JSON object')
     return recipe
-
-
-def find_roles(names: Iterable[str]) -> Dict[str, str]:
-    """Tell the layer that sees the image (``input``) and those whose outputs are predictions (``prediction``).
-
-    Decided by name, without tracing: the first layer of all; and in a detector's or classifier's head the layers
-    that MMDetection and MMPreTrain name as predictions. A model without a head has its last layer predict.
-
-    Args:
-        names (Iterable[str]): Layer names in the model's order.
-
-    Returns:
-        Dict[str, str]: Role by name, for the layers that have one.
-    """
-    names = list(names)
-    roles = {}
-    for name in names:
-        parts = [part for part in name.split('.') if not part.isdigit()]
-        in_head = any('head' in part for part in parts[:-1])
-        if in_head and _PREDICTION.fullmatch(parts[-1]):
-            roles[name] = 'prediction'
-    if names and not roles:
-        roles[names[-1]] = 'prediction'
-    if names:
-        roles[names[0]] = 'input'
-    return roles
 
 
 class Recipe:
@@ -161,8 +131,8 @@ class Recipe:
             _check_keys('rule key', rule, (*_SELECTORS, 'weight', 'activation', 'skip'))
             if not any(key in rule for key in _SELECTORS):
                 raise MmacsError(f'the rule {rule} selects nothing: give it a name, a type or a role')
-            if rule.get('role', 'input') not in _ROLES:
-                raise unknown_name('role', rule['role'], _ROLES)
+            if rule.get('role', 'input') not in ROLES:
+                raise unknown_name('role', rule['role'], ROLES)
 
     def resolve(self, model: nn.Module) -> Dict[str, LayerSettings]:
         """Settings of every layer of a model that is to be quantized.
@@ -174,7 +144,7 @@ class Recipe:
             Dict[str, LayerSettings]: ``{'weight': ..., 'activation': ...}`` by layer name, in the model's order.
         """
         kinds = quantizable_layers(model)
-        roles = find_roles(kinds)
+        roles = find_roles(model)
         resolved = {name: dict(self.settings) for name in kinds}
         for name in roles:
             for kind, settings in self.settings.items():

@@ -9,9 +9,9 @@ from torch import nn
 
 from mmacs.files import atomic_path
 from mmacs.quantization.convert import quantizers
-from mmacs.quantization.layers import QUANTIZED_LAYERS, QuantizedLayer
+from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
-from mmacs.quantization.recipe import find_roles
+from mmacs.quantization.roles import find_roles
 
 
 def quantizers_by_layer(model: nn.Module) -> Dict[str, List[Quantizer]]:
@@ -68,13 +68,9 @@ def layers_to_choose(model: nn.Module, all_layers: bool = False) -> Dict[str, Qu
     Returns:
         Dict[str, QuantizedLayer]: By name, in the model's order.
     """
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, QuantizedLayer) or type(module) in QUANTIZED_LAYERS
-    }
-    kept = () if all_layers else find_roles(layers)
-    return {name: layer for name, layer in layers.items() if isinstance(layer, QuantizedLayer) and name not in kept}
+    kept = () if all_layers else find_roles(model)
+    layers = ((name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLayer))
+    return {name: layer for name, layer in layers if name not in kept}
 
 
 class Record:

@@ -2,7 +2,7 @@ import pytest
 from torch import nn
 
 from mmacs.errors import MmacsError
-from mmacs.quantization.recipe import Recipe, find_roles
+from mmacs.quantization.recipe import Recipe
 
 MODEL = nn.ModuleDict(
     {
@@ -68,18 +68,3 @@ def test_mistakes_are_one_clear_sentence(recipe, message):
 def test_a_rule_that_matches_nothing_lists_near_names():
     with pytest.raises(MmacsError, match='near names: bbox_head.retina_cls'):
         Recipe(dict(rules=[dict(name='bbox_head.retina_clss', skip=True)])).resolve(MODEL)
-
-
-def test_roles_of_real_heads():
-    names = ['backbone.conv1', 'rpn_head.rpn_conv', 'rpn_head.rpn_cls', 'roi_head.bbox_head.fc_reg']
-    names += ['bbox_head.cls_convs.0.conv', 'bbox_head.multi_level_conv_obj.2', 'bbox_head.reg_branches.0.4', 'head.fc']
-    roles = find_roles(names)
-    assert roles == {
-        'backbone.conv1': 'input',
-        'rpn_head.rpn_cls': 'prediction',
-        'roi_head.bbox_head.fc_reg': 'prediction',
-        'bbox_head.multi_level_conv_obj.2': 'prediction',
-        'bbox_head.reg_branches.0.4': 'prediction',
-        'head.fc': 'prediction',
-    }
-    assert find_roles(['conv1', 'layer1.conv', 'fc']) == {'conv1': 'input', 'fc': 'prediction'}

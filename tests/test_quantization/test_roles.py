@@ -22,8 +22,6 @@ DETECTORS = {
     ),
     'detr/detr_r50_8xb2-150e_coco.py': 'bbox_head.fc_cls bbox_head.fc_reg',
     'solov2/solov2-light_r18_fpn_ms-3x_coco.py': 'mask_head.conv_cls mask_head.conv_kernel',
-}
-DETECTORS_BY_STRUCTURE = {
     'ssd/ssd300_coco.py': 'bbox_head.cls_convs.?.0 bbox_head.reg_convs.?.0',
     'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py': 'bbox_head.cls_convs.?.1 bbox_head.reg_convs.?.1',
     'yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py': 'bbox_head.convs_pred.?',
@@ -48,8 +46,6 @@ CLASSIFIERS = {
     'resnet/resnet18_8xb32_in1k.py': ('backbone.conv1', 'head.fc'),
     'deit/deit-tiny_4xb256_in1k.py': ('backbone.patch_embed.projection', 'head.layers.head'),
     'vgg/vgg11_8xb32_in1k.py': ('backbone.features.0.conv', 'backbone.classifier.6'),
-}
-CLASSIFIERS_BY_STRUCTURE = {
     'mobilenet_v3/mobilenet-v3-small_8xb128_in1k.py': ('backbone.layer0.conv', 'head.layers.1.fc'),
     'repvgg/repvgg-A0_8xb32_in1k.py': ('backbone.stem.branch_?x?.conv', 'head.fc'),
     'vision_transformer/vit-base-p32_64xb64_in1k.py': ('backbone.patch_embed.projection', 'head.layers.head'),
@@ -60,13 +56,6 @@ CLASSIFIERS_BY_STRUCTURE = {
     'conformer/conformer-tiny-p16_8xb128_in1k.py': ('backbone.conv1', 'head.conv_cls_head head.trans_cls_head'),
     'levit/levit-128s_8xb256_in1k.py': ('backbone.patch_embed.patch_embed.0.conv', 'head.head*.linear'),
 }
-# Names alone do not tell these.
-by_structure = pytest.mark.xfail(strict=True, reason='needs roles that are told from the structure')
-
-
-def cases(plain, structural):
-    """All cases as ``(path, expected)``; those that names alone do not tell are marked."""
-    return [*plain.items(), *(pytest.param(*case, marks=by_structure) for case in structural.items())]
 
 
 def layers_of(role, model):
@@ -83,20 +72,19 @@ def layers_named(patterns, model):
     return set().union(*matches)
 
 
-@pytest.mark.parametrize(('path', 'predicting'), cases(DETECTORS, DETECTORS_BY_STRUCTURE))
+@pytest.mark.parametrize(('path', 'predicting'), DETECTORS.items())
 def test_prediction_layers_of_detectors(path, predicting):
     model = shipped_model(mmdet, path)
     assert layers_of('prediction', model) == layers_named(predicting, model)
 
 
-@pytest.mark.parametrize(('path', 'roles'), cases(CLASSIFIERS, CLASSIFIERS_BY_STRUCTURE))
+@pytest.mark.parametrize(('path', 'roles'), CLASSIFIERS.items())
 def test_input_and_prediction_layers_of_classifiers(path, roles):
     model = shipped_model(mmpretrain, path)
     for role, patterns in zip(('input', 'prediction'), roles):
         assert layers_of(role, model) == layers_named(patterns, model)
 
 
-@by_structure
 def test_every_backbone_has_a_layer_that_sees_its_input():
     model = nn.ModuleDict(
         {
@@ -109,7 +97,6 @@ def test_every_backbone_has_a_layer_that_sees_its_input():
     assert layers_of('prediction', model) == {'head.fc'}
 
 
-@by_structure
 def test_first_layer_that_can_be_quantized_is_not_taken_for_the_first_of_all():
     class OwnConv(nn.Conv2d):
         """Not of a type that is quantized."""

@@ -106,10 +106,10 @@ def register_layer(original: Type[nn.Module]) -> Callable[[Type[QuantizedLayer]]
 
 
 def quantizable_layers(model: nn.Module) -> Dict[str, Type[QuantizedLayer]]:
-    """Find the layers that have a quantized version.
+    """Find the layers that have a quantized version, or are one.
 
     Args:
-        model (nn.Module): A model in full precision.
+        model (nn.Module): A model in full precision, or converted.
 
     Returns:
         Dict[str, Type[QuantizedLayer]]: The class that each becomes, by layer name, in the model's order. The parts
@@ -118,7 +118,9 @@ def quantizable_layers(model: nn.Module) -> Dict[str, Type[QuantizedLayer]]:
     found = {}
     for name, module in model.named_modules():
         quantized = QUANTIZED_LAYERS.get(type(module))
-        if quantized is not None and quantized.supports(module):
+        if isinstance(module, QuantizedLayer):
+            found[name] = type(module)
+        elif quantized is not None and quantized.supports(module):
             found[name] = quantized
             found.update((f'{name}.{part}'.lstrip('.'), kind) for part, kind in quantized.parts.items())
     return found

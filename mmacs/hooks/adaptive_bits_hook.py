@@ -1,0 +1,258 @@
+"""Bit-widths that follow a gradient while the network trains (AdaQAT, arXiv 2404.16876)."""
+
+import copy
+import math
+from dataclasses import asdict
+from typing import Any, Dict, Optional
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmacs.coreset.purity import pure_evaluation
+from mmacs.errors import MmacsError
+from mmacs.hooks.run import unwrapped
+from mmacs.quantization.learned_bits import (
+    LearnedBits,
+    change_bits,
+    cost_gradient,
+    participants,
+    relative_cost,
+    start_bits,
+)
+from mmacs.quantization.quantizers.base import MAX_BITS
+from mmacs.registry import HOOKS
+
+STATE_KEY = 'mmacs_adaptive_bits'
+
+
+@HOOKS.register_module()
+class AdaptiveBitsHook(Hook):
+    """Learn the bit-width of the network's weights and that of its activations (AdaQAT, Gernigon et al. 2024).
+
+    Both start at the recipe's bits, are real numbers N, and the network computes with ceil(N). Every ``interval``
+    iterations each takes a step of gradient descent, N <- N - lr * (dL/dN + cost_weight * dH/dN), where
+
+    - dL/dN = L(ceil N) - L(floor N): the training loss of the iteration's own batch, after its step, with the other
+      kind's bits as they are, averaged over processes;
+    - H = max(C - target, 0), C the bit operations of the layers that take part relative to the start.
+
+    N is fixed once it went back and forth over one integer ``max_crossings`` times, at the upper of the two bit-widths,
+    and from ``freeze_epoch`` on at ceil(N). The defaults, the normalisation of H, the target and the count of crossings
+    are our reading: the paper's values were not at hand.
+
+    Every loss is that of a deep copy of the model in the modes of training, so that a measurement leaves no trace in
+    BatchNorm's statistics, ranges that follow the data, or counters in heads; random states are put back, and each
+    loss is computed under the same one. It takes the memory of one more set of weights, and the time of up to three
+    forwards. When bits change, ranges stay (:meth:`~mmacs.quantization.quantizers.Quantizer.change_bits`), and so does
+    the optimizer's state: gradients of steps change by about a factor of two per bit, which momentum forgets within
+    some ten iterations and which normalised optimizers are indifferent to.
+
+    What takes part is what has the recipe's main bits by default, see
+    :func:`~mmacs.quantization.learned_bits.participants`. The checkpoint holds N, and bits are set before its weights
+    are loaded, to go on or to be evaluated: leave the hook in the config for both. Without the hook such a checkpoint
+    loads in a recipe with the bits that are logged when training ends.
+
+    Args:
+        cost_weight (float): Lambda: how much loss all of the bit operations at the start are worth.
+        target (float): Relative bit operations, from 0 to 1, at which to stop pressing; 0 presses for ever. From 8
+            bits, 0.25 are those of 4-bit weights and activations.
+        lr (float): Learning rate of N, in bits per unit of loss.
+        interval (int): Iterations between steps of N.
+        min_bits (int): Smallest bit-width. Defaults to 2.
+        max_bits (int): Largest bit-width. Defaults to 8.
+        max_crossings (int): Crossings of one integer at which N is fixed.
+        freeze_epoch (int, optional): Epoch, counted from 0, from which on bits are fixed. None lets them move to the
+            end; some epochs with fixed bits are worth having.
+
+    Raises:
+        MmacsError: If an argument is out of range; when training starts, if nothing takes part, a quantizer can't
+            change its bits, or weights are averaged, since averages of steps of different bits are none.
+    """
+
+    priority = 'VERY_HIGH'  # bits must be set before QuantizationHook (HIGH) compares the checkpoint with the model
+
+    def __init__(
+        self,
+        cost_weight: float = 0.15,
+        target: float = 0.0,
+        lr: float = 1.0,
+        interval: int = 10,
+        min_bits: int = 2,
+        max_bits: int = 8,
+        max_crossings: int = 10,
+        freeze_epoch: Optional[int] = None,
+    ) -> None:
+        for name, value, high in (('cost_weight', cost_weight, math.inf), ('lr', lr, math.inf), ('target', target, 1)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
+                raise MmacsError(f'{name} must be a number, at least 0{" and at most 1" * (high == 1)}, got {value!r}')
+        for name, value in (('interval', interval), ('max_crossings', max_crossings)):
+            if not _is_integer(value):
+                raise MmacsError(f'{name} must be a whole number, at least 1, got {value!r}')
+        if not (_is_integer(min_bits) and _is_integer(max_bits) and min_bits < max_bits <= MAX_BITS):
+            raise MmacsError(
+                f'min_bits and max_bits must be integers, 1 <= min_bits < max_bits <= {MAX_BITS}, got {min_bits!r} and '
+                f'{max_bits!r}'
+            )
+        if freeze_epoch is not None and not _is_integer(freeze_epoch):
+            raise MmacsError(f'freeze_epoch must be an epoch, at least 1, or None, got {freeze_epoch!r}')
+        self.cost_weight = cost_weight
+        self.target = target
+        self.lr = lr
+        self.interval = interval
+        self.limits = (min_bits, max_bits)
+        self.max_crossings = max_crossings
+        self.freeze_epoch = freeze_epoch
+        self.learned: Dict[str, LearnedBits] = {}
+        self._resumed = False
+
+    @property
+    def bits(self) -> Dict[str, int]:
+        """Bits in use by kind, ``'weight'`` and ``'activation'``."""
+        return {kind: learned.bits for kind, learned in self.learned.items()}
+
+    # ---------------------------------------------------------------- what the run calls
+    def before_run(self, runner: Runner) -> None:
+        """Find out who takes part."""
+        self._prepare(unwrapped(runner))
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Take up the bits of a checkpoint before its weights are loaded."""
+        state = checkpoint.get(STATE_KEY)
+        self._resumed = state is not None
+        if state is None:
+            return
+        self._prepare(unwrapped(runner))
+        if state.keys() != self.learned.keys():
+            raise MmacsError(
+                f'the checkpoint has learned bits for {_listed(state)}, but the recipe leaves {_listed(self.learned)} '
+                f'to learn: use the recipe that it was trained with'
+            )
+        self.learned = {kind: LearnedBits(**learned) for kind, learned in state.items()}
+        change_bits(unwrapped(runner), self._participants, self.bits)
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse what can't work before it costs time."""
+        if runner.iter > 0 and not self._resumed:
+            raise MmacsError('cannot resume: the checkpoint was written by a run without AdaptiveBitsHook')
+        if any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            raise MmacsError(
+                'AdaptiveBitsHook does not go with EMAHook, whose averages mix steps of different bits: average '
+                'weights in a second run that starts from the learned bits'
+            )
+        low, high = self.limits
+        for kind, learned in self.learned.items():
+            if not low <= learned.bits <= high:
+                raise MmacsError(
+                    f'the {kind} starts at {learned.bits} bits, outside of min_bits={low} to max_bits={high}'
+                )
+        model = unwrapped(runner)
+        for names in self._participants.values():
+            for name in names:
+                copy.deepcopy(model.get_submodule(name)).change_bits(low)  # refused by those that can't
+        count = sum(map(len, self._participants.values()))
+        runner.logger.info(f'Learning the bit-width of {count} quantizers, starting at {_described(self.learned)}.')
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
+    ) -> None:
+        """Take a step of N if one is due."""
+        if all(learned.frozen for learned in self.learned.values()):
+            return
+        if self.freeze_epoch is not None and runner.epoch >= self.freeze_epoch:
+            self._move(runner, {kind: learned.freeze() for kind, learned in self.learned.items()})
+        elif self.every_n_train_iters(runner, self.interval):
+            self._step(runner, data_batch)
+
+    def after_train(self, runner: Runner) -> None:
+        """Log what was learned, and how to do without this hook."""
+        changes = ', '.join(f'{kind}=dict(bits={bits})' for kind, bits in self.bits.items())
+        runner.logger.info(
+            f'Learned bit-widths: {_described(self.learned)}. Without AdaptiveBitsHook the checkpoint loads in the '
+            f'same recipe with {changes}.'
+        )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Put the bit-widths into the checkpoint, as plain values."""
+        checkpoint[STATE_KEY] = {kind: asdict(learned) for kind, learned in self.learned.items()}
+
+    # ---------------------------------------------------------------- parts
+    def _prepare(self, model: nn.Module) -> None:
+        """Find out who takes part and start from the recipe's bits, once."""
+        if self.learned:
+            return
+        if not hasattr(model, 'recipe'):
+            raise MmacsError("AdaptiveBitsHook found nothing quantized: wrap the model in type='mmacs.QuantizedModel'")
+        self._participants = participants(model)
+        if not self._participants:
+            raise MmacsError(
+                'AdaptiveBitsHook found no bit-width to learn: rules of the recipe give bits to every quantizer'
+            )
+        main = start_bits(model.recipe)
+        self._start = {kind: main[kind] for kind in self._participants}
+        self.learned = {kind: LearnedBits(float(bits)) for kind, bits in self._start.items()}
+
+    def _step(self, runner: Runner, data_batch: Any) -> None:
+        of_loss = self._loss_gradient(runner, data_batch)
+        of_cost = cost_gradient(self.bits, self._start, self.target)
+        moved = {}
+        for kind, learned in self.learned.items():
+            gradient = of_loss[kind] + self.cost_weight * of_cost[kind]
+            moved[kind] = learned.step(gradient, self.lr, *self.limits, self.max_crossings)
+        self._move(runner, moved)
+
+    def _move(self, runner: Runner, moved: Dict[str, LearnedBits]) -> None:
+        before, self.learned = self.learned, moved
+        change_bits(unwrapped(runner), self._participants, self.bits)
+        cost = relative_cost(self.bits, self._start)
+        if any((moved[kind].bits, moved[kind].frozen) != (old.bits, old.frozen) for kind, old in before.items()):
+            runner.logger.info(f'Bit-widths: {_described(moved)}, {cost:.1%} of the bit operations at the start.')
+        scalars = {f'bits/{kind}': learned.value for kind, learned in moved.items()}
+        runner.visualizer.add_scalars({**scalars, 'bits/cost': cost}, step=runner.iter + 1)
+
+    def _loss_gradient(self, runner: Runner, data_batch: Any) -> Dict[str, float]:
+        """L(ceil N) - L(floor N) of each kind, the same on all processes."""
+        candidates = {
+            kind: {**self.bits, kind: learned.bits_below}
+            for kind, learned in self.learned.items()
+            if not learned.frozen and learned.bits_below < learned.bits
+        }
+        gradient = dict.fromkeys(self.learned, 0.0)
+        if candidates:
+            here = self._loss(runner, data_batch, self.bits)
+            differences = torch.stack([here - self._loss(runner, data_batch, bits) for bits in candidates.values()])
+            all_reduce(differences, 'mean')
+            gradient.update(zip(candidates, differences.tolist()))
+        if not all(map(math.isfinite, gradient.values())):
+            raise MmacsError(
+                f'the loss around {_described(self.learned)} bits is not finite: lower the learning rate, clip '
+                f'gradients, or raise min_bits'
+            )
+        return gradient
+
+    def _loss(self, runner: Runner, data_batch: Any, bits: Dict[str, int]) -> Tensor:
+        """Training loss of a batch under given bits, a scalar; see the class for why on a copy."""
+        model = copy.deepcopy(unwrapped(runner))
+        change_bits(model, self._participants, bits)
+        # no model is named: random states are put back, and the copy stays in the modes of training
+        with pure_evaluation(), runner.optim_wrapper.optim_context(model):
+            data = model.data_preprocessor(copy.deepcopy(data_batch), True)
+            losses = model(**data, mode='loss')
+        return model.parse_losses(losses)[0]
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _listed(kinds: Dict[str, Any]) -> str:
+    return ' and '.join(kinds)
+
+
+def _described(learned: Dict[str, LearnedBits]) -> str:
+    """Such as ``weight 4 (3.62), activation 5 (fixed)``."""
+    return ', '.join(
+        f'{kind} {each.bits} ({"fixed" if each.frozen else f"{each.value:.2f}"})' for kind, each in learned.items()
+    )

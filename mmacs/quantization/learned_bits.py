@@ -1,0 +1,159 @@
+"""Bit-widths learned during training: AdaQAT (Gernigon et al. 2024, arXiv 2404.16876), without the run around it.
+
+One real number for the weights of the whole network and one for its activations follow a gradient; the network
+computes with the next integer above. What the public summaries of the paper leave open is our reading, and marked so.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any, Dict, List, Mapping, Optional
+
+from torch import nn
+
+from mmacs.quantization.layers import QuantizedLayer
+from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.recipe import Recipe
+from mmacs.quantization.roles import find_roles
+
+
+@dataclass(frozen=True)
+class LearnedBits:
+    """A real-valued bit-width and what is remembered of its way.
+
+    Attributes:
+        value (float): N, the real-valued bit-width.
+        frozen (bool): Whether it is fixed for good.
+        crossings (Dict[int, int]): How often the bits in use changed between k and k + 1, in either direction, by k.
+    """
+
+    value: float
+    frozen: bool = False
+    crossings: Dict[int, int] = field(default_factory=dict)
+
+    @property
+    def bits(self) -> int:
+        """The bit-width in use, ceil(N)."""
+        return math.ceil(self.value)
+
+    @property
+    def bits_below(self) -> int:
+        """floor(N): at an integer N the bits in use, so that the difference of losses is zero there."""
+        return math.floor(self.value)
+
+    def freeze(self) -> 'LearnedBits':
+        """Fixed at the bits in use."""
+        return replace(self, value=float(self.bits), frozen=True)
+
+    def step(self, gradient: float, lr: float, low: int, high: int, max_crossings: int) -> 'LearnedBits':
+        """One step of gradient descent.
+
+        Where N has gone back and forth over the same integer ``max_crossings`` times it is fixed above that integer,
+        which costs more and loses less (our reading of what the paper does with oscillations).
+
+        Args:
+            gradient (float): d(objective)/dN, in units of the loss per bit.
+            lr (float): Learning rate.
+            low (int): Smallest N.
+            high (int): Largest N.
+            max_crossings (int): Crossings of one integer at which N is fixed.
+
+        Returns:
+            LearnedBits: What it is after the step; a frozen one stays as it is.
+        """
+        if self.frozen:
+            return self
+        moved = replace(self, value=min(max(self.value - lr * gradient, float(low)), float(high)))
+        crossed = range(min(self.bits, moved.bits), max(self.bits, moved.bits))
+        crossings = {**self.crossings, **{k: self.crossings.get(k, 0) + 1 for k in crossed}}
+        worn_out = [k for k in crossed if crossings[k] >= max_crossings]
+        if worn_out:
+            moved = replace(moved, value=float(max(worn_out) + 1), frozen=True)
+        return replace(moved, crossings=crossings)
+
+
+def relative_cost(bits: Mapping[str, int], start: Mapping[str, int]) -> float:
+    """Bit operations of the layers that take part, relative to those at the start: the product over kinds of bits.
+
+    Args:
+        bits (Mapping[str, int]): Bits in use by kind, ``'weight'`` and ``'activation'`` or one of them.
+        start (Mapping[str, int]): Bits at the start of the same kinds.
+
+    Returns:
+        float: 1 at the start; a multiply-accumulate of w-bit weights and a-bit inputs counts as w * a.
+    """
+    return math.prod(bits[kind] / start[kind] for kind in start)
+
+
+def cost_gradient(bits: Mapping[str, int], start: Mapping[str, int], target: float) -> Dict[str, float]:
+    """d(hardware cost)/dN of each kind, the cost being ``max(relative cost - target, 0)`` at the bits in use.
+
+    The paper's cost has no target, which is ``target=0``; to stop pressing where a budget is met is ours, as is the
+    normalisation.
+
+    Args:
+        bits (Mapping[str, int]): See :func:`relative_cost`.
+        start (Mapping[str, int]): See :func:`relative_cost`.
+        target (float): Relative cost that is low enough.
+
+    Returns:
+        Dict[str, float]: Derivative per bit, by kind: the product of the others, normalised; 0 once the target is met.
+    """
+    cost = relative_cost(bits, start)
+    return {kind: cost / bits[kind] if cost > target else 0.0 for kind in start}
+
+
+def start_bits(recipe: Any) -> Dict[str, int]:
+    """Main bit-width of each kind that a recipe quantizes."""
+    return {kind: settings['bits'] for kind, settings in Recipe(recipe).settings.items() if settings is not None}
+
+
+def participants(model: nn.Module) -> Dict[str, List[str]]:
+    """Names of the quantizers whose bit-width is learned: those that have the recipe's main bit-width by default.
+
+    Layers with a role (the one that sees the image, those that predict) keep their bits, and so does whatever a rule
+    of the recipe gives bits to, be they the main ones: such a rule is how to keep a layer out. Operands of additions
+    are not part of a layer with weights and keep theirs.
+
+    Args:
+        model (nn.Module): A model converted by :func:`~.convert.quantize_model`.
+
+    Returns:
+        Dict[str, List[str]]: Names by ``'weight'`` and ``'activation'``; kinds without any are missing.
+    """
+    roles = find_roles(model)
+    found: Dict[str, List[str]] = {}
+    for name, layer in model.named_modules():
+        if name in roles or not isinstance(layer, QuantizedLayer):
+            continue
+        type_name = layer.original_type().__name__
+        rules = [rule for rule in Recipe(model.recipe).rules if _selects(rule, name, type_name)]
+        for child, quantizer in layer.named_children():
+            if isinstance(quantizer, Quantizer) and not any(_sets_bits(rule.get(quantizer.kind)) for rule in rules):
+                found.setdefault(quantizer.kind, []).append(f'{name}.{child}')
+    main = start_bits(model.recipe)
+    return {kind: found[kind] for kind in main if kind in found}
+
+
+def _selects(rule: Dict[str, Any], name: str, layer_type: str) -> bool:
+    """Whether a rule of a recipe selects a layer without a role."""
+    return (
+        'role' not in rule and fnmatchcase(name, rule.get('name', '*')) and rule.get('type', layer_type) == layer_type
+    )
+
+
+def _sets_bits(change: Optional[Dict[str, Any]]) -> bool:
+    return change is not None and 'bits' in change
+
+
+def change_bits(model: nn.Module, participants: Mapping[str, List[str]], bits: Mapping[str, int]) -> None:
+    """Bring all quantizers that take part to the bits of their kind, in place.
+
+    Raises:
+        MmacsError: If a quantizer cannot change its bits.
+    """
+    for kind, names in participants.items():
+        for name in names:
+            quantizer = model.get_submodule(name)
+            if quantizer.bits != bits[kind]:
+                quantizer.change_bits(bits[kind])
