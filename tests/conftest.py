@@ -1,6 +1,8 @@
 """Shared fixtures: small detectors built from MMDetection's own configs, and a small COCO data set on disk."""
 
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import cv2
@@ -110,3 +112,29 @@ def run_config(name: str, data: Path, work_dir: Path, **changes) -> Config:
     cfg.randomness = dict(seed=0)
     cfg.merge_from_dict(changes)
     return cfg
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Runs a tool in this process; returns its exit status and the last line it printed on stderr."""
+
+    def run(tool, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+        try:
+            runpy.run_path(str(REPO / 'tools' / tool), run_name='__main__')
+        except SystemExit as stop:
+            return stop.code, capsys.readouterr().err.strip().splitlines()[-1]
+        capsys.readouterr()
+        return 0, ''
+
+    return run
+
+
+@pytest.fixture
+def config(tiny_coco, tmp_path):
+    """Path of a runnable config on the tiny data set."""
+    path = tmp_path / 'config.py'
+    run_config('retinanet_r18_w4a4_acs.py', tiny_coco, tmp_path / 'run').dump(path)
+    return path

@@ -1,7 +1,6 @@
 """Mistakes that users make on the command line: one clear sentence, exit status 1, no traceback."""
 
 import json
-import runpy
 import sys
 
 import pytest
@@ -12,33 +11,7 @@ from mmacs import cli
 from mmacs.data_paths import check_coco
 from mmacs.errors import MmacsError
 
-from .conftest import REPO, run_config
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Runs a tool in this process; returns its exit status and the last line it printed on stderr."""
-
-    def run(tool, *arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
-        try:
-            runpy.run_path(str(REPO / 'tools' / tool), run_name='__main__')
-        except SystemExit as stop:
-            return stop.code, capsys.readouterr().err.strip().splitlines()[-1]
-        capsys.readouterr()
-        return 0, ''
-
-    return run
-
-
-@pytest.fixture
-def config(tiny_coco, tmp_path):
-    """Path of a runnable config on the tiny data set."""
-    path = tmp_path / 'config.py'
-    run_config('retinanet_r18_w4a4_acs.py', tiny_coco, tmp_path / 'run').dump(path)
-    return path
+from .conftest import REPO
 
 
 def test_no_coco_names_the_missing_paths_and_the_ways_out(command):

@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from mmacs import cli
 
-# What each method quantizes weights and activations with. PACT's paper takes DoReFa for weights, that of LSQ+ takes LSQ.
+# Quantizers of weights and activations. PACT's paper takes DoReFa for weights, that of LSQ+ takes LSQ.
 METHODS = {
     'LSQ': ('LSQ', 'LSQ'),
     'LSQ+': ('LSQ', 'LSQPlus'),

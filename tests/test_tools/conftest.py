@@ -6,8 +6,6 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 
-from ..test_cli import command, config  # noqa: F401
-
 
 @pytest.fixture
 def full_precision(tmp_path, tiny_retinanet):
