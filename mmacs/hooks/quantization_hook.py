@@ -17,6 +17,7 @@ from mmacs.errors import MmacsError
 from mmacs.hooks.run import coreset_sampler, deterministic_pipeline, unwrapped
 from mmacs.quantization import calibrate, describe, layer_table, quantizers, require_same
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
+from mmacs.quantization.synchronise import synchronise_ranges
 from mmacs.registry import HOOKS
 
 STATE_KEY = 'mmacs_quantization'
@@ -31,6 +32,7 @@ class QuantizationHook(Hook):
     - Quantizers without steps are calibrated on a few training images before the first step. Those that a resumed run
       or a quantized checkpoint brings steps for are never calibrated again.
     - The table of layers goes to the log.
+    - With several processes, ranges that follow the data are averaged after each iteration.
     - On a GPU, where looking at each tensor would cost time, every ``check_interval`` iterations it is asked whether
       any quantizer has met NaN or Inf; on a CPU they are an error where they appear.
 
@@ -67,7 +69,8 @@ class QuantizationHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[Dict[str, Any]] = None
     ) -> None:
-        """Ask now and then whether a quantizer has met NaN or Inf."""
+        """Bring ranges that follow the data together; ask now and then whether a quantizer has met NaN or Inf."""
+        synchronise_ranges(unwrapped(runner))
         if self.every_n_train_iters(runner, self.check_interval):
             refuse_nonfinite(unwrapped(runner))
 

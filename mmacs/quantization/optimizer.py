@@ -54,8 +54,8 @@ class QuantizationOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if not isinstance(module, Quantizer):
             return
         for group in params[start:]:
-            # MMEngine copies what a custom key says into the group
-            if 'lr_mult' not in group and self.base_lr is not None:
+            # MMEngine copies what a custom key says into the group. What replaces a weight learns like one.
+            if 'lr_mult' not in group and self.base_lr is not None and not module.replaces_weight:
                 group['lr'] = self.base_lr * self.paramwise_cfg['quantizer_lr_mult']
             if 'decay_mult' not in group:
                 group['weight_decay'] = (self.base_wd or 0.0) * self.paramwise_cfg['quantizer_decay_mult']

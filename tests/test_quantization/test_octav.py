@@ -3,7 +3,7 @@ import torch
 
 from mmacs.errors import MmacsError
 from mmacs.quantization.mse_clip import channel_sample, mse_clip
-from mmacs.quantization.quantizers import OCTAV, octav
+from mmacs.quantization.quantizers import OCTAV
 
 DRAW = {
     'normal': torch.randn,
@@ -172,22 +172,3 @@ def test_only_the_level_that_is_called_moves():
 def test_momentum_out_of_range(momentum):
     with pytest.raises(MmacsError, match='must be above 0 and at most 1'):
         OCTAV(momentum=momentum)
-
-
-def test_ranks_share_the_mean_of_their_clips(monkeypatch):
-    reduced = []
-
-    def mean_with_a_rank_of_twice_the_clip(clip, op):
-        assert op == 'mean'
-        clip.mul_(1.5)
-        reduced.append(clip)
-
-    monkeypatch.setattr(octav, 'is_distributed', lambda: True)
-    monkeypatch.setattr(octav, 'all_reduce', mean_with_a_rank_of_twice_the_clip)
-    x = torch.rand(1000)
-    quantizer = calibrated(x, momentum=1.0)
-    quantizer(x)
-    torch.testing.assert_close(quantizer.clip, 1.5 * mse_clip(x[None], 16))
-    weight = calibrated(x, kind='weight')
-    weight(x)
-    assert len(reduced) == 1  # weights are the same on all ranks

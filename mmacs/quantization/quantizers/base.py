@@ -60,6 +60,7 @@ class Quantizer(nn.Module):
 
     kinds: Sequence[str] = KINDS  # what it can quantize
     uniform = True  # whether its levels are those of a :class:`Grid`
+    followed: Sequence[str] = ()  # buffers that follow the values, of which each process sees its own
     replaces_weight = False  # whether it holds quantized weights of its own, so that the layer's stay as they were
 
     def __init__(

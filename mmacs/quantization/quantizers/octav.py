@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, is_distributed
 from torch import Tensor
 
 from mmacs.errors import MmacsError
@@ -21,7 +20,8 @@ class OCTAV(Quantizer):
     clips are those of the weight as it is, over all its elements. Activations' follow the batches by exponential
     moving average, over at most some 32,768 evenly spaced elements of a batch (on normal values and up to 4 bits that
     puts the clip within 3 % and the squared error within 1 % of what all elements give; at 8 bits, whose clip only the
-    rarest values decide, within some 10 % and 15 %), averaged over ranks. In eval mode ranges stay, so that evaluating
+    rarest values decide, within some 10 % and 15 %), and are averaged over processes, see
+    :func:`~..synchronise.synchronise_ranges`. In eval mode ranges stay, so that evaluating
     changes no state and gives what :meth:`grid` tells.
 
     Outside the range the gradient of weights fades as ``s / |x|``, that of activations is 0: the paper's hybrid.
@@ -33,6 +33,8 @@ class OCTAV(Quantizer):
     Raises:
         MmacsError: If ``momentum`` is out of range.
     """
+
+    followed = ('clip',)
 
     def __init__(self, momentum: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -61,8 +63,6 @@ class OCTAV(Quantizer):
     def refresh(self, x: Tensor, level: int) -> None:
         """Follow the values; a range that is all zero stays."""
         found = self.best_clip(x, self.level_is_signed(level))
-        if self.kind == 'activation' and is_distributed():
-            all_reduce(found, op='mean')
         clip = self.at(self.clip, level)
         clip.lerp_(torch.where(found > 0, found, clip), self.momentum)
 

@@ -3,7 +3,6 @@
 from typing import Any, Optional
 
 import torch
-from mmengine.dist import all_reduce, is_distributed
 from torch import Tensor
 
 from mmacs.errors import MmacsError
@@ -17,15 +16,15 @@ class MinMax(Quantizer):
     """The range from the smallest to the largest value ever seen in training.
 
     Weights' ranges are those of the weight in the last training forward. Symmetric grids have zero in their centre (or
-    at their end, for unsigned data); asymmetric ones span [min, max], moved so that zero is a level. In training with
-    several processes all take part in the range.
+    at their end, for unsigned data); asymmetric ones span [min, max], moved so that zero is a level. Processes average
+    their ranges, see :func:`~..synchronise.synchronise_ranges`.
 
     Args:
         symmetric (bool): Whether the grid is symmetric. Defaults to True.
         **kwargs: See :class:`~.base.Quantizer`.
     """
 
-    reduction = 'extremes'  # of the ranges of several processes: the union, or their mean
+    followed = ('low', 'high')
 
     def __init__(self, symmetric: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -54,18 +53,8 @@ class MinMax(Quantizer):
         """Take the weight's range; follow that of activations."""
         seen = self.statistic(x)
         if self.kind == 'activation':
-            if is_distributed():
-                self._over_processes(seen)
             seen = self.moved(torch.stack([self.at(self.low, level), self.at(self.high, level)]), seen)
         self.set_range(seen, level, 0, 0)
-
-    def _over_processes(self, seen: Tensor) -> None:
-        if self.reduction == 'extremes':
-            seen[0].neg_()  # one collective serves both ends
-            all_reduce(seen, 'max')
-            seen[0].neg_()
-        else:
-            all_reduce(seen, 'mean')
 
     def bounds(self, level: int = 0) -> tuple:
         """An asymmetric grid counts from zero."""
@@ -102,8 +91,6 @@ class EMAMinMax(MinMax):
     Raises:
         MmacsError: If ``momentum`` is out of range.
     """
-
-    reduction = 'mean'
 
     def __init__(self, momentum: float = 0.01, **kwargs: Any) -> None:
         super().__init__(**kwargs)
