@@ -415,7 +415,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.execv(PYTHON, [str(PYTHON), str(ROOT / 'tools' / 'demo.py'), *options.args])
     if options.command == 'test':
         os.chdir(ROOT)
-        os.execv(PYTHON, [str(PYTHON), '-m', 'pytest', *(options.args or ['-q'])])
+        # Tests side by side, each on one thread: threads of several processes would only wait for each other.
+        workers = ['-n', str(min(os.cpu_count() or 1, 8)), '--dist', 'worksteal']
+        os.environ.setdefault('OMP_NUM_THREADS', '1')
+        os.execv(PYTHON, [str(PYTHON), '-m', 'pytest', *workers, *(options.args or ['-q'])])
     return 0
 
 

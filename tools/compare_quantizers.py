@@ -13,18 +13,20 @@ from mmengine.config import Config
 
 from mmacs import cli
 
+_LSQ, _LSQ_MSE = dict(type='LSQ'), dict(type='LSQ', init='mse')
 # Quantizers of weights and activations. PACT's paper takes DoReFa for weights, that of LSQ+ takes LSQ.
 METHODS = {
-    'LSQ': ('LSQ', 'LSQ'),
-    'LSQ+': ('LSQ', 'LSQPlus'),
-    'TQT': ('TQT', 'TQT'),
-    'PACT': ('DoReFa', 'PACT'),
-    'DoReFa': ('DoReFa', 'DoReFa'),
-    'OCTAV': ('OCTAV', 'OCTAV'),
-    'DQ': ('DQWeight', 'DQActivation'),
-    'min-max': ('MinMax', 'MinMax'),
-    'EMA': ('EMAMinMax', 'EMAMinMax'),
-    'percentile': ('Percentile', 'Percentile'),
+    'LSQ': (_LSQ, _LSQ),
+    'LSQ, MSE start': (_LSQ_MSE, _LSQ_MSE),
+    'LSQ+': (_LSQ, dict(type='LSQPlus')),
+    'TQT': (dict(type='TQT'), dict(type='TQT')),
+    'PACT': (dict(type='DoReFa'), dict(type='PACT')),
+    'DoReFa': (dict(type='DoReFa'), dict(type='DoReFa')),
+    'OCTAV': (dict(type='OCTAV'), dict(type='OCTAV')),
+    'DQ': (dict(type='DQWeight'), dict(type='DQActivation')),
+    'min-max': (dict(type='MinMax'), dict(type='MinMax')),
+    'EMA': (dict(type='EMAMinMax'), dict(type='EMAMinMax')),
+    'percentile': (dict(type='Percentile'), dict(type='Percentile')),
 }
 
 
@@ -32,9 +34,7 @@ def cell_config(cfg: Config, method: str, bits: int, folder: Path) -> Config:
     """The config of one cell of the table: a method at a bit-width."""
     cell = copy.deepcopy(cfg)
     weight, activation = METHODS[method]
-    cell.model.recipe = dict(
-        preset='w4a4', weight=dict(type=weight, bits=bits), activation=dict(type=activation, bits=bits)
-    )
+    cell.model.recipe = dict(preset='w4a4', weight=dict(weight, bits=bits), activation=dict(activation, bits=bits))
     cell.work_dir = str(folder)
     cell.default_hooks.checkpoint.max_keep_ckpts = 1
     cell.visualizer.name = f'{method} {bits}'  # visualizers live as long as the process
@@ -119,7 +119,7 @@ def main() -> None:
     results: Dict[str, Dict[str, Dict[str, float]]] = {}
     for bits in args.bits:
         for method in args.methods:
-            cell = folder / f'{method.replace("+", "_plus")}_w{bits}a{bits}'
+            cell = folder / f'{method.replace("+", "_plus").replace(", ", "_").replace(" ", "_")}_w{bits}a{bits}'
             results.setdefault(method, {})[str(bits)] = fill(cfg, method, bits, cell)
             table = render(results, args.bits, full_precision)
             with atomic_path(folder / 'table.md') as path:

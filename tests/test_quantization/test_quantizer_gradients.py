@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmacs.quantization.fake_quant import power_of_two_step, trained_power_of_two
-from mmacs.quantization.quantizers import PACT, TQT, DoReFa, EMAMinMax, LSQPlus, MinMax, Percentile
+from mmacs.quantization.quantizers import LSQ, PACT, TQT, DoReFa, EMAMinMax, LSQPlus, MinMax, Percentile
 
 
 def set_range(quantizer, signed=True, **state):
@@ -148,3 +148,31 @@ def test_powers_of_two_are_exact_and_pass_gradients_in_the_log_domain():
     torch.testing.assert_close(step.grad, rounded.detach() / step.detach())
     exact = trained_power_of_two(torch.arange(-40.0, 40.0))
     assert (torch.frexp(exact)[0] == 0.5).all()
+
+
+@pytest.mark.parametrize('kind', ['weight', 'activation'])
+@pytest.mark.parametrize('bits', [2, 4, 8])
+@pytest.mark.parametrize('signed', [True, False])
+def test_lsq_starts_at_the_papers_step_or_at_that_of_least_squared_error(kind, bits, signed):
+    x = torch.randn(10000) if signed else torch.randn(10000).relu()
+
+    def start(init):
+        quantizer = LSQ(bits=bits, kind=kind, init=init)
+        y = quantizer(x)
+        return quantizer.step.item(), (y - x).square().mean().item()
+
+    step, _ = start('mean')
+    assert step == pytest.approx(2 * x.abs().mean().item() / math.sqrt(quantizer_max(bits, signed)), rel=1e-5)
+    _, least = start('mse')
+    best = min(error_of(x, bits, signed, clip) for clip in torch.linspace(0.3, 6, 200).tolist())
+    assert least < 1.25 * best
+
+
+def quantizer_max(bits, signed):
+    return 2 ** (bits - signed) - 1
+
+
+def error_of(x, bits, signed, clip):
+    q_max = quantizer_max(bits, signed)
+    step = clip / (q_max + 1)
+    return ((x / step).round().clamp(-q_max - 1 if signed else 0, q_max) * step - x).square().mean().item()

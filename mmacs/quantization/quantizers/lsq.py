@@ -5,9 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmacs.quantization.fake_quant import keep_positive, lsq_initial_step, lsq_quantize
+from mmacs.errors import unknown_name
+from mmacs.quantization.fake_quant import alive, keep_positive, lsq_initial_step, lsq_quantize
+from mmacs.quantization.mse_clip import channel_sample, mse_clip
 from mmacs.quantization.quantizers.base import Quantizer
 from mmacs.registry import QUANTIZERS
+
+INITS = ('mean', 'mse')
 
 
 @QUANTIZERS.register_module()
@@ -15,20 +19,36 @@ class LSQ(Quantizer):
     """Uniform levels ``s * k`` with a step size learned by gradient; see :func:`~..fake_quant.lsq_quantize`.
 
     Args:
+        init (str): Where the step starts: ``'mean'``, the paper's ``2 E|x| / sqrt(q_max)``; or ``'mse'``, the step of
+            least squared error, see :func:`~..mse_clip.mse_clip`, which is much nearer to the full-precision model.
         **kwargs: See :class:`~.base.Quantizer`.
+
+    Raises:
+        MmacsError: If ``init`` is unknown.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, init: str = 'mean', **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if init not in INITS:
+            raise unknown_name('init', init, INITS)
+        self.init = init
         self.step = nn.Parameter(torch.ones(self.num_ranges))
 
     def statistic(self, x: Tensor) -> Tensor:
-        """Mean absolute value per range, shape (number of channels,)."""
-        return self.by_channel(x).abs().mean(1)
+        """Mean absolute value per range, or best clips without and with sign, shape ([2,] number of channels)."""
+        if self.init == 'mean':
+            return self.by_channel(x).abs().mean(1)
+        rows = self.by_channel(x) if self.kind == 'weight' else channel_sample(x)
+        return torch.stack([mse_clip(rows.relu(), 2**self.bits), mse_clip(rows.abs(), 2 ** (self.bits - 1))])
 
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
-        """``2 E|x| / sqrt(q_max)``, section 2.1 of the paper."""
-        self.at(self.step, level).copy_(lsq_initial_step(statistic, q_max))
+        """``2 E|x| / sqrt(q_max)``, section 2.1 of the paper, or the step of least squared error."""
+        if self.init == 'mean':
+            step = lsq_initial_step(statistic, q_max)
+        else:
+            signed = self.level_is_signed(level)
+            step = alive(statistic[int(signed)]) / 2 ** (self.bits - signed)
+        self.at(self.step, level).copy_(step)
 
     def grid_step(self, level: int, q_min: int, q_max: int) -> Tensor:
         """The learned step, kept positive."""

@@ -6,6 +6,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
+from mmacs.errors import MmacsError
 from mmacs.quantization.fake_quant import scale_gradient
 from mmacs.quantization.quantizers.lsq import LSQ
 from mmacs.registry import QUANTIZERS
@@ -21,9 +22,14 @@ class LSQPlus(LSQ):
 
     Args:
         **kwargs: See :class:`~.base.Quantizer`.
+
+    Raises:
+        MmacsError: If ``init`` of :class:`LSQ` is given.
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        if 'init' in kwargs:
+            raise MmacsError('LSQPlus starts from the smallest and largest value and takes no init: leave it out')
         super().__init__(**kwargs)
         self.offset = nn.Parameter(torch.zeros(self.num_ranges))
 
