@@ -5,7 +5,7 @@ import io
 import json
 import math
 from contextlib import redirect_stdout
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
 import torch
@@ -88,7 +88,14 @@ class Validation:
     def forward_one(self) -> Any:
         """Predict for the first image alone."""
         self.model.eval()
-        return self.forward(pseudo_collate([self.loader.dataset[self.indices[0]]]))
+        return self.forward(self._first())
+
+    def input_shape(self) -> List[int]:
+        """Shape (channels, height, width) in which the model gets the first image alone, padding included."""
+        return list(self.model.data_preprocessor(self._first(), False)['inputs'].shape[1:])
+
+    def _first(self) -> Any:
+        return pseudo_collate([self.loader.dataset[self.indices[0]]])
 
     def score(self) -> float:
         """The metric of the model as it is now.
@@ -126,7 +133,10 @@ def load_quantized(cfg: Config, checkpoint: Optional[str]) -> Runner:
         raise MmacsError('name a checkpoint: the config has no load_from')
     runner = build_runner(cfg, ['val_dataloader'])
     if next(quantizers(unwrapped(runner)), None) is None:
-        raise MmacsError("nothing of this model is quantized: wrap it in type='mmacs.QuantizedModel' in the config")
+        raise MmacsError(
+            "nothing of this model is quantized: give the config model=dict(type='mmacs.QuantizedModel', ...) with a "
+            'recipe'
+        )
     runner.load_or_resume()
     return runner
 
@@ -138,9 +148,12 @@ def calibrate_runner(runner: Runner) -> None:
         MmacsError: If training data is missing.
     """
     check_data(runner.cfg, ['train_dataloader'])
-    hook = next((hook for hook in runner.hooks if isinstance(hook, QuantizationHook)), QuantizationHook())
     with _quiet():
-        hook.calibrate(runner)
+        _quantization_hook(runner).calibrate(runner)
+
+
+def _quantization_hook(runner: Runner) -> QuantizationHook:
+    return next((hook for hook in runner.hooks if isinstance(hook, QuantizationHook)), QuantizationHook())
 
 
 def conditions(runner: Runner, num_images: int) -> Dict[str, Any]:
@@ -151,11 +164,13 @@ def conditions(runner: Runner, num_images: int) -> Dict[str, Any]:
         num_images (int): Number of validation images.
 
     Returns:
-        dict: Fingerprints of the config (model, data, metric) and of the full-precision weights, number of images.
+        dict: Fingerprints of the config (model, data, metric, calibration) and of the full-precision weights, number
+        of images.
     """
     parts = [runner.cfg.get(name) for name in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator')]
-    calibration = runner.cfg.get('default_hooks', {}).get('quantization')
-    text = json.dumps([*parts, calibration, unwrapped(runner).recipe], sort_keys=True, default=str)
+    hook = _quantization_hook(runner)
+    parts += [hook.num_images, hook.batch_size, unwrapped(runner).recipe]
+    text = json.dumps(parts, sort_keys=True, default=str)
     return {
         'config': hashlib.sha256(text.encode()).hexdigest()[:16],
         'checkpoint': fingerprint(full_precision_weights(unwrapped(runner))),

@@ -1,9 +1,12 @@
+import copy
+
 import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 
 from mmacs.errors import MmacsError
+from mmacs.hooks import QuantizationHook
 from mmacs.quantization import quantizers
 from mmacs.validation import Validation, calibrate_runner, conditions, load_quantized
 
@@ -74,6 +77,11 @@ def test_one_image_can_be_run_alone(cfg):
     assert result.img_id == 1
 
 
+def test_the_input_shape_is_that_of_the_first_image_padded(cfg):
+    # landscape, 96 x 64 pixels as it is
+    assert Validation(load_quantized(cfg, None), 4).input_shape() == [3, 64, 96]
+
+
 def test_calibration_is_that_of_the_hook(cfg):
     cfg.default_hooks.quantization.update(num_images=3)
     runner = load_quantized(cfg, None)
@@ -99,11 +107,26 @@ def test_conditions_change_with_data_recipe_and_weights(cfg):
     assert conditions(runner, 8)['checkpoint'] != before['checkpoint']
 
 
+@pytest.mark.parametrize('where', ['default_hooks', 'custom_hooks'])
+@pytest.mark.parametrize('change', [dict(num_images=3), dict(batch_size=2), dict(check_interval=7)])
+def test_conditions_change_with_the_calibration_wherever_its_hook_is(cfg, where, change):
+    hook = cfg.default_hooks.pop('quantization')
+
+    def conditions_with(**changes):
+        config = copy.deepcopy(cfg)
+        given = {**hook, **changes}
+        config.merge_from_dict({where: {'quantization': given} if where == 'default_hooks' else [given]})
+        return conditions(load_quantized(config, None), 8)
+
+    same = 'check_interval' in change
+    assert (conditions_with() == conditions_with(**change)) == same
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
         (dict(load_from=None), 'name a checkpoint'),
-        (dict(model=dict(recipe=None)), 'a recipe is'),
+        (dict(model=dict(recipe=None)), 'nothing of this model is quantized: .* with a recipe'),
     ],
 )
 def test_mistakes(cfg, change, message):

@@ -15,7 +15,7 @@ def main() -> None:
     from mmacs.errors import MmacsError
     from mmacs.files import atomic_path
     from mmacs.hooks.run import unwrapped
-    from mmacs.quantization import disabled
+    from mmacs.quantization import disabled, quantizers
     from mmacs.quantization.bit_widths import (
         bit_costs,
         choice_table,
@@ -28,8 +28,11 @@ def main() -> None:
     from mmacs.quantization.sensitivity import Record, layers_to_choose, measure_drops
     from mmacs.validation import Validation, calibrate_runner, conditions, load_quantized
 
-    parser = commands.common_parser('Choose the bit-width of each layer under a budget')
-    parser.add_argument('checkpoint', help='checkpoint to start from, in full precision or quantized')
+    parser = commands.common_parser(
+        "Choose the bit-width of each layer under a budget, which counts weights. A layer's inputs get the bits of its "
+        'weight where the recipe gives both the same, and keep theirs where it gives others (w4a8, w4a32).'
+    )
+    parser.add_argument('checkpoint', help='full-precision checkpoint, against which drops are measured')
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument('--mean-bits', type=float, help='largest mean bit-width of the quantized weights')
     budget.add_argument('--size-mb', type=float, help='largest size of the whole model in MB (10^6 bytes)')
@@ -50,9 +53,11 @@ def main() -> None:
     cfg = commands.load_config(args)
     runner = load_quantized(cfg, args.checkpoint)
     model = unwrapped(runner)
+    if any(quantizer.is_initialized() for _, quantizer in quantizers(model)):
+        raise MmacsError('choose_bits measures drops against full precision: name the full-precision checkpoint')
     layers = layers_to_choose(model, args.all_layers)
     if not layers:
-        raise MmacsError('no layer is left to choose bit-widths for: say --all-layers, or change the recipe')
+        raise MmacsError('no quantized weight is left to choose bits for: say --all-layers, or change the recipe')
     contributions = bit_costs if args.mean_bits is not None else size_costs
     limit = args.size_mb if args.mean_bits is None else args.mean_bits
     costs, fixed_cost = contributions(model, list(layers), candidates)
@@ -71,7 +76,7 @@ def main() -> None:
             record.metric = validation.metric
         validation.metric = record.metric
         calibrate_runner(runner)  # also of what is not chosen, so that nothing is missed below
-        measuring = measure_drops(model, record, work, validation.score, lambda: calibrate_runner(runner))
+        measuring = measure_drops(model, layers, record, work, validation.score, lambda: calibrate_runner(runner))
         for _ in track(measuring, 'layers alone', total=count, console=Console(stderr=True)):
             pass
 
@@ -85,7 +90,7 @@ def main() -> None:
         temporary.write_text(json.dumps(recipe, indent=1))
     console = Console()
     console = console if console.is_terminal else Console(width=140)
-    console.print(choice_table(chosen, record.drops, layers))
+    console.print(choice_table(model, chosen, record.drops))
     total = fixed_cost + sum(costs[layer][bits] for layer, bits in chosen.items())
     unit = 'MB' if args.mean_bits is None else 'bits per quantized weight'
     predicted = sum(drops[layer][bits] for layer, bits in chosen.items())

@@ -5,11 +5,11 @@ are not repeated, a killed one goes on from its last epoch.
 """
 
 import copy
+import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Any, Dict, List, Optional
-
-from mmengine.config import Config
+from typing import Any, Callable, Dict, List
 
 from mmacs import cli
 
@@ -30,7 +30,7 @@ METHODS = {
 }
 
 
-def cell_config(cfg: Config, method: str, bits: int, folder: Path) -> Config:
+def cell_config(cfg: Any, method: str, bits: int, folder: Path) -> Any:
     """The config of one cell of the table: a method at a bit-width."""
     cell = copy.deepcopy(cfg)
     weight, activation = METHODS[method]
@@ -41,7 +41,7 @@ def cell_config(cfg: Config, method: str, bits: int, folder: Path) -> Config:
     return cell
 
 
-def evaluate_calibrated(cfg: Config) -> float:
+def evaluate_calibrated(cfg: Any) -> float:
     """The metric of the full-precision checkpoint after calibration alone."""
     from mmacs.validation import calibrate_runner, load_quantized
 
@@ -50,14 +50,27 @@ def evaluate_calibrated(cfg: Config) -> float:
     return first_metric(runner.val())
 
 
-def train(cfg: Config) -> float:
+def evaluate_full_precision(cfg: Any) -> float:
+    """The metric of the checkpoint as it is."""
+    from mmacs.quantization import disabled
+    from mmacs.validation import calibrate_runner, load_quantized
+
+    runner = load_quantized(cfg, None)
+    calibrate_runner(runner)
+    with disabled(runner.model):
+        return first_metric(runner.val())
+
+
+def train(cfg: Any) -> float:
     """The metric of the last epoch of training."""
-    from mmengine.runner import Runner, find_latest_checkpoint
+    from mmengine.runner import find_latest_checkpoint
+
+    from mmacs.commands import build_runner
 
     latest = find_latest_checkpoint(cfg.work_dir)
     if latest is not None:
         cfg.resume, cfg.load_from = True, latest
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg, ['train_dataloader', 'val_dataloader'])
     runner.train()
     return first_metric(runner.val())
 
@@ -67,32 +80,40 @@ def first_metric(metrics: Dict[str, float]) -> float:
     return float(next(iter(metrics.values())))
 
 
-def fill(cfg: Config, method: str, bits: int, folder: Path) -> Dict[str, Any]:
-    """Compute one cell, or read it if it is complete."""
+def fill(cfg: Any, folder: Path, stages: Dict[str, Callable[[Any], float]]) -> Dict[str, Any]:
+    """Compute what is missing of one cell and read the rest.
+
+    Raises:
+        MmacsError: If the folder holds results of other settings.
+    """
+    from mmacs.errors import MmacsError
     from mmacs.files import atomic_path
 
     file = folder / 'result.json'
-    result = json.loads(file.read_text()) if file.exists() else {}
-    for stage, compute in (('ptq', evaluate_calibrated), ('qat', train)):
+    settings = {key: value for key, value in cfg.to_dict().items() if key != 'work_dir'}
+    under = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    result = json.loads(file.read_text()) if file.exists() else {'settings': under}
+    if result['settings'] != under:
+        raise MmacsError(f'{file} was computed under other settings: choose another --work-dir, or delete {folder}')
+    for stage, compute in stages.items():
         if stage not in result:
-            result[stage] = compute(cell_config(cfg, method, bits, folder))
+            result[stage] = compute(copy.deepcopy(cfg))
             with atomic_path(file) as path:
                 path.write_text(json.dumps(result) + '\n')
     return result
 
 
-def render(results: Dict[str, Dict[str, Dict[str, float]]], bits: List[int], full_precision: Optional[float]) -> str:
+def render(results: Dict[str, Dict[str, Dict[str, float]]], bits: List[int], full_precision: float) -> str:
     """The table in Markdown: a row per method, PTQ and QAT per bit-width.
 
     Args:
         results (dict): ``results[method][str(bits)]`` holds ``ptq`` and ``qat``.
         bits (List[int]): Bit-widths, in the order of columns.
-        full_precision (float, optional): The metric of the full-precision checkpoint.
+        full_precision (float): The metric of the full-precision checkpoint.
     """
     columns = [f'W{b}A{b} {stage}' for b in bits for stage in ('PTQ', 'QAT')]
     lines = ['| method | ' + ' | '.join(columns) + ' |', '|---' * (len(columns) + 1) + '|']
-    if full_precision is not None:
-        lines.append(f'| full precision | {full_precision:.3f}' + ' |' * len(columns))
+    lines.append(f'| full precision | {full_precision:.3f}' + ' |' * len(columns))
     for method, cells in results.items():
         values = [cells.get(str(b), {}).get(stage) for b in bits for stage in ('ptq', 'qat')]
         lines.append(f'| {method} | ' + ' | '.join('' if v is None else f'{v:.3f}' for v in values) + ' |')
@@ -102,8 +123,7 @@ def render(results: Dict[str, Dict[str, Dict[str, float]]], bits: List[int], ful
 def main() -> None:
     """Fill the table cell by cell, and print it after each."""
     from mmacs import commands
-    from mmacs.commands import load_config
-    from mmacs.errors import unknown_name
+    from mmacs.errors import MmacsError, unknown_name
     from mmacs.files import atomic_path
 
     parser = commands.common_parser(__doc__.splitlines()[0])
@@ -113,35 +133,22 @@ def main() -> None:
     for method in args.methods:
         if method not in METHODS:
             raise unknown_name('method', method, METHODS)
-    cfg = load_config(args)
+    cfg = commands.load_config(args)
+    if cfg.launcher != 'none':
+        raise MmacsError('compare_quantizers.py trains one cell after the other in one process: leave --launcher out')
     folder = Path(cfg.work_dir) if args.work_dir else Path('work_dirs') / f'compare_{Path(args.config).stem}'
-    full_precision = evaluate_full_precision(cfg, folder)
+    baseline = folder / 'full_precision'
+    full_precision = fill(cell_config(cfg, 'LSQ', 8, baseline), baseline, {'ap': evaluate_full_precision})['ap']
     results: Dict[str, Dict[str, Dict[str, float]]] = {}
     for bits in args.bits:
         for method in args.methods:
-            cell = folder / f'{method.replace("+", "_plus").replace(", ", "_").replace(" ", "_")}_w{bits}a{bits}'
-            results.setdefault(method, {})[str(bits)] = fill(cfg, method, bits, cell)
+            cell = folder / (re.sub(r'\W+', '_', method.replace('+', '_plus')) + f'_w{bits}a{bits}')
+            stages = {'ptq': evaluate_calibrated, 'qat': train}
+            results.setdefault(method, {})[str(bits)] = fill(cell_config(cfg, method, bits, cell), cell, stages)
             table = render(results, args.bits, full_precision)
             with atomic_path(folder / 'table.md') as path:
                 path.write_text(table + '\n')
             print(f'\n{table}\n', flush=True)
-
-
-def evaluate_full_precision(cfg: Config, folder: Path) -> float:
-    """The metric of the checkpoint as it is, computed once."""
-    from mmacs.files import atomic_path
-    from mmacs.quantization import disabled
-    from mmacs.validation import calibrate_runner, load_quantized
-
-    file = folder / 'full_precision.json'
-    if not file.exists():
-        runner = load_quantized(cell_config(cfg, 'LSQ', 8, folder), None)
-        calibrate_runner(runner)
-        with disabled(runner.model):
-            value = first_metric(runner.val())
-        with atomic_path(file) as path:
-            path.write_text(json.dumps(value) + '\n')
-    return json.loads(file.read_text())
 
 
 if __name__ == '__main__':

@@ -64,6 +64,7 @@ def main() -> None:
         'checkpoint': cfg.load_from,
         'model': type(model).__name__,
         'images': validation.num_images,
+        'input_shape': validation.input_shape(),
         'sensitivity': sensitivity,
         **make_report(model, statistics, macs, drops),
     }

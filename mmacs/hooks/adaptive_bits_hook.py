@@ -3,12 +3,13 @@
 import copy
 import math
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Dict, Optional
 
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import EMAHook, Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from mmacs.coreset.purity import pure_evaluation
@@ -22,7 +23,7 @@ from mmacs.quantization.learned_bits import (
     relative_cost,
     start_bits,
 )
-from mmacs.quantization.quantizers.base import MAX_BITS
+from mmacs.quantization.recipe import ROLE_BITS
 from mmacs.registry import HOOKS
 
 STATE_KEY = 'mmacs_adaptive_bits'
@@ -36,19 +37,20 @@ class AdaptiveBitsHook(Hook):
     iterations each takes a step of gradient descent, N <- N - lr * (dL/dN + cost_weight * dH/dN), where
 
     - dL/dN = L(ceil N) - L(floor N): the training loss of the iteration's own batch, after its step, with the other
-      kind's bits as they are, averaged over processes;
+      kind's bits as they are, without distillation, averaged over processes;
     - H = max(C - target, 0), C the bit operations of the layers that take part relative to the start.
 
     N is fixed once it went back and forth over one integer ``max_crossings`` times, at the upper of the two bit-widths,
-    and from ``freeze_epoch`` on at ceil(N). The defaults, the normalisation of H, the target and the count of crossings
-    are our reading: the paper's values were not at hand.
+    and from ``freeze_epoch`` on at ceil(N). With a target both are what meets it: the lower where the upper would not,
+    and neither of an oscillation far above it. The defaults, the normalisation of H, the target and the count of
+    crossings are our reading: the paper's values were not at hand.
 
     Every loss is that of a deep copy of the model in the modes of training, so that a measurement leaves no trace in
     BatchNorm's statistics, ranges that follow the data, or counters in heads; random states are put back, and each
     loss is computed under the same one. It takes the memory of one more set of weights, and the time of up to three
-    forwards. When bits change, ranges stay (:meth:`~mmacs.quantization.quantizers.Quantizer.change_bits`), and so does
-    the optimizer's state: gradients of steps change by about a factor of two per bit, which momentum forgets within
-    some ten iterations and which normalised optimizers are indifferent to.
+    forwards. When bits change, each quantizer's ``change_bits`` says what becomes of its range, and the optimizer's
+    state stays: gradients of steps change by a factor of two per bit at most, which momentum forgets within some ten
+    iterations.
 
     What takes part is what has the recipe's main bits by default, see
     :func:`~mmacs.quantization.learned_bits.participants`. The checkpoint holds N, and bits are set before its weights
@@ -62,23 +64,27 @@ class AdaptiveBitsHook(Hook):
         lr (float): Learning rate of N, in bits per unit of loss.
         interval (int): Iterations between steps of N.
         min_bits (int): Smallest bit-width. Defaults to 2.
-        max_bits (int): Largest bit-width. Defaults to 8.
+        max_bits (int): Largest bit-width, at most the 8 bits that layers with a role keep: a recipe with more gives
+            them more too. Defaults to 8.
         max_crossings (int): Crossings of one integer at which N is fixed.
-        freeze_epoch (int, optional): Epoch, counted from 0, from which on bits are fixed. None lets them move to the
-            end; some epochs with fixed bits are worth having.
+        freeze_epoch (int, optional): Epoch, counted from 0, from which on bits are fixed; below ``max_epochs`` of a
+            run by epochs. None lets them move to the end; some epochs with fixed bits are worth having.
 
     Raises:
-        MmacsError: If an argument is out of range; when training starts, if nothing takes part, a quantizer can't
-            change its bits, or weights are averaged, since averages of steps of different bits are none.
+        MmacsError: If an argument is out of range; when training starts, if nothing takes part, the recipe's bits are
+            out of range, a quantizer can't change its bits, ``freeze_epoch`` never comes, or weights are averaged,
+            since averages of steps of different bits are none.
     """
 
-    priority = 'VERY_HIGH'  # bits must be set before QuantizationHook (HIGH) compares the checkpoint with the model
+    # After DistillationHook (VERY_HIGH, 10) has detached from the model that is copied to be measured, and before
+    # QuantizationHook (HIGH, 30) compares the bits of a checkpoint with the model's.
+    priority = 20
 
     def __init__(
         self,
-        cost_weight: float = 0.15,
+        cost_weight: float = 1.0,
         target: float = 0.0,
-        lr: float = 1.0,
+        lr: float = 0.2,
         interval: int = 10,
         min_bits: int = 2,
         max_bits: int = 8,
@@ -91,10 +97,10 @@ class AdaptiveBitsHook(Hook):
         for name, value in (('interval', interval), ('max_crossings', max_crossings)):
             if not _is_integer(value):
                 raise MmacsError(f'{name} must be a whole number, at least 1, got {value!r}')
-        if not (_is_integer(min_bits) and _is_integer(max_bits) and min_bits < max_bits <= MAX_BITS):
+        if not (_is_integer(min_bits) and _is_integer(max_bits) and min_bits < max_bits <= ROLE_BITS):
             raise MmacsError(
-                f'min_bits and max_bits must be integers, 1 <= min_bits < max_bits <= {MAX_BITS}, got {min_bits!r} and '
-                f'{max_bits!r}'
+                f'min_bits and max_bits must be integers, 1 <= min_bits < max_bits <= {ROLE_BITS}, got {min_bits!r} '
+                f'and {max_bits!r}'
             )
         if freeze_epoch is not None and not _is_integer(freeze_epoch):
             raise MmacsError(f'freeze_epoch must be an epoch, at least 1, or None, got {freeze_epoch!r}')
@@ -111,7 +117,7 @@ class AdaptiveBitsHook(Hook):
     @property
     def bits(self) -> Dict[str, int]:
         """Bits in use by kind, ``'weight'`` and ``'activation'``."""
-        return {kind: learned.bits for kind, learned in self.learned.items()}
+        return _bits(self.learned)
 
     # ---------------------------------------------------------------- what the run calls
     def before_run(self, runner: Runner) -> None:
@@ -142,6 +148,9 @@ class AdaptiveBitsHook(Hook):
                 'AdaptiveBitsHook does not go with EMAHook, whose averages mix steps of different bits: average '
                 'weights in a second run that starts from the learned bits'
             )
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if self.freeze_epoch is not None and not (by_epoch and self.freeze_epoch < runner.max_epochs):
+            raise MmacsError('freeze_epoch must be below max_epochs of an epoch-based run')
         low, high = self.limits
         for kind, learned in self.learned.items():
             if not low <= learned.bits <= high:
@@ -162,7 +171,7 @@ class AdaptiveBitsHook(Hook):
         if all(learned.frozen for learned in self.learned.values()):
             return
         if self.freeze_epoch is not None and runner.epoch >= self.freeze_epoch:
-            self._move(runner, {kind: learned.freeze() for kind, learned in self.learned.items()})
+            self._freeze(runner)
         elif self.every_n_train_iters(runner, self.interval):
             self._step(runner, data_batch)
 
@@ -173,6 +182,12 @@ class AdaptiveBitsHook(Hook):
             f'Learned bit-widths: {_described(self.learned)}. Without AdaptiveBitsHook the checkpoint loads in the '
             f'same recipe with {changes}.'
         )
+        cost = relative_cost(self.bits, self._start)
+        if 0 < self.target < cost:
+            runner.logger.warning(
+                f'THE TARGET WAS NOT MET: {cost:.1%} of the bit operations at the start instead of {self.target:.1%}; '
+                f'raise cost_weight, lr or freeze_epoch of AdaptiveBitsHook.'
+            )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Put the bit-widths into the checkpoint, as plain values."""
@@ -197,11 +212,23 @@ class AdaptiveBitsHook(Hook):
     def _step(self, runner: Runner, data_batch: Any) -> None:
         of_loss = self._loss_gradient(runner, data_batch)
         of_cost = cost_gradient(self.bits, self._start, self.target)
-        moved = {}
+        moved = dict(self.learned)
         for kind, learned in self.learned.items():
             gradient = of_loss[kind] + self.cost_weight * of_cost[kind]
-            moved[kind] = learned.step(gradient, self.lr, *self.limits, self.max_crossings)
+            moved[kind] = learned.step(gradient, self.lr, *self.limits)
+        for kind, learned in moved.items():
+            moved[kind] = learned.settle(self.max_crossings, partial(self._fits, _bits(moved), kind))
         self._move(runner, moved)
+
+    def _freeze(self, runner: Runner) -> None:
+        moved = dict(self.learned)
+        for kind, learned in moved.items():
+            moved[kind] = learned.freeze(partial(self._fits, _bits(moved), kind))
+        self._move(runner, moved)
+
+    def _fits(self, bits: Dict[str, int], kind: str, own: int) -> bool:
+        """Whether the target, if there is one, is met with ``own`` bits for one kind and ``bits`` for the other."""
+        return self.target == 0 or relative_cost({**bits, kind: own}, self._start) <= self.target
 
     def _move(self, runner: Runner, moved: Dict[str, LearnedBits]) -> None:
         before, self.learned = self.learned, moved
@@ -241,6 +268,10 @@ class AdaptiveBitsHook(Hook):
             data = model.data_preprocessor(copy.deepcopy(data_batch), True)
             losses = model(**data, mode='loss')
         return model.parse_losses(losses)[0]
+
+
+def _bits(learned: Dict[str, LearnedBits]) -> Dict[str, int]:
+    return {kind: each.bits for kind, each in learned.items()}
 
 
 def _is_integer(value: Any) -> bool:

@@ -4,7 +4,7 @@ import time
 from typing import Any, Optional
 
 import numpy as np
-from mmengine.dist import get_dist_info
+from mmengine.dist import get_dist_info, get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, Subset
@@ -44,6 +44,14 @@ class BatchNormReestimationHook(Hook):
         if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
             raise MmacsError(f'num_images must be a positive integer, got {num_images!r}')
         self.num_images = num_images
+
+    def before_train(self, runner: Runner) -> None:
+        """Say now what would fail after all of training."""
+        if not isinstance(runner.train_loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
+            name = type(runner.train_loop).__name__
+            raise MmacsError(f'BatchNormReestimationHook cannot tell when a {name} ends: leave the hook out')
+        if min(self.num_images, len(runner.train_dataloader.dataset)) < 2 * get_world_size():
+            raise MmacsError('BatchNormReestimationHook needs at least two images for each process: raise num_images')
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Re-estimate after the last epoch of a run that counts epochs."""

@@ -144,11 +144,21 @@ def build_teacher(student: nn.Module, config: Union[str, Dict[str, Any]], checkp
     weights = weights.get('state_dict', weights)
     check_fit(teacher, weights)
     teacher.load_state_dict({key.removeprefix('module.'): value for key, value in weights.items()}, strict=False)
-    for name, ours in student.data_preprocessor.named_buffers():
-        theirs = dict(teacher.data_preprocessor.named_buffers()).get(name)
-        if theirs is None or not theirs.float().allclose(ours.to(theirs.device).float()):
+    ours, theirs = _normalisation(student), _normalisation(teacher)
+    for name in {**ours, **theirs}:
+        if ours.get(name) != theirs.get(name):
             raise MmacsError(
                 f"the teacher's data preprocessor has another {name} than the student's, so it would see images that "
                 f'it was not trained on: choose a teacher trained on images normalised alike'
             )
     return as_teacher(teacher).to(next(student.parameters()).device)
+
+
+def _normalisation(model: nn.Module) -> Dict[str, Any]:
+    """What a model's data preprocessor does to the values of images: mean, std, order of channels."""
+    preprocessor = model.data_preprocessor
+    found: Dict[str, Any] = {name: buffer.flatten().tolist() for name, buffer in preprocessor.named_buffers()}
+    for order in ('_channel_conversion', 'to_rgb'):  # MMDetection's name for it, and MMPreTrain's
+        if hasattr(preprocessor, order):
+            found['order of channels'] = bool(getattr(preprocessor, order))
+    return found

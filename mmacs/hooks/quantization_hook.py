@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.dist import broadcast
+from mmengine.dist import all_reduce, broadcast
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
@@ -151,7 +151,11 @@ def _run_as_in_training(model: nn.Module, data: Dict[str, Any]) -> None:
 def refuse_nonfinite(model: nn.Module) -> None:
     """Raise the error of the first quantizer that has met NaN or Inf."""
     found = [quantizer for _, quantizer in quantizers(model)]
-    for quantizer, met in zip(found, torch.cat([quantizer.met_nonfinite for quantizer in found]).tolist()):
+    if not found:
+        return
+    flags = torch.cat([quantizer.met_nonfinite for quantizer in found]).int()
+    all_reduce(flags, op='max')  # all processes stop, and none waits for one that has
+    for quantizer, met in zip(found, flags.tolist()):
         if met:
             quantizer.refuse_nonfinite()
 

@@ -118,6 +118,7 @@ def quantize_additions(model: nn.Module, build: Callable[[], Quantizer]) -> List
     return list(found)
 
 
+@torch.compiler.disable  # a compiler has no frames to tell additions by: such a block runs as it is
 def _forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     forward = type(module).forward
     with _QuantizedAdditions(module.addition_quantizers, _code(inspect.unwrap(forward))):

@@ -1,7 +1,7 @@
 """Choosing a bit-width per layer under a budget: a multiple-choice knapsack, solved exactly."""
 
 import math
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 from rich.table import Table
@@ -10,16 +10,14 @@ from scipy.sparse import csr_array
 from torch import nn
 
 from mmacs.errors import MmacsError
-from mmacs.quantization.cost import layer_bits, model_bytes
-from mmacs.quantization.layers import QuantizedLayer
+from mmacs.quantization.cost import layer_bits, model_bytes, quantized_weights
 from mmacs.quantization.quantizers import Quantizer
-from mmacs.quantization.recipe import FULL_PRECISION_BITS
+from mmacs.quantization.quantizers.base import KINDS
 
 Costs = Dict[str, Dict[int, float]]
 
 _SCALE = 1e4  # of the largest coefficient: the solver's tolerances are absolute, about 1e-6
-# Times 4^-bits, to which a uniform quantizer's noise is proportional: less than any drop that can be measured.
-_TIE_BREAK = 1e-5
+_ROUNDING = 1e-9  # of a budget: what sums of floats may exceed it by
 
 
 def smooth_drops(drops: Sequence[float]) -> List[float]:
@@ -51,7 +49,7 @@ def solve(costs: Sequence[Sequence[float]], losses: Sequence[Sequence[float]], b
         MmacsError: If even the cheapest options exceed the budget; the message has the smallest feasible one.
     """
     smallest = sum(min(options) for options in costs)
-    if smallest > budget * (1 + 1e-9):
+    if smallest > budget * (1 + _ROUNDING):
         rounded = math.ceil(smallest * 1000) / 1000
         raise MmacsError(f'no choice of bit-widths fits a budget of {budget:g}: the smallest feasible is {rounded:g}')
     groups = np.repeat(np.arange(len(costs)), [len(options) for options in costs])
@@ -64,7 +62,7 @@ def solve(costs: Sequence[Sequence[float]], losses: Sequence[Sequence[float]], b
         bounds=Bounds(0, 1),
         constraints=[
             LinearConstraint(one_each, 1, 1),
-            LinearConstraint(flat_costs[None] * cost_unit, -np.inf, budget * cost_unit),
+            LinearConstraint(flat_costs[None] * cost_unit, -np.inf, max(budget, smallest) * cost_unit),
         ],
         options={'mip_rel_gap': 0},
     )
@@ -89,10 +87,28 @@ def choose(costs: Costs, drops: Dict[str, Dict[int, float]], fixed_cost: float, 
         MmacsError: If the budget can't be met.
     """
     options = [sorted(costs[layer]) for layer in costs]
-    losses = [[drops[layer][bits] + _TIE_BREAK * 4.0**-bits for bits in each] for layer, each in zip(costs, options)]
+    losses = [[drops[layer][bits] for bits in each] for layer, each in zip(costs, options)]
     cost_rows = [[costs[layer][bits] for bits in each] for layer, each in zip(costs, options)]
-    chosen = solve([*cost_rows, [fixed_cost]], [*losses, [0.0]], budget)
-    return {layer: each[index] for layer, each, index in zip(costs, options, chosen)}
+    indices = solve([*cost_rows, [fixed_cost]], [*losses, [0.0]], budget)
+    chosen = {layer: each[index] for layer, each, index in zip(costs, options, indices)}
+    return _refined(costs, drops, chosen, budget - fixed_cost + _ROUNDING * budget)
+
+
+def _refined(costs: Costs, drops: Dict[str, Dict[int, float]], chosen: Dict[str, int], budget: float) -> Dict[str, int]:
+    """Spend what a choice leaves of the budget where drops are equal: on the coarsest bits first, layer by layer."""
+    equal = {
+        layer: sorted(other for other in costs[layer] if drops[layer][other] <= drops[layer][bits])
+        for layer, bits in chosen.items()
+    }
+    refined = {layer: options[0] for layer, options in equal.items()}  # the solver's own taste in ties is undone
+    left = budget - sum(costs[layer][bits] for layer, bits in refined.items())
+    for bits in sorted({bits for options in equal.values() for bits in options}):
+        for layer, before in refined.items():
+            extra = costs[layer].get(bits, 0.0) - costs[layer][before]
+            if bits in equal[layer] and bits > before and extra <= left:
+                refined[layer] = bits
+                left -= extra
+    return refined
 
 
 def bit_costs(model: nn.Module, layers: Sequence[str], candidates: Sequence[int]) -> Tuple[Costs, float]:
@@ -100,33 +116,24 @@ def bit_costs(model: nn.Module, layers: Sequence[str], candidates: Sequence[int]
 
     Args:
         model (nn.Module): A converted model.
-        layers (Sequence[str]): Layers whose bit-width is to be chosen.
+        layers (Sequence[str]): Layers whose bit-width is to be chosen, each with a quantized weight.
         candidates (Sequence[int]): Bit-widths.
 
     Returns:
-        Tuple[Dict[str, Dict[int, float]], float]: Bits by layer and bit-width, and those of all other layers.
-
-    Raises:
-        MmacsError: If no weight is quantized.
+        Tuple[Dict[str, Dict[int, float]], float]: Bits by layer and bit-width, and those of all other layers. Of
+        layers that share a weight the first pays for it.
     """
-    weights = {name: layer.weight_to_quantize().numel() for name, layer in _layers_with_quantized_weights(model)}
+    found = quantized_weights(model)
+    weights = {name: layer.weight_to_quantize().numel() for name, layer in found.items()}
     total = sum(weights.values())
-    if not total:
-        raise MmacsError(
-            'the recipe quantizes no weights, so that their bits have no mean: choose a size in MB instead'
-        )
     costs = {layer: {bits: weights.get(layer, 0) * bits / total for bits in candidates} for layer in layers}
-    others = (
-        weights[name] * layer_bits(layer)[0]
-        for name, layer in _layers_with_quantized_weights(model)
-        if name not in costs
-    )
+    others = (weights[name] * layer_bits(layer)[0] for name, layer in found.items() if name not in costs)
     return costs, sum(others) / total
 
 
 def size_costs(model: nn.Module, layers: Sequence[str], candidates: Sequence[int]) -> Tuple[Costs, float]:
     """What layers contribute to the size of a model, in MB of 10^6 bytes; see :func:`bit_costs`."""
-    found = dict(_layers_with_quantized_weights(model))
+    found = quantized_weights(model)
     costs = {layer: dict.fromkeys(candidates, 0.0) for layer in layers}
     rest = model_bytes(model)[0]
     for name in costs.keys() & found.keys():
@@ -136,36 +143,25 @@ def size_costs(model: nn.Module, layers: Sequence[str], candidates: Sequence[int
     return costs, rest / 1e6
 
 
-def _layers_with_quantized_weights(model: nn.Module) -> Iterator[Tuple[str, QuantizedLayer]]:
-    for name, module in model.named_modules():
-        if isinstance(module, QuantizedLayer) and isinstance(module.weight_quantizer, Quantizer):
-            yield name, module
-
-
-def recipe_with_bits(recipe: Dict[str, Any], bits: Dict[str, int], layers: Dict[str, QuantizedLayer]) -> Dict[str, Any]:
-    """A recipe with rules added that set bit-widths of layers: of what is quantized of them, weight or input or both.
+def recipe_with_bits(recipe: Dict[str, Any], bits: Dict[str, int], free: Dict[str, List[Quantizer]]) -> Dict[str, Any]:
+    """A recipe with rules added that set bit-widths of layers: of the weight, or of weight and inputs.
 
     Args:
         recipe (dict): The recipe to start from; it is left as it is.
         bits (Dict[str, int]): Bit-width by layer name.
-        layers (Dict[str, QuantizedLayer]): The layers.
+        free (Dict[str, List[Quantizer]]): What has that bit-width, see :func:`~.sensitivity.layers_to_choose`.
 
     Returns:
         dict: A recipe, see :class:`~.recipe.Recipe`, that JSON can hold.
     """
     rules = []
     for name, chosen in bits.items():
-        weight_bits, input_bits = layer_bits(layers[name])
-        kinds = {'weight': weight_bits, 'activation': input_bits}
-        rules.append(
-            {'name': name, **{kind: {'bits': chosen} for kind, now in kinds.items() if now < FULL_PRECISION_BITS}}
-        )
+        kinds = {quantizer.kind for quantizer in free[name]}
+        rules.append({'name': name, **{kind: {'bits': chosen} for kind in KINDS if kind in kinds}})
     return {'preset': 'w4a4', **recipe, 'rules': [*(recipe.get('rules') or []), *rules]}
 
 
-def choice_table(
-    chosen: Dict[str, int], drops: Dict[str, Dict[int, float]], layers: Dict[str, QuantizedLayer]
-) -> Table:
+def choice_table(model: nn.Module, chosen: Dict[str, int], drops: Dict[str, Dict[int, float]]) -> Table:
     """Table of the chosen bit-widths: weights of each layer, drop at each bit-width, choice."""
     candidates = sorted(next(iter(drops.values())))
     table = Table(box=None, pad_edge=False, header_style='bold')
@@ -174,5 +170,5 @@ def choice_table(
         table.add_column(heading, justify='right')
     for name, bits in chosen.items():
         cells = [f'{drops[name][candidate]:.4f}' for candidate in candidates]
-        table.add_row(name, f'{layers[name].weight_to_quantize().numel():,}', *cells, str(bits))
+        table.add_row(name, f'{model.get_submodule(name).weight_to_quantize().numel():,}', *cells, str(bits))
     return table

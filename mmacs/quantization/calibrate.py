@@ -27,7 +27,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
         List[str]: Names of input quantizers whose layers did not run, and so have no step yet.
 
     Raises:
-        MmacsError: If there is no batch, or a layer meets NaN or Inf, or negative values at 1 bit.
+        MmacsError: If there is no batch, or a layer meets NaN or Inf.
     """
     forward = forward or model
     uninitialized: List[Quantizer] = [found for _, found in quantizers(model) if not found.is_initialized()]

@@ -11,7 +11,7 @@ from mmacs.quantization.additions import quantize_additions
 from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.recipe import LayerSettings, Recipe, Settings, parameters_of
-from mmacs.quantization.sharing import mark_forward, mark_per_level_norms, num_pyramid_levels
+from mmacs.quantization.sharing import head_of, mark_forward, mark_per_level_norms, num_pyramid_levels
 from mmacs.registry import QUANTIZERS, find
 
 
@@ -39,19 +39,22 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
     plan = recipe.resolve(model)
     if not plan:
         raise MmacsError(f'the recipe leaves nothing of this {type(model).__name__} to quantize')
+    if recipe.additions is not None:
+        quantize_additions(model, lambda: _build({**recipe.additions, 'per_level': False}, 'activation'))
     modules, kinds = dict(model.named_modules()), quantizable_layers(model)
     # A layer that is registered in several places is called from each of them.
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for name, settings in plan.items():
-        layer, owner = modules[name], modules[name.split('.')[0]]
-        num_levels = num_pyramid_levels(owner)
+        layer, head = modules[name], head_of(model, name)
         layer.__class__ = kinds[name]
-        _convert(name, layer, settings, max(num_levels, places[id(layer)]) if num_levels > 1 else 1)
+        _convert(name, layer, settings, 1 if head is None else max(num_pyramid_levels(head), places[id(layer)]))
         if layer.shared:
             mark_forward(model)
-            mark_forward(owner)
-    if recipe.additions is not None:
-        quantize_additions(model, lambda: _build({**recipe.additions, 'per_level': False}, 'activation'))
+            if head is not None:
+                mark_forward(head)
+    for name in plan:
+        if getattr(modules[name].weight_quantizer, 'replaces_weight', False):
+            modules[name].original_weight().requires_grad_(False)
     mark_per_level_norms(model)
     model.recipe = recipe.given
     return model
@@ -71,8 +74,6 @@ def _convert(name: str, layer: nn.Module, settings: LayerSettings, num_levels: i
         quantizer.requires_grad_(layer.original_weight().requires_grad)
         quantizer.train(layer.training)
         quantizer.name = f'{name}.{kind}'
-    if getattr(layer.weight_quantizer, 'replaces_weight', False):
-        layer.original_weight().requires_grad_(False)
     layer.shared = num_levels > 1 or any(getattr(getattr(layer, kind), 'num_levels', 1) > 1 for kind in layer.inputs)
 
 

@@ -111,11 +111,20 @@ def stored_values(quantizer: nn.Module) -> int:
     return quantizer.num_ranges * (2 if has_offset else 1)
 
 
+def quantized_weights(model: nn.Module) -> Dict[str, QuantizedLayer]:
+    """Layers with a quantized weight by name, in the model's order; of those that share one parameter the first."""
+    found: Dict[int, Tuple[str, QuantizedLayer]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLayer) and isinstance(module.weight_quantizer, Quantizer):
+            found.setdefault(id(module.original_weight()), (name, module))
+    return dict(found.values())
+
+
 def model_bytes(model: nn.Module) -> Tuple[float, float]:
     """Size of a model's parameters and running statistics: as quantized, and in full precision.
 
     Quantized weights take their bits, and their quantizers' levels are described by float32 values; everything else
-    is float32. Tensors that modules share count once.
+    is float32. Tensors that modules share count once, at the bits of the first layer that quantizes them.
 
     Args:
         model (nn.Module): A converted model.
@@ -133,6 +142,6 @@ def model_bytes(model: nn.Module) -> Tuple[float, float]:
     for module in model.modules():
         if isinstance(module, Quantizer):
             quantized += _BYTES * stored_values(module)
-        elif isinstance(module, QuantizedLayer):
-            quantized -= module.weight_to_quantize().numel() * (FULL_PRECISION_BITS - layer_bits(module)[0]) / 8
+    for layer in quantized_weights(model).values():
+        quantized -= layer.weight_to_quantize().numel() * (FULL_PRECISION_BITS - layer_bits(layer)[0]) / 8
     return quantized, full

@@ -9,6 +9,7 @@ from mmacs.errors import MmacsError
 from mmacs.quantization.convert import quantizers
 
 SHOWN = 3
+LONGEST = 300  # characters of a recipe in an error message
 
 
 def describe(model: nn.Module) -> Dict[str, Any]:
@@ -25,8 +26,7 @@ def describe(model: nn.Module) -> Dict[str, Any]:
     for name, quantizer in quantizers(model):
         ranges = f'{quantizer.num_ranges} range' + ('s' if quantizer.num_ranges > 1 else '')
         found[name] = f'{type(quantizer).__name__}, {quantizer.bits} bits, {ranges}'
-        if quantizer.power_of_two:
-            found[name] += ', powers of two'
+        found[name] += ''.join(f', {option}' for option in quantizer.options())
     return {'recipe': json.dumps(model.recipe), 'quantizers': found}
 
 
@@ -54,6 +54,10 @@ def require_same(model: nn.Module, other: Dict[str, Any], resume: bool) -> None:
         )
         raise MmacsError(
             f'the checkpoint was trained with another recipe: {len(differing)} quantizers differ, first {examples}. '
-            f'Recipe of the model: {own["recipe"]}; of the checkpoint: {other["recipe"]}. Use the recipe of the '
-            f'checkpoint, or start from a full-precision one'
+            f'Recipe of the model: {_short(own["recipe"])}; of the checkpoint: {_short(other["recipe"])}. Use the '
+            f'recipe of the checkpoint, or start from a full-precision one'
         )
+
+
+def _short(recipe: str) -> str:
+    return recipe if len(recipe) <= LONGEST else recipe[:LONGEST] + ' ...'

@@ -1,7 +1,8 @@
 """Fake-quant arithmetic: integer levels, steps, and the two quantizer functions. Imports torch alone."""
 
 import math
-from typing import Tuple
+from contextlib import nullcontext
+from typing import Any, ContextManager, Tuple
 
 import torch
 from torch import Tensor
@@ -84,6 +85,42 @@ def _may_read(step: Tensor) -> bool:
     return not step.is_cuda and not torch.compiler.is_compiling()
 
 
+def _per_element(step: Tensor, x: Tensor) -> Tensor:
+    """Steps of shape (1,) or (x.shape[0],) as they broadcast against values."""
+    return step.reshape(-1, *[1] * (x.dim() - 1)) if step.numel() > 1 else step
+
+
+def _rounded(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
+    """:func:`round_to_levels` written out, without gradient."""
+    if torch.compiler.is_compiling():  # a compiled Function that works in place has a gradient of zero (torch 2.11)
+        step = _per_element(step, x)
+        return (x * step.reciprocal()).round().clamp(q_min, q_max) * step
+    if step.numel() == 1 and _may_read(step):
+        scale, inverse = step.item(), step.reciprocal().item()
+    else:
+        scale = _per_element(step, x)
+        inverse = scale.reciprocal()
+    return torch.mul(x, inverse).round_().clamp_(q_min, q_max).mul_(scale)
+
+
+class _RoundToLevels(torch.autograd.Function):
+    """:func:`round_to_levels` for compilers, with the gradient of torch's kernels."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
+        ctx.save_for_backward(x, step)
+        ctx.levels = q_min, q_max
+        return _rounded(x, step, q_min, q_max)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tuple[Tensor, None, None, None]:
+        x, step = ctx.saved_tensors
+        q_min, q_max = ctx.levels
+        level = (x * _per_element(step, x).reciprocal()).round()
+        return grad.masked_fill((level < q_min) | (level > q_max), 0), None, None, None
+
+
 def round_to_levels(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
     """``s * round(clip(x / s, q_min, q_max))`` by torch's native fake-quant kernels, or bit-equal faster ones.
 
@@ -99,13 +136,11 @@ def round_to_levels(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
         Tensor: Fake-quantized values, same shape and dtype as ``x``.
     """
     step = step.detach()
-    if _may_read(step) and not torch.is_grad_enabled():  # torch's CPU kernel is scalar: 16 times slower, bit-equal
-        if step.numel() == 1:
-            scale, inverse = step.item(), step.reciprocal().item()
-        else:
-            scale = step.reshape(-1, *[1] * (x.dim() - 1))
-            inverse = scale.reciprocal()
-        return torch.mul(x, inverse).round_().clamp_(q_min, q_max).mul_(scale)
+    if torch.compiler.is_compiling() and torch.is_grad_enabled():
+        return _RoundToLevels.apply(x, step, q_min, q_max)
+    # Bit-equal to torch's kernels, which break a compiled graph, and are scalar on a CPU: 16 times slower
+    if torch.compiler.is_compiling() or not (step.is_cuda or torch.is_grad_enabled()):
+        return _rounded(x, step, q_min, q_max)
     if step.numel() > 1:
         # a floating-point zero point is not range-checked, which would stall a GPU
         return torch.fake_quantize_per_channel_affine(x, step, torch.zeros_like(step), 0, q_min, q_max)
@@ -120,7 +155,7 @@ def clip_and_round(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
 
     Args and result as of :func:`round_to_levels`.
     """
-    bound = step.reshape(-1, *[1] * (x.dim() - 1)) if step.numel() > 1 else step
+    bound = _per_element(step, x)
     clipped = torch.minimum(torch.maximum(x, q_min * bound), q_max * bound)
     return round_to_levels(clipped, step, q_min, q_max)
 
@@ -130,29 +165,25 @@ class _LSQ(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, step: Tensor, q_min: int, q_max: int, scaled: bool) -> Tensor:
-        y = round_to_levels(x, step, q_min, q_max)
-        ctx.save_for_backward(x, y, step)
+        ctx.save_for_backward(x, step)  # not the result, which x tells
+        ctx.unpacked = None
         ctx.levels = q_min, q_max
         ctx.scaled = scaled
-        return y
+        return round_to_levels(x, step, q_min, q_max)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> Tuple[Tensor, Tensor, None, None, None]:
-        x, y, step = ctx.saved_tensors
+        x, step = ctx.unpacked or ctx.saved_tensors
+        ctx.unpacked = None
         q_min, q_max = ctx.levels
-        if step.numel() == 1 and _may_read(step):
-            # hardtanh's backward is the one fused kernel for "pass inside a range"; it wants Python numbers.
-            s = step.item()
-            grad_x = torch.ops.aten.hardtanh_backward(grad, x, q_min * s, q_max * s)
-        else:
-            s = step.reshape(-1, *[1] * (x.dim() - 1)) if step.numel() > 1 else step
-            grad_x = grad.masked_fill((x < q_min * s) | (x > q_max * s), 0)
-        # y / s is round(x / s) inside and the bound outside, and grad_x vanishes outside, so that the paper's
-        # sum of grad * (round(x / s) - x / s | q_min | q_max) is a difference of two inner products.
         n = step.numel()
-        weighted = _inner_products(grad, y, n) - _inner_products(grad_x, x, n)
-        grad_step = weighted / step
+        units = x * _per_element(step, x).reciprocal()
+        # hardtanh's backward is the one fused kernel for "pass inside a range"; it wants Python numbers.
+        grad_x = torch.ops.aten.hardtanh_backward(grad, units, q_min, q_max)
+        # The paper's sum of grad * (round(x / s) - x / s | q_min | q_max): inside, where grad_x is grad, and outside
+        grad_step = _inner_products(grad_x, units.round().sub_(units), n)
+        grad_step = grad_step + _inner_products(grad - grad_x, units.clamp_(q_min, q_max), n)
         if ctx.scaled:
             grad_step = grad_step / math.sqrt(x.numel() / n * q_max)
         return grad_x, grad_step, None, None, None
@@ -160,21 +191,55 @@ class _LSQ(torch.autograd.Function):
 
 def _inner_products(a: Tensor, b: Tensor, n: int) -> Tensor:
     """Inner products of the n equal parts of two tensors along their first axis, float32, shape (n,)."""
-    if a.is_cuda:  # no matrix product: TF32 would round its inputs
-        return (a * b).reshape(n, -1).sum(1)
-    with torch.autocast('cpu', enabled=False):
-        return (a.reshape(n, 1, -1) @ b.reshape(n, -1, 1)).reshape(n)
+    return (a * b).reshape(n, -1).sum(1)  # no dot or matrix product, whose inputs autocast or TF32 would round
+
+
+def recompute_in_backward(*quantized: Tensor) -> ContextManager[Any]:
+    """Operations inside save no results of :func:`lsq_quantize`: backward computes them again.
+
+    Those are as large as the values that they come from, which are saved already, and quick to compute again. What
+    something else has returned is saved as ever.
+
+    Example::
+
+        x, weight = input_quantizer(x), weight_quantizer(weight)
+        with recompute_in_backward(x, weight):
+            y = conv2d(x, weight)
+    """
+    if torch.compiler.is_compiling():  # compilers decide by themselves what to compute again
+        return nullcontext()
+    nodes = {y.untyped_storage().data_ptr(): y.grad_fn for y in quantized if isinstance(y.grad_fn, _LSQ._backward_cls)}
+    if not nodes:
+        return nullcontext()
+
+    def pack(saved: Tensor) -> Any:
+        node = nodes.get(saved.untyped_storage().data_ptr())
+        # a view, such as the transposed weight of a linear layer, has a layout of its own
+        return saved if node is None else (node, saved.size(), saved.stride(), saved.storage_offset())
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
+
+
+def _unpack(packed: Any) -> Tensor:
+    if isinstance(packed, Tensor):
+        return packed
+    node, *layout = packed
+    # once in a backward, as activation checkpointing demands: also for the node's own backward, which comes later
+    node.unpacked = node.unpacked or node.saved_tensors
+    x, step = node.unpacked
+    with torch.no_grad():
+        return round_to_levels(x, step, *node.levels).as_strided(*layout)
 
 
 def lsq_quantize(x: Tensor, step: Tensor, q_min: int, q_max: int, scaled: bool = True) -> Tensor:
     """Fake-quantize with a learned step size: ``s * round(clip(x / s, q_min, q_max))``.
 
-    Forward is torch's native fake-quant kernel. Backward is equations 3 and 5 of Esser et al. 2020 (LSQ): with
-    respect to ``x`` 1 inside the range and 0 outside; with respect to the step ``round(x/s) - x/s`` inside, ``q_min``
-    below and ``q_max`` above, times ``1 / sqrt(n * q_max)`` where n counts the elements **that share one step**.
-    "Inside" is decided before rounding, as in the paper; torch's own learnable fake-quant op decides it after
-    rounding, which gives other gradients for values up to half a step outside the range, and takes about twice the
-    time on a CPU.
+    Forward is that of torch's native fake-quant kernels, bit for bit. Backward is equations 3 and 5 of Esser et al. 2020 (LSQ): with
+    respect to ``x`` 1 inside the range, 0 at its ends and outside; with respect to the step ``round(x/s) - x/s``
+    inside, ``q_min`` below and ``q_max`` above, times ``1 / sqrt(n * q_max)`` where n counts the elements **that share
+    one step**. "Inside" is decided before rounding, as in the paper; torch's own learnable fake-quant op decides it
+    after rounding, which gives other gradients for values up to half a step outside the range. Only ``x`` and the
+    step are kept for backward; see :func:`recompute_in_backward` for what comes after.
 
     Args:
         x (Tensor): Values, float32; its first axis is the channel axis if ``step`` has several entries.

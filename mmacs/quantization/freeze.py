@@ -7,7 +7,7 @@ levels, whose step is the product.
 """
 
 from collections import Counter
-from typing import Iterator, Tuple
+from typing import Iterator, List, Tuple
 
 import torch
 from mmcv.cnn import ConvModule
@@ -44,6 +44,11 @@ def freeze(model: nn.Module) -> nn.Module:
     for layer in layers:
         if not layer.weight_quantizer.enabled:
             raise MmacsError(f'{layer.weight_quantizer.name} is disabled: freeze the model outside disabled(model)')
+        if isinstance(layer.input_quantizer, Quantizer) and not layer.input_quantizer.is_initialized():
+            raise MmacsError(
+                f'{layer.input_quantizer.name} never saw an input, so that its weight may be in use elsewhere in full '
+                f'precision: calibrate the layer, or skip it in the recipe'
+            )
     model.eval()
     weights = [layer.quantized_weight() for layer in layers]  # all of them before any changes: they may be tied
     for layer, weight in zip(layers, weights):
@@ -99,7 +104,10 @@ def _foldable(model: nn.Module) -> Iterator[Tuple[nn.Module, str, nn.Module, nn.
         if isinstance(parent, ConvModule) and 'conv,norm' not in ','.join(parent.order):
             continue  # it registers them in this order whatever order it applies them in
         children = list(parent.named_children())
-        for (_, conv), (name, norm) in zip(children, children[1:]):
+        in_order = isinstance(parent, (ConvModule, nn.Sequential))
+        for index, ((_, conv), (name, norm)) in enumerate(zip(children, children[1:])):
+            if not in_order and _is(_ConvNd, children[:index][-1:]) and _is(_BatchNorm, children[index + 2 :][:1]):
+                continue  # conv1, conv2, bn1, bn2: which belong together, the order does not tell
             if (
                 isinstance(conv, _ConvNd)
                 and isinstance(norm, _BatchNorm)
@@ -109,3 +117,7 @@ def _foldable(model: nn.Module) -> Iterator[Tuple[nn.Module, str, nn.Module, nn.
                 and places[conv] == places[norm] == 1
             ):
                 yield parent, name, conv, norm
+
+
+def _is(kind: type, child: List[Tuple[str, nn.Module]]) -> bool:
+    return bool(child) and isinstance(child[0][1], kind)

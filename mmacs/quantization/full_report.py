@@ -7,10 +7,11 @@ from rich.table import Table
 from torch import nn
 
 from mmacs.quantization.cost import bit_operations, model_bytes
+from mmacs.quantization.recipe import FULL_PRECISION_BITS
 from mmacs.quantization.sensitivity import quantizers_by_layer
 from mmacs.quantization.statistics import QuantizerStatistics
 
-FULL_PRECISION_BIT_OPERATIONS = 32 * 32  # per multiply-accumulate
+FULL_PRECISION_BIT_OPERATIONS = FULL_PRECISION_BITS**2  # per multiply-accumulate
 
 
 def make_report(
@@ -86,20 +87,23 @@ def _cells(found: Optional[Dict[str, Any]]) -> List[str]:
         return [''] * 5
     step = '' if found['step'] is None else ' to '.join(dict.fromkeys(f'{value:.2g}' for value in found['step']))
     ratio = '' if found['sqnr_db'] is None else f'{found["sqnr_db"]:.1f}'
-    clipped, levels = f'{found["clipped"]:.1%}', f'{found["levels"]:.{1 if found["num_ranges"] > 1 else 0}f}'
+    clipped = '' if found['clipped'] is None else f'{found["clipped"]:.1%}'
+    levels = f'{found["levels"]:.{1 if found["num_ranges"] > 1 else 0}f}'
     return [f'{found["bits"]}, {found["granularity"]}', step, clipped, f'{levels}/{2 ** found["bits"]}', ratio]
 
 
 def report_summary(report: Dict[str, Any]) -> List[str]:
     """Lines on a report's totals and complaints."""
     totals = report['totals']
+    shape = ' x '.join(map(str, report['input_shape']))
     size, full_size = totals['bytes'], totals['bytes_full_precision']
     operations, full_operations = totals['bit_operations'], totals['bit_operations_full_precision']
     lines = [
         f'model size: {size / 1e6:.2f} MB, {full_size / size:.1f} times smaller than {full_size / 1e6:.2f} MB in full '
         f'precision',
-        f'bit operations for one image: {operations / 1e9:.2f} G, {full_operations / operations:.1f} times fewer than '
-        f'{full_operations / 1e9:.2f} G in full precision ({totals["macs"] / 1e6:.0f} M multiply-accumulates)',
+        f'bit operations for the first validation image, an input of {shape}: {operations / 1e9:.2f} G, '
+        f'{full_operations / operations:.1f} times fewer than {full_operations / 1e9:.2f} G in full precision '
+        f'({totals["macs"] / 1e6:.0f} M multiply-accumulates)',
     ]
     if report['sensitivity']:
         found = report['sensitivity']

@@ -6,14 +6,13 @@ computes with the next integer above. What the public summaries of the paper lea
 
 import math
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from torch import nn
 
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
-from mmacs.quantization.recipe import Recipe
+from mmacs.quantization.recipe import Recipe, selects
 from mmacs.quantization.roles import find_roles
 
 
@@ -41,22 +40,19 @@ class LearnedBits:
         """floor(N): at an integer N the bits in use, so that the difference of losses is zero there."""
         return math.floor(self.value)
 
-    def freeze(self) -> 'LearnedBits':
-        """Fixed at the bits in use."""
-        return replace(self, value=float(self.bits), frozen=True)
+    def freeze(self, fits: Callable[[int], bool]) -> 'LearnedBits':
+        """Fixed at the bits in use, or at floor(N) if a budget is met by that alone."""
+        lower = fits(self.bits_below) and not fits(self.bits)
+        return replace(self, value=float(self.bits_below if lower else self.bits), frozen=True)
 
-    def step(self, gradient: float, lr: float, low: int, high: int, max_crossings: int) -> 'LearnedBits':
+    def step(self, gradient: float, lr: float, low: int, high: int) -> 'LearnedBits':
         """One step of gradient descent.
-
-        Where N has gone back and forth over the same integer ``max_crossings`` times it is fixed above that integer,
-        which costs more and loses less (our reading of what the paper does with oscillations).
 
         Args:
             gradient (float): d(objective)/dN, in units of the loss per bit.
             lr (float): Learning rate.
             low (int): Smallest N.
             high (int): Largest N.
-            max_crossings (int): Crossings of one integer at which N is fixed.
 
         Returns:
             LearnedBits: What it is after the step; a frozen one stays as it is.
@@ -65,11 +61,28 @@ class LearnedBits:
             return self
         moved = replace(self, value=min(max(self.value - lr * gradient, float(low)), float(high)))
         crossed = range(min(self.bits, moved.bits), max(self.bits, moved.bits))
-        crossings = {**self.crossings, **{k: self.crossings.get(k, 0) + 1 for k in crossed}}
-        worn_out = [k for k in crossed if crossings[k] >= max_crossings]
-        if worn_out:
-            moved = replace(moved, value=float(max(worn_out) + 1), frozen=True)
-        return replace(moved, crossings=crossings)
+        return replace(moved, crossings={**self.crossings, **{k: self.crossings.get(k, 0) + 1 for k in crossed}})
+
+    def settle(self, max_crossings: int, fits: Callable[[int], bool]) -> 'LearnedBits':
+        """Fix N where it goes back and forth over an integer k, at the upper of the two bit-widths.
+
+        The upper costs more and loses less, which is our reading of what the paper does with oscillations. That a
+        budget can rule it out, so that the lower is taken, or neither for now, is ours.
+
+        Args:
+            max_crossings (int): Crossings of k at which N is fixed.
+            fits (Callable[[int], bool]): Whether a bit-width is within the budget.
+
+        Returns:
+            LearnedBits: A frozen one, or itself.
+        """
+        if self.frozen:
+            return self
+        for k in (self.bits, self.bits - 1):
+            for bits in (k + 1, k):
+                if self.crossings.get(k, 0) >= max_crossings and fits(bits):
+                    return replace(self, value=float(bits), frozen=True)
+        return self
 
 
 def relative_cost(bits: Mapping[str, int], start: Mapping[str, int]) -> float:
@@ -126,20 +139,12 @@ def participants(model: nn.Module) -> Dict[str, List[str]]:
     for name, layer in model.named_modules():
         if name in roles or not isinstance(layer, QuantizedLayer):
             continue
-        type_name = layer.original_type().__name__
-        rules = [rule for rule in Recipe(model.recipe).rules if _selects(rule, name, type_name)]
+        rules = [rule for rule in Recipe(model.recipe).rules if selects(rule, name, type(layer), None)]
         for child, quantizer in layer.named_children():
             if isinstance(quantizer, Quantizer) and not any(_sets_bits(rule.get(quantizer.kind)) for rule in rules):
                 found.setdefault(quantizer.kind, []).append(f'{name}.{child}')
     main = start_bits(model.recipe)
     return {kind: found[kind] for kind in main if kind in found}
-
-
-def _selects(rule: Dict[str, Any], name: str, layer_type: str) -> bool:
-    """Whether a rule of a recipe selects a layer without a role."""
-    return (
-        'role' not in rule and fnmatchcase(name, rule.get('name', '*')) and rule.get('type', layer_type) == layer_type
-    )
 
 
 def _sets_bits(change: Optional[Dict[str, Any]]) -> bool:

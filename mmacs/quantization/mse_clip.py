@@ -100,7 +100,7 @@ def channel_sample(x: Tensor, channel_axis: Optional[int] = None) -> Tensor:
     if stride > 1:
         along_inner = min(stride, inner)
         x = x[:: _coprime(stride // along_inner, outer), :, :: _coprime(along_inner, inner)]
-    return x.transpose(0, 1).reshape(channels, -1)
+    return x.transpose(0, 1).reshape(channels, -1).contiguous()
 
 
 def _coprime(stride: int, size: int) -> int:

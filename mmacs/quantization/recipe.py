@@ -55,14 +55,16 @@ def _changed(kind: str, settings: Settings, change: Settings) -> Settings:
         return None
     if not isinstance(change, dict):
         raise MmacsError(f'{kind} must be a dict of settings, such as dict(bits=4), or None, got {change!r}')
-    if change.get('bits') == FULL_PRECISION_BITS:
-        return None
+    if settings is None and change and 'bits' not in change:
+        raise MmacsError(f'{kind} is in full precision, so that {change} needs bits')
     settings = settings or _DEFAULTS[kind]
     quantizer = find(QUANTIZERS, change.get('type', settings['type']))
     if kind not in quantizer.kinds:
         raise MmacsError(f'{quantizer.__name__} quantizes the {quantizer.kinds[0]}, not the {kind}')
     known = _options(kind, quantizer)
     _check_keys(f'{kind} setting', change, known)
+    if change.get('bits') == FULL_PRECISION_BITS:
+        return None
     # the options of another type of quantizer go with it
     settings = {**{key: value for key, value in settings.items() if key in known}, **change}
     check_bits(settings['bits'])
@@ -122,7 +124,11 @@ class Recipe:
             self.settings[kind] = _changed(kind, None, {'bits': int(kind_bits)})
             if kind in recipe:
                 self.settings[kind] = _changed(kind, self.settings[kind], recipe[kind])
-        self.additions: Settings = _changed('activation', None, recipe.get('additions'))
+        self.additions: Settings = None
+        if recipe.get('additions') is not None:
+            if 'per_level' in recipe['additions']:
+                raise MmacsError('additions have no per_level: each of their operands has one range')
+            self.additions = _changed('activation', self.settings['activation'], recipe['additions'])
         rules = recipe.get('rules') or []
         if not isinstance(rules, (list, tuple)) or not all(isinstance(rule, dict) for rule in rules):
             raise MmacsError(f'rules must be a list of dicts, got {rules!r}')
@@ -151,7 +157,7 @@ class Recipe:
                 if settings is not None:
                     resolved[name][kind] = {**settings, 'bits': max(ROLE_BITS, settings['bits'])}
         for rule in self.rules:
-            chosen = [name for name, kind in kinds.items() if _selects(rule, name, kind, roles.get(name))]
+            chosen = [name for name, kind in kinds.items() if selects(rule, name, kind, roles.get(name))]
             if not chosen:
                 raise _selects_nothing(rule, kinds)
             for name in chosen:
@@ -168,7 +174,8 @@ class Recipe:
         return {name: settings for name, settings in resolved.items() if name in chosen}
 
 
-def _selects(rule: Dict[str, Any], name: str, kind: Type[QuantizedLayer], role: Optional[str]) -> bool:
+def selects(rule: Dict[str, Any], name: str, kind: Type[QuantizedLayer], role: Optional[str]) -> bool:
+    """Whether a rule selects a layer, given by name, quantized class and role."""
     type_name = kind.original_type().__name__
     return (
         fnmatchcase(name, rule.get('name', '*'))

@@ -30,7 +30,7 @@ def layer_table(model: nn.Module) -> str:
             table.add_row(name, type(module).original_type().__name__, *weight, *first)
             for cells in others:
                 table.add_row('', '', '', '', *cells)
-        elif isinstance(module, Quantizer) and '.addition_quantizers.' in name:
+        elif isinstance(module, Quantizer) and 'addition_quantizers.' in name:
             table.add_row(name, 'addition', '', '', *_cells(module, 'level'))
         elif next(module.parameters(recurse=False), None) is not None and not isinstance(module, Quantizer):
             kept[type(module).__name__] += 1

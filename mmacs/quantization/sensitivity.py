@@ -9,6 +9,7 @@ from torch import nn
 
 from mmacs.files import atomic_path
 from mmacs.quantization.convert import quantizers
+from mmacs.quantization.cost import layer_bits
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.roles import find_roles
@@ -37,40 +38,48 @@ def only(model: nn.Module, layers: Iterable[str]) -> Iterator[nn.Module]:
             quantizer.enabled = enabled
 
 
-def set_bits(model: nn.Module, layers: Iterable[str], bits: int, calibrate: Callable[[], Any]) -> None:
-    """Give layers another bit-width, weights and inputs, and calibrate them anew in full-precision surroundings.
+def set_bits(model: nn.Module, changed: Iterable[Quantizer], bits: int, calibrate: Callable[[], Any]) -> None:
+    """Give quantizers another bit-width and calibrate them anew in full-precision surroundings.
 
     Args:
         model (nn.Module): A converted model.
-        layers (Iterable[str]): Names of its quantized layers.
+        changed (Iterable[Quantizer]): Some of its quantizers.
         bits (int): The bit-width.
         calibrate (Callable): Calibrates the quantizers of ``model`` that have no range.
 
     Raises:
         MmacsError: If a quantizer can't have that bit-width.
     """
-    layers = list(layers)
-    found = quantizers_by_layer(model)
-    for quantizer in (quantizer for layer in layers for quantizer in found[layer]):
-        quantizer.change_bits(bits)
-        quantizer.initialized.zero_()
-    with only(model, layers):
+    with only(model, []):
+        for quantizer in changed:
+            quantizer.change_bits(bits)
+            quantizer.initialized.zero_()
+            quantizer.enabled = True
         calibrate()
 
 
-def layers_to_choose(model: nn.Module, all_layers: bool = False) -> Dict[str, QuantizedLayer]:
-    """Quantized layers whose bit-width is free: not of the layers that see the image or predict.
+def layers_to_choose(model: nn.Module, all_layers: bool = False) -> Dict[str, List[Quantizer]]:
+    """Layers whose bit-width is free, with the quantizers that it is for.
+
+    Budgets count weights, so these are layers with a quantized weight. Their inputs follow the weight where the recipe
+    gives both the same bits, and keep theirs where it tells them apart, as ``w4a8`` does.
 
     Args:
-        model (nn.Module): A converted model.
-        all_layers (bool): Whether those layers are free too.
+        model (nn.Module): A converted model, with the bits of its recipe.
+        all_layers (bool): Whether the layers that see the image or predict are free too.
 
     Returns:
-        Dict[str, QuantizedLayer]: By name, in the model's order.
+        Dict[str, List[Quantizer]]: Quantizers by layer name, in the model's order.
     """
     kept = () if all_layers else find_roles(model)
-    layers = ((name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLayer))
-    return {name: layer for name, layer in layers if name not in kept}
+    free: Dict[str, List[Quantizer]] = {}
+    for name, found in quantizers_by_layer(model).items():
+        layer = model.get_submodule(name)
+        if name in kept or not isinstance(layer, QuantizedLayer) or layer.weight_quantizer not in found:
+            continue
+        weight_bits, input_bits = layer_bits(layer)
+        free[name] = found if weight_bits == input_bits else [layer.weight_quantizer]
+    return free
 
 
 class Record:
@@ -116,6 +125,7 @@ class Record:
 
 def measure_drops(
     model: nn.Module,
+    free: Dict[str, List[Quantizer]],
     record: Record,
     work: Sequence[Tuple[int, List[str]]],
     score: Callable[[], float],
@@ -125,6 +135,7 @@ def measure_drops(
 
     Args:
         model (nn.Module): A converted model; its bit-widths and ranges are changed.
+        free (Dict[str, List[Quantizer]]): What changes its bits, by layer, see :func:`layers_to_choose`.
         record (Record): Where drops go; it has the metric in full precision already.
         work (Sequence[Tuple[int, List[str]]]): Bit-widths with the layers to measure at each.
         score (Callable): Gives the metric of ``model`` as it is.
@@ -135,7 +146,7 @@ def measure_drops(
     """
     for bits, layers in work:
         if layers:
-            set_bits(model, layers, bits, calibrate)
+            set_bits(model, [quantizer for layer in layers for quantizer in free[layer]], bits, calibrate)
         for layer in layers:
             with only(model, [layer]):
                 record.add(layer, bits, record.full_precision - score())

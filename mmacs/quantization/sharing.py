@@ -11,7 +11,7 @@ autograd's own, and nothing tells which one it is. As the end of a forward leave
 never in another level's step.
 """
 
-from typing import Any, Tuple
+from typing import Any, Optional, Tuple
 
 from torch import nn
 
@@ -27,6 +27,13 @@ _COUNTING = (Quantizer, PerLevelBatchNorm2d)
 def num_pyramid_levels(head: nn.Module) -> int:
     """Number of pyramid levels that a dense head applies its layers to, 1 for any other module."""
     return getattr(getattr(head, 'prior_generator', None), 'num_levels', 1)
+
+
+def head_of(model: nn.Module, name: str) -> Optional[nn.Module]:
+    """The innermost module around a layer that applies it to several pyramid levels, or None."""
+    path = name.split('.')
+    around = (model.get_submodule('.'.join(path[:end])) for end in range(len(path) - 1, 0, -1))
+    return next((module for module in around if num_pyramid_levels(module) > 1), None)
 
 
 def mark_forward(owner: nn.Module) -> None:
@@ -55,12 +62,13 @@ def mark_per_level_norms(model: nn.Module) -> None:
     for name, norm in model.named_modules():
         if not isinstance(norm, PerLevelBatchNorm2d):
             continue
-        owner = model.get_submodule(name.split('.')[0])
-        levels = num_pyramid_levels(owner)
-        if levels not in (1, norm.num_levels):
-            raise MmacsError(f'{name} has num_levels={norm.num_levels}, but its head has {levels} pyramid levels')
         mark_forward(model)
-        mark_forward(owner)
+        head = head_of(model, name)
+        if head is not None:
+            levels = num_pyramid_levels(head)
+            if levels != norm.num_levels:
+                raise MmacsError(f'{name} has num_levels={norm.num_levels}, but its head has {levels} pyramid levels')
+            mark_forward(head)
 
 
 def _shared_inside(owner: nn.Module) -> Tuple[nn.Module, ...]:

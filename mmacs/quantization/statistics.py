@@ -81,10 +81,12 @@ class QuantizerStatistics:
         step (Tuple[float, float], optional): Smallest and largest step, in units of the values; None if the levels
             are not evenly spaced, or no range was set.
         calls (int): How often it quantized.
-        clipped (float): Share of values outside the range, 0 to 1.
+        clipped (float, optional): Share of values outside the range, 0 to 1; None with one bit, whose two levels are
+            meant to have values outside of them.
         levels (float): Levels in use, of ``2^bits``, as the mean over the ranges.
         dead_ranges (int): Number of ranges with fewer than two levels in use.
-        num_ranges (int): Number of ranges.
+        num_ranges (int): Number of ranges that values met, or of all if none was met: layers of their own per pyramid
+            level have as many ranges as there are levels, and use one.
         sqnr_db (float, optional): Signal-to-quantization-noise ratio in dB; None if there is no noise, no signal, or
             the quantizer holds weights of its own.
     """
@@ -96,7 +98,7 @@ class QuantizerStatistics:
     granularity: str
     step: Optional[Tuple[float, float]]
     calls: int
-    clipped: float
+    clipped: Optional[float]
     levels: float
     dead_ranges: int
     num_ranges: int
@@ -160,6 +162,7 @@ def measure(
 
 
 def _summary(name: str, quantizer: Quantizer, tallies: List[Tally]) -> QuantizerStatistics:
+    tallies = [tally for tally in tallies if tally.calls] or tallies  # ranges without a call say nothing
     calls = sum(tally.calls for tally in tallies)
     count = sum(tally.count for tally in tallies)
     levels = [number for tally in tallies for number in tally.levels]
@@ -173,7 +176,7 @@ def _summary(name: str, quantizer: Quantizer, tallies: List[Tally]) -> Quantizer
         granularity=granularity,
         step=_steps(quantizer),
         calls=calls,
-        clipped=sum(tally.clipped for tally in tallies) / max(count, 1),
+        clipped=None if quantizer.bits == 1 else sum(tally.clipped for tally in tallies) / max(count, 1),
         levels=sum(levels) / len(levels),
         dead_ranges=sum(number < 2 for number in levels),
         num_ranges=len(levels),

@@ -32,7 +32,7 @@ def draw_report(report: Dict[str, Any], path: os.PathLike) -> None:
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     quantities: Sequence[Tuple[str, Callable[[Dict[str, Any]], Optional[float]]]] = (
         ('signal-to-quantization-noise\nratio (dB)', lambda found: found['sqnr_db']),
-        ('clipped values (%)', lambda found: 100 * found['clipped']),
+        ('clipped values (%)', lambda found: None if found['clipped'] is None else 100 * found['clipped']),
         ('levels in use (% of $2^\\mathrm{bits}$)', lambda found: 100 * found['levels'] / 2 ** found['bits']),
     )
     for axis, (label, value) in zip(panels, quantities):

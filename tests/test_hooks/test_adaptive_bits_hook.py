@@ -10,9 +10,11 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.hooks import EMAHook, Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner.priority import get_priority
 
 from mmacs.errors import MmacsError
+from mmacs.hooks import DistillationHook, QuantizationHook
 from mmacs.hooks.adaptive_bits_hook import STATE_KEY, AdaptiveBitsHook
 from mmacs.quantization import quantize_model
 from mmacs.quantization.learned_bits import LearnedBits, participants
@@ -156,6 +158,7 @@ def test_bits_fall_under_a_large_cost_resume_bit_equal_and_are_evaluated(config,
 def fake_run(model, hook, weight_loss=0.0, iterations=0, **changes):
     """Bits after each iteration of a run that only counts, three to an epoch; ``weight_loss`` is the loss per bit."""
     runner = SimpleNamespace(model=model, hooks=[hook], logger=Mock(), visualizer=Mock(), iter=0, epoch=0)
+    runner.train_loop, runner.max_epochs = Mock(spec=EpochBasedTrainLoop), 40
     vars(runner).update(changes)
     hook._loss = lambda runner, data_batch, bits: torch.tensor(weight_loss * bits['weight'])
     hook.before_run(runner)
@@ -203,6 +206,18 @@ def test_the_target_ends_the_descent(model):
     assert later == bits
 
 
+@pytest.mark.parametrize('fixed_by', [dict(max_crossings=4), dict(max_crossings=1000, freeze_epoch=30)])
+def test_bits_that_the_loss_draws_above_the_target_do_not_end_there(model, fixed_by):
+    hook = AdaptiveBitsHook(interval=1, target=0.5, cost_weight=2.0, lr=0.9, min_bits=5, **fixed_by)
+    costs = [
+        bits['weight'] * bits['activation'] / 64 for bits in fake_run(model, hook, weight_loss=-0.1, iterations=120)
+    ]
+    met = next(index for index, cost in enumerate(costs) if cost <= 0.5)
+    assert max(costs[met:]) > 0.5  # it went back up
+    assert costs[-1] <= 0.5
+    assert hook.learned['weight'].frozen
+
+
 def test_a_loss_that_is_not_finite_is_named(model):
     with pytest.raises(MmacsError, match='is not finite: lower the learning rate'):
         list(fake_run(model, AdaptiveBitsHook(interval=1, cost_weight=2.0), float('nan'), iterations=5))
@@ -217,7 +232,7 @@ def test_a_loss_that_is_not_finite_is_named(model):
         (dict(interval=0), 'interval must be a whole number, at least 1, got 0'),
         (dict(max_crossings=2.5), 'max_crossings must be a whole number'),
         (dict(min_bits=4, max_bits=4), 'min_bits and max_bits must be integers'),
-        (dict(max_bits=17), 'min_bits < max_bits <= 16, got 2 and 17'),
+        (dict(max_bits=9), 'min_bits < max_bits <= 8, got 2 and 9'),
         (dict(freeze_epoch=0), 'freeze_epoch must be an epoch, at least 1, or None, got 0'),
     ],
 )
@@ -230,6 +245,12 @@ def test_wrong_settings(settings, message):
     ('recipe', 'hooks', 'message'),
     [
         ('w4a4', [], 'the weight starts at 4 bits, outside of min_bits=5 to max_bits=8'),
+        # the layers with a role would have 10 bits too, and 8 in a recipe with the bits that are learned
+        (
+            dict(preset='w8a8', activation=dict(bits=10)),
+            [],
+            'the activation starts at 10 bits, outside of min_bits=5 to max_bits=8',
+        ),
         (dict(preset='w8a8', weight=dict(type='DQWeight')), [], 'is a DQWeight of 8 bits, each of them trained'),
         ('w8a8', [EMAHook()], 'AdaptiveBitsHook does not go with EMAHook'),
         (
@@ -246,6 +267,24 @@ def test_runs_that_cannot_work_are_refused_before_they_train(tiny_retinanet, rec
         quantize_model(model, recipe)
     with pytest.raises(MmacsError, match=message):
         list(fake_run(model, AdaptiveBitsHook(min_bits=5), hooks=hooks))
+
+
+@pytest.mark.parametrize(
+    ('loop', 'freeze_epoch', 'works'),
+    [(EpochBasedTrainLoop, 39, True), (EpochBasedTrainLoop, 40, False), (IterBasedTrainLoop, 1, False)],
+)
+def test_a_freezing_epoch_that_never_comes_is_refused(model, loop, freeze_epoch, works):
+    run = fake_run(model, AdaptiveBitsHook(freeze_epoch=freeze_epoch), train_loop=Mock(spec=loop))
+    if works:
+        return list(run)
+    with pytest.raises(MmacsError, match='freeze_epoch must be below max_epochs of an epoch-based run'):
+        list(run)
+
+
+def test_bits_move_after_distillation_has_detached_and_before_checkpoints_are_compared():
+    hooks = (DistillationHook, AdaptiveBitsHook, QuantizationHook)
+    first, second, third = (get_priority(hook.priority) for hook in hooks)
+    assert first < second < third
 
 
 def test_checkpoints_that_do_not_fit_are_refused(tiny_retinanet, model):

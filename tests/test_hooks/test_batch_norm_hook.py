@@ -7,6 +7,7 @@ from mmacs.errors import MmacsError
 from mmacs.hooks.batch_norm_hook import BatchNormReestimationHook
 
 from ..conftest import run_config
+from .test_run import load_checkpoint
 
 
 class Watch(Hook):
@@ -43,7 +44,7 @@ def train(tiny_coco, tmp_path):
         for hook in (*hooks, watch):
             runner.register_hook(hook)
         runner.train()
-        saved = {path.stem: torch.load(path, weights_only=True) for path in (tmp_path / name).glob('*_?.pth')}
+        saved = {path.stem: load_checkpoint(path) for path in (tmp_path / name).glob('*_?.pth')}
         return saved, watch.validated
 
     return run

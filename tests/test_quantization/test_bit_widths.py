@@ -13,7 +13,7 @@ from mmacs.quantization.bit_widths import bit_costs, choose, recipe_with_bits, s
 from mmacs.quantization.cost import model_bytes
 from mmacs.quantization.sensitivity import layers_to_choose
 
-RULES = [dict(name='3', weight=None), dict(name='4', skip=True)]
+RULES = [dict(name='3', activation=None), dict(name='4', skip=True)]
 
 
 def net(recipe=None):
@@ -69,20 +69,32 @@ def test_equal_drops_leave_the_finest_bits_that_fit():
     assert choose(costs, drops, 1.0, 9.0) == {'a': 4, 'b': 4}
 
 
+@pytest.mark.parametrize(('budget', 'bits'), [(46.0, [15, 15, 16]), (48.0, [16] * 3), (44.9, [14, 15, 15])])
+def test_ties_between_many_bits_go_to_the_finest(budget, bits):
+    costs = {name: {each: each / 3 for each in range(2, 17)} for name in 'abc'}
+    drops = {name: {each: 0.5 * (each < 8) for each in range(2, 17)} for name in 'abc'}
+    drops['c'][2] = 100.0  # what the solver's tolerances are relative to
+    assert sorted(choose(costs, drops, 0.0, budget / 3).values()) == bits
+
+
+def test_a_budget_below_the_smallest_by_rounding_errors_is_met():
+    assert solve([[3.0, 5.0]] * 10, [[1.0, 0.0]] * 10, 30 * (1 - 5e-10)) == [0] * 10
+
+
 def test_costs_are_the_mean_bits_and_the_size_of_the_model_so_built():
     model = net()
     layers = layers_to_choose(model)
     assert list(layers) == ['1', '2', '3']
     chosen = {'1': 2, '2': 8, '3': 3}
     built = net(recipe_with_bits(model.recipe, chosen, layers))
-    assert [built[i].weight_quantizer.bits for i in (0, 1, 2, 5)] == [8, 2, 8, 8]
-    assert [built[i].input_quantizer.bits for i in (0, 1, 2, 3, 5)] == [8, 2, 8, 3, 8]
-    assert isinstance(built[3].weight_quantizer, nn.Identity) and type(built[4]) is nn.Linear
+    assert [built[i].weight_quantizer.bits for i in (0, 1, 2, 3, 5)] == [8, 2, 8, 3, 8]
+    assert [built[i].input_quantizer.bits for i in (0, 1, 2, 5)] == [8, 2, 8, 8]
+    assert isinstance(built[3].input_quantizer, nn.Identity) and type(built[4]) is nn.Linear
 
     costs, rest = size_costs(model, list(layers), [2, 3, 8])
     assert rest + sum(costs[name][bits] for name, bits in chosen.items()) == pytest.approx(model_bytes(built)[0] / 1e6)
     costs, rest = bit_costs(model, list(layers), [2, 3, 8])
-    mean = (24 * 8 + 60 * 2 + 100 * 8 + 16 * 8) / (24 + 60 + 100 + 16)
+    mean = (24 * 8 + 60 * 2 + 100 * 8 + 80 * 3 + 16 * 8) / (24 + 60 + 100 + 80 + 16)
     assert rest + sum(costs[name][bits] for name, bits in chosen.items()) == pytest.approx(mean)
 
 
@@ -97,7 +109,21 @@ def test_the_recipe_file_says_what_was_chosen(tmp_path):
     assert torch.equal(again[1].weight_quantizer.step_bits, torch.tensor([3], dtype=torch.uint8))
 
 
-def test_weights_in_full_precision_have_no_mean_bits():
-    model = net(dict(preset='w4a4', rules=[dict(name='*', weight=None)]))
-    with pytest.raises(MmacsError, match='no weights'):
-        bit_costs(model, list(layers_to_choose(model)), [2, 8])
+@pytest.mark.parametrize('contributions', [bit_costs, size_costs])
+def test_a_shared_weight_is_paid_for_once(contributions):
+    linears = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    linears[2].weight = linears[1].weight
+    model = quantize_model(linears, 'w4a4')
+    costs, rest = contributions(model, ['1', '2'], [2, 8])
+    assert costs['2'] == {2: 0, 8: 0} and costs['1'][8] == 4 * costs['1'][2] > 0
+    whole = model_bytes(model)[0] / 1e6 if contributions is size_costs else (8 + 4 + 8) / 3
+    assert rest + costs['1'][2] * 2 == pytest.approx(whole)
+
+
+def test_activations_that_the_recipe_tells_apart_keep_their_bits():
+    model = net('w4a8')
+    recipe = recipe_with_bits(model.recipe, {'1': 2}, layers_to_choose(model))
+    assert recipe['rules'] == [{'name': '1', 'weight': {'bits': 2}}]
+    assert recipe_with_bits({}, {'1': 2}, layers_to_choose(net('w4a4')))['rules'] == [
+        {'name': '1', 'weight': {'bits': 2}, 'activation': {'bits': 2}}
+    ]

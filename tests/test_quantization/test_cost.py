@@ -61,6 +61,15 @@ def test_bytes_by_hand():
     assert model_bytes(model) == (16 * 4 / 8 + 4 * (8 + 1) + others, 4 * 16 + others)
 
 
+def test_a_weight_that_layers_share_counts_once():
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[1].weight = model[0].weight
+    rules = [dict(name='*', weight=dict(bits=4), activation=dict(bits=4))]
+    quantize_model(model, dict(rules=rules))
+    steps = 2 * (4 + 1)
+    assert model_bytes(model) == (16 * 4 / 8 + 4 * steps, 16 * 4)
+
+
 def test_learned_offsets_are_stored():
     model = quantize_model(nn.Sequential(nn.Linear(4, 4, bias=False)), dict(activation=dict(type='LSQPlus', bits=8)))
     assert model_bytes(model)[0] == 16 * 8 / 8 + 4 * 4 + 4 * 2

@@ -1,9 +1,11 @@
+import gc
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from mmacs.quantization.fake_quant import level_bounds, lsq_initial_step, lsq_quantize
+from mmacs.quantization.fake_quant import level_bounds, lsq_initial_step, lsq_quantize, recompute_in_backward
 
 
 def written_out(x, step, q_min, q_max):
@@ -74,3 +76,43 @@ def test_initial_step_is_the_papers_and_survives_dead_channels():
     assert step[0] == pytest.approx(2 * 0.5 / math.sqrt(7))
     assert step[1] == pytest.approx(((step[0] + step[2]) / 2).item())
     assert lsq_initial_step(torch.zeros(1), 7).item() == 1
+
+
+@pytest.mark.parametrize('bits', [8, 12, 16])
+def test_gradient_of_the_step_does_not_drown_in_a_large_tensor_of_many_bits(bits):
+    x = torch.randn(1_000_000)
+    upstream = torch.randn_like(x)
+    q_min, q_max = level_bounds(bits, True)
+    step = torch.tensor([3 / q_max], requires_grad=True)
+    exact = step.double().detach().requires_grad_()
+    (expected,) = torch.autograd.grad(written_out(x.double(), exact, q_min, q_max), exact, upstream.double())
+    (actual,) = torch.autograd.grad(lsq_quantize(x, step, q_min, q_max), step, upstream)
+    # x / s itself has float32's rounding, of 2^-24 of a level's number, in each element
+    assert (actual - expected).abs().item() < 0.02 * expected.abs().item() + 0.05
+
+
+def test_quantized_values_are_not_kept_for_backward_and_gradients_are_the_same():
+    x = torch.randn(2, 8, 16, 16, requires_grad=True)
+    weight = torch.randn(4, 8, 3, 3, requires_grad=True)
+    steps = torch.tensor([0.1], requires_grad=True), torch.full((4,), 0.1, requires_grad=True)
+
+    def convolve(recompute):
+        y, w = lsq_quantize(x, steps[0], -8, 7), lsq_quantize(weight, steps[1], -8, 7)
+        context = recompute_in_backward(y, w) if recompute else nullcontext()
+        with context:
+            return torch.nn.functional.conv2d(y, w)
+
+    upstream = torch.randn(2, 4, 14, 14)
+    kept, computed = (
+        torch.autograd.grad(convolve(recompute), (x, weight, *steps), upstream) for recompute in (False, True)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(kept, computed))
+    before = tensors_of_shape(x.shape)
+    output = convolve(True)
+    assert tensors_of_shape(x.shape) == before
+    output.sum().backward()
+
+
+def tensors_of_shape(shape):
+    """Number of tensors of a shape that live."""
+    return sum(torch.is_tensor(found) and found.shape == shape for found in gc.get_objects())

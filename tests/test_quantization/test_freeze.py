@@ -116,8 +116,8 @@ def test_folded_detector_agrees_and_keeps_its_activation_steps(retinanet):
 
 
 def test_folded_weights_stay_on_as_many_levels_also_at_scales_of_zero_and_below():
-    block = ConvModule(3, 6, 3, norm_cfg=dict(type='BN'), act_cfg=None)
-    model = nn.Sequential(nn.Conv2d(3, 3, 1), block, nn.Conv2d(6, 2, 1))
+    block = ConvModule(4, 6, 3, norm_cfg=dict(type='BN'), act_cfg=None)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), block, nn.Conv2d(6, 2, 1))
     x = torch.randn(2, 3, 8, 8)
     quantized(model, model, x, dict(preset='w2a2', activation=dict(bits=8)))
     assert (block.bn.weight < 0).any() and block.bn.weight[0] == 0

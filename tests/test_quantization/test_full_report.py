@@ -33,7 +33,11 @@ def report():
     calibrate(model, [x])
     macs = count_macs(model, lambda: model(x[:1]))
     found = make_report(model, measure(model, [x]), macs, {'first': 0.25, 'operands': -0.125})
-    return dict(found, sensitivity=dict(metric='accuracy', images=7, quantized=0.5, full_precision=0.75))
+    return dict(
+        found,
+        input_shape=[3, 64, 96],
+        sensitivity=dict(metric='accuracy', images=7, quantized=0.5, full_precision=0.75),
+    )
 
 
 def test_layers_have_what_was_measured_of_them(report):
@@ -56,8 +60,16 @@ def test_the_table_has_a_line_for_every_input(report):
     assert lines[0][-1] == '0.250' and lines[3][-1] == '-0.125'
 
 
+def test_what_cannot_be_clipped_has_an_empty_cell(report):
+    (before,) = list(report_table(report).columns[3].cells)[:1]
+    report['layers'][0]['weight']['clipped'] = None
+    (after,) = list(report_table(report).columns[3].cells)[:1]
+    assert before.endswith('%') and after == ''
+
+
 def test_the_summary_has_totals_and_complaints(report):
     lines = '\n'.join(report_summary(report))
     assert 'model size: 0.00 MB' in lines and 'times smaller' in lines
+    assert 'bit operations for the first validation image, an input of 3 x 64 x 96: ' in lines
     assert 'accuracy on 7 validation images: 0.500 quantized, 0.750 in full precision' in lines
     assert 'NOTHING GETS THROUGH spare.input_quantizer: never called' in lines

@@ -11,7 +11,7 @@ W8A8 = {'weight': 8, 'activation': 8}
 
 
 def step(learned, gradient, **changes):
-    return learned.step(gradient, **{**dict(lr=1.0, low=2, high=8, max_crossings=10), **changes})
+    return learned.step(gradient, **{**dict(lr=1.0, low=2, high=8), **changes})
 
 
 @pytest.mark.parametrize(('value', 'bits', 'below'), [(8.0, 8, 8), (7.01, 8, 7), (3.5, 4, 3)])
@@ -25,19 +25,37 @@ def test_gradient_descent_within_limits():
     assert step(LearnedBits(5.0), -100.0).value == 8.0
 
 
-def test_oscillation_ends_at_the_upper_bits():
+def oscillating(gradients):
     learned = LearnedBits(4.1)
-    for gradient in (0.2, -0.2, 0.2):  # 5 -> 4 -> 5 -> 4 bits
-        assert not learned.frozen
-        learned = step(learned, gradient, max_crossings=3)
-    assert (learned.bits, learned.value, learned.frozen, learned.crossings) == (5, 5.0, True, {4: 3})
-    assert step(learned, 3.0) == learned
+    for gradient in gradients:  # 5 -> 4 -> 5 -> 4 bits
+        learned = step(learned, gradient)
+    return learned
+
+
+def test_oscillation_ends_at_the_upper_bits():
+    assert not oscillating([0.2, -0.2]).settle(3, lambda bits: True).frozen
+    settled = oscillating([0.2, -0.2, 0.2]).settle(3, lambda bits: True)
+    assert (settled.bits, settled.value, settled.frozen, settled.crossings) == (5, 5.0, True, {4: 3})
+    assert step(settled, 3.0) == settled == settled.settle(1, lambda bits: False)
+
+
+@pytest.mark.parametrize(('budget', 'bits'), [(5, 5), (4, 4), (3, None)])
+@pytest.mark.parametrize('gradients', [[0.2, -0.2, 0.2], [0.2, -0.2, 0.2, -0.2]])
+def test_oscillation_around_a_budget_ends_within_it_and_above_it_goes_on(gradients, budget, bits):
+    settled = oscillating(gradients).settle(3, lambda bits: bits <= budget)
+    assert settled.frozen == (bits is not None)
+    assert bits is None or settled.value == bits
+
+
+@pytest.mark.parametrize(('budget', 'bits'), [(5, 5.0), (4, 4.0), (3, 5.0)])
+def test_freezing_takes_the_bits_in_use_unless_one_less_meets_the_budget(budget, bits):
+    assert LearnedBits(4.3).freeze(lambda bits: bits <= budget).value == bits
 
 
 def test_going_straight_down_is_no_oscillation():
     learned = LearnedBits(8.0)
     for _ in range(30):
-        learned = step(learned, 0.3, max_crossings=2)
+        learned = step(learned, 0.3).settle(2, lambda bits: True)
     assert (learned.value, learned.frozen) == (2.0, False)
     assert learned.crossings == {k: 1 for k in range(2, 8)}
 
@@ -46,7 +64,7 @@ def test_going_straight_down_is_no_oscillation():
 def test_crossings_add_up_to_where_the_bits_are(gradients):
     learned = LearnedBits(6.0)
     for gradient in gradients:
-        learned = step(learned, gradient, max_crossings=1000)
+        learned = step(learned, gradient)
     odd = {k for k, count in learned.crossings.items() if count % 2}
     assert odd == set(range(min(6, learned.bits), max(6, learned.bits)))
 

@@ -176,3 +176,28 @@ def error_of(x, bits, signed, clip):
     q_max = quantizer_max(bits, signed)
     step = clip / (q_max + 1)
     return ((x / step).round().clamp(-q_max - 1 if signed else 0, q_max) * step - x).square().mean().item()
+
+
+@pytest.mark.parametrize('channels', [1, 6])
+def test_lsq_with_one_bit_of_both_signs_has_the_gradient_of_a_learned_scale(x, upstream, channels):
+    # levels -s/2 and s/2; the offset that makes them must not weigh more than the step itself
+    quantizer = set_range(LSQ(bits=1, num_channels=channels), step=torch.rand(channels) + 0.5)
+    g = 1 / math.sqrt(x.numel() / channels)
+    s = quantizer.step.reshape(-1, 1, 1, 1)
+    s = s * g + (s - s * g).detach()
+    v = (x / s + 0.5).clamp(0, 1)
+    agree(quantizer, (straight_through(v.round(), v) - 0.5) * s, x, (quantizer.step,), upstream)
+
+
+@pytest.mark.parametrize('rescale', [True, False])
+def test_dorefa_one_bit_is_right_from_calibration_on_and_passes_all_gradients(rescale):
+    x = (0.1 * torch.randn(1000)).requires_grad_()
+    quantizer = DoReFa(bits=1, kind='weight', rescale=rescale)
+    quantizer.start_observing()
+    quantizer(x)
+    quantizer.finish_observing()
+    y = quantizer.eval()(x)
+    torch.testing.assert_close(y, x.sign() * x.abs().mean())
+    upstream = torch.randn(1000)
+    y.backward(upstream)
+    assert torch.equal(x.grad, upstream)

@@ -132,3 +132,10 @@ def test_flags_written_behind_the_cache_are_seen_after_a_mode_switch():
 
 def test_empty_input_passes():
     assert LSQ().eval()(torch.empty(0, 3)).shape == (0, 3)
+
+
+def test_after_a_change_of_bits_the_step_is_as_if_calibrated_at_them():
+    x = torch.rand(1000)
+    quantizer = calibrated(x, bits=8)
+    quantizer.change_bits(3)
+    torch.testing.assert_close(quantizer.step, calibrated(x, bits=3).step)

@@ -45,7 +45,7 @@ def test_what_was_off_stays_off_after_an_error(net):
 def test_other_bits_are_calibrated_as_if_the_model_were_built_with_them(net):
     calibration(net)()
     kept = {key: value.clone() for key, value in net.state_dict().items() if key.startswith('0.')}
-    set_bits(net, ['2'], 3, calibration(net, seed=1))
+    set_bits(net, [net[2].weight_quantizer, net[2].input_quantizer], 3, calibration(net, seed=1))
     fresh = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 4))
     fresh.load_state_dict({key: value for key, value in net.state_dict().items() if 'quantizer' not in key})
     quantize_model(fresh, 'w3a3')
@@ -59,6 +59,37 @@ def test_other_bits_are_calibrated_as_if_the_model_were_built_with_them(net):
 def test_first_and_last_layers_stay_as_the_recipe_says(net):
     assert list(layers_to_choose(net)) == ['2']
     assert list(layers_to_choose(net, all_layers=True)) == ['0', '2', '3']
+
+
+@pytest.mark.parametrize(
+    ('changes', 'kinds'),
+    [
+        (dict(), ['weight_quantizer', 'input_quantizer']),
+        (dict(activation=dict(bits=8)), ['weight_quantizer']),
+        (dict(activation=None), ['weight_quantizer']),
+        (dict(weight=None), None),
+        (dict(weight=None, activation=None), None),
+    ],
+)
+def test_inputs_follow_the_weight_where_the_recipe_gives_both_the_same_bits(changes, kinds):
+    linears = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model = quantize_model(linears, dict(rules=[dict(name='1', **changes)]))
+    assert layers_to_choose(model) == ({'1': [getattr(model[1], kind) for kind in kinds]} if kinds else {})
+
+
+def test_an_attention_in_full_precision_with_a_quantized_projection_is_left_out():
+    model = nn.ModuleDict(dict(first=nn.Linear(8, 8), attention=nn.MultiheadAttention(8, 2), last=nn.Linear(8, 8)))
+    quantize_model(model, dict(rules=[dict(name='attention', skip=True)]))
+    assert list(layers_to_choose(model)) == ['attention.out_proj']
+
+
+def test_weights_alone_are_changed_and_calibrated(net):
+    calibration(net)()
+    step = net[2].input_quantizer.grid().step.clone()
+    set_bits(net, [net[2].weight_quantizer], 2, calibration(net, seed=1))
+    assert (net[2].weight_quantizer.bits, net[2].input_quantizer.bits) == (2, 4)
+    assert torch.equal(net[2].input_quantizer.grid().step, step)
+    assert all(quantizer.enabled and quantizer.is_initialized() for _, quantizer in quantizers(net))
 
 
 def test_drops_are_of_each_layer_alone_and_survive_a_kill(net, tmp_path):
@@ -75,7 +106,8 @@ def test_drops_are_of_each_layer_alone_and_survive_a_kill(net, tmp_path):
     seen, layers = [], ['0', '2']
     record = Record(tmp_path / 'record.json', {'images': 8})
     record.metric, record.full_precision = 'accuracy', 1.0
-    measuring = measure_drops(net, record, [(2, layers), (8, layers)], score, calibration(net))
+    free = layers_to_choose(net, all_layers=True)
+    measuring = measure_drops(net, free, record, [(2, layers), (8, layers)], score, calibration(net))
     assert [next(measuring), next(measuring), next(measuring)] == ['0', '2', '0']
     measuring.close()
     assert seen == [({'0'}, 2), ({'2'}, 2), ({'0'}, 8)]

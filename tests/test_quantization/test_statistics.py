@@ -112,6 +112,31 @@ def test_each_pyramid_level_has_its_own_levels():
     assert found.complaint == '1 of 2 pyramid levels with a single level in use'
 
 
+@pytest.mark.parametrize('called', [[0], [0, 1], []])
+def test_pyramid_levels_without_a_call_say_nothing(called):
+    rules = [dict(name='*', activation=dict(bits=4, per_level=3))]
+    model = quantize_model(nn.Sequential(nn.Linear(4, 4)), dict(rules=rules))
+    x = torch.randn(64, 4)
+
+    def forward(calls):
+        model[0].input_quantizer.calls = 0
+        for _ in calls:
+            model[0](x)
+
+    calibrate(model, [[0, 1, 2]], forward)
+    found = {each.name: each for each in measure(model, [called], forward)}['0.input_quantizer']
+    assert (found.calls, found.granularity, found.num_ranges) == (len(called), 'level', len(called) or 3)
+    assert found.levels > 8 or not called
+    assert found.complaint == (None if called else 'never called')
+
+
+def test_one_bit_clips_nothing():
+    model = quantize_model(nn.Sequential(nn.Linear(4, 4)), dict(rules=[dict(name='*', weight=dict(bits=1))]))
+    calibrate(model, [torch.randn(8, 4)])
+    found = {each.kind: each for each in measure(model, [torch.randn(8, 4)])}
+    assert found['weight'].clipped is None and found['activation'].clipped is not None
+
+
 def test_measuring_leaves_no_trace(net):
     x = torch.randn(1, 3, 6, 6)
     before = net[:3](x)

@@ -1,14 +1,15 @@
 import json
 
 import pytest
+import torch
 from mmdet.registry import MODELS
 
-from mmacs.quantization import quantize_model
+from mmacs.quantization import quantize_model, quantizers
 
 
 def test_chosen_bits_meet_the_budget_and_are_not_measured_twice(
-    command,  # noqa: F811
-    config,  # noqa: F811
+    command,
+    config,
     full_precision,
     few_layers,
     tmp_path,
@@ -44,9 +45,17 @@ def test_chosen_bits_meet_the_budget_and_are_not_measured_twice(
         (['--mean-bits', 4, '--images', 0], 'the number of images must be at least 1'),
     ],
 )
-def test_mistakes_are_told_before_anything_is_measured(  # noqa: F811
-    command, config, full_precision, tmp_path, options, message
-):
+def test_mistakes_are_told_before_anything_is_measured(command, config, full_precision, tmp_path, options, message):
     status, printed = command('choose_bits.py', config, full_precision, '--out', tmp_path / 'r.json', *options)
     assert status == 1 and message in printed
     assert not list(tmp_path.glob('r.json*'))
+
+
+def test_a_quantized_checkpoint_is_refused(command, config, tmp_path, tiny_retinanet):
+    model = quantize_model(MODELS.build(tiny_retinanet), 'w4a4')
+    for _, quantizer in quantizers(model):
+        quantizer.initialized.fill_(1)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'quantized.pth')
+    options = ['--mean-bits', 4, '--out', tmp_path / 'r.json']
+    status, printed = command('choose_bits.py', config, tmp_path / 'quantized.pth', *options)
+    assert status == 1 and printed.endswith('against full precision: name the full-precision checkpoint')

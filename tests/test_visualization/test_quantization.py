@@ -14,7 +14,7 @@ def report(count, with_drops):
         dict(name=f'backbone.layer.{number}', weight=quantizer(), inputs=[quantizer()] * 2, drop=0.1 * with_drops)
         for number in range(count)
     ]
-    layers[0].update(weight=None, inputs=[quantizer(sqnr_db=None, clipped=0.0)], drop=-0.2)
+    layers[0].update(weight=None, inputs=[quantizer(sqnr_db=None, clipped=None)], drop=-0.2)
     layers[-1].update(inputs=[])
     return dict(
         model='Net', images=8, layers=layers, sensitivity=dict(metric='accuracy', images=4) if with_drops else {}

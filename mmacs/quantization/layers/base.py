@@ -6,7 +6,19 @@ from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Tuple, Typ
 import torch
 from torch import Tensor, nn
 
+from mmacs.quantization.fake_quant import recompute_in_backward
+
 QUANTIZED_LAYERS: Dict[Type[nn.Module], Type['QuantizedLayer']] = {}
+
+
+# Layers whose weight the module around them reads itself, so that a quantized forward of theirs would never run: by
+# the name of the module's type.
+WEIGHT_READ_BY_PARENT: Dict[str, Tuple[str, ...]] = {
+    'TaskDecomposition': ('reduction_conv.conv',),  # TOOD
+    'WindowMSAV2': ('qkv',),  # Swin Transformer V2
+    'BEiTAttention': ('qkv',),
+    'CrossMultiheadAttention': ('q', 'k', 'v'),  # CAE
+}
 
 
 class QuantizedLayer:
@@ -74,8 +86,9 @@ class ReusedForward(QuantizedLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Call the original forward with a fake-quantized first argument."""
-        with shadowed(self, weight=self.quantized_weight()):
-            return super().forward(self.input_quantizer(x), *args, **kwargs)
+        x, weight = self.input_quantizer(x), self.quantized_weight()
+        with shadowed(self, weight=weight), recompute_in_backward(x, weight):
+            return super().forward(x, *args, **kwargs)
 
 
 @contextmanager
@@ -115,8 +128,12 @@ def quantizable_layers(model: nn.Module) -> Dict[str, Type[QuantizedLayer]]:
         Dict[str, Type[QuantizedLayer]]: The class that each becomes, by layer name, in the model's order. The parts
         of a layer come right after it.
     """
-    found = {}
+    found: Dict[str, Type[QuantizedLayer]] = {}
+    left_out = set()
     for name, module in model.named_modules():
+        left_out.update(f'{name}.{child}'.lstrip('.') for child in WEIGHT_READ_BY_PARENT.get(type(module).__name__, ()))
+        if name in left_out:
+            continue
         quantized = QUANTIZED_LAYERS.get(type(module))
         if isinstance(module, QuantizedLayer):
             found[name] = type(module)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from mmacs.quantization.fake_quant import recompute_in_backward
 from mmacs.quantization.layers.base import QuantizedLayer, ReusedForward, register_layer
 
 
@@ -12,7 +13,9 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W')."""
-        return self._conv_forward(self.input_quantizer(x), self.quantized_weight(), self.bias)
+        x, weight = self.input_quantizer(x), self.quantized_weight()
+        with recompute_in_backward(x, weight):
+            return self._conv_forward(x, weight, self.bias)
 
 
 @register_layer(nn.ConvTranspose2d)

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from mmacs.quantization.fake_quant import recompute_in_backward
 from mmacs.quantization.layers.base import QuantizedLayer, register_layer
 
 
@@ -13,7 +14,9 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C_in) to (..., C_out)."""
-        return nn.functional.linear(self.input_quantizer(x), self.quantized_weight(), self.bias)
+        x, weight = self.input_quantizer(x), self.quantized_weight()
+        with recompute_in_backward(x, weight):
+            return nn.functional.linear(x, weight, self.bias)
 
 
 try:

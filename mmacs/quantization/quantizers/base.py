@@ -130,9 +130,11 @@ class Quantizer(nn.Module):
     # ---------------------------------------------------------------- forward
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize ``x`` (any shape, any floating dtype); arithmetic is float32, the dtype is kept."""
-        if not self.enabled or x.numel() == 0:
+        if not self.enabled:
             return x
         level = self._next_level()
+        if x.numel() == 0:
+            return x
         if self.observing:
             self._observe(x, level)
             return x
@@ -140,7 +142,7 @@ class Quantizer(nn.Module):
             self._initialize_from(x, level)
         with torch.autocast(x.device.type, enabled=False):
             values = x.float()
-            self._check_finite(values)
+            self._check_finite(values, *self.parameters(recurse=False))
             if self.training:  # evaluating changes no state
                 with torch.no_grad():
                     self.refresh(values.detach(), level)
@@ -193,8 +195,12 @@ class Quantizer(nn.Module):
         """Whether at least one level has its range (a level that is never called never gets one)."""
         return any(initialized for initialized, _ in self._flags())
 
+    def options(self) -> List[str]:
+        """What else makes it the quantizer that it is, beside type, bits and number of ranges, in words."""
+        return ['powers of two'] if self.power_of_two else []
+
     def change_bits(self, bits: int) -> None:
-        """Go over to another bit-width; the represented range stays.
+        """Go over to another bit-width; the represented range stays, unless the method has a better rule.
 
         Raises:
             MmacsError: If ``bits`` is out of range, or the quantizer can't.
@@ -214,22 +220,25 @@ class Quantizer(nn.Module):
             )
         return level
 
-    def _check_finite(self, x: Tensor) -> None:
+    def _check_finite(self, *tensors: Tensor) -> None:
         """A NaN would be rounded to some level and hidden: look at the sum, which one pass gives."""
-        total = x.detach().sum()
-        if x.device.type != 'cpu' or torch.compiler.is_compiling():
+        total = sum(tensor.detach().sum() for tensor in tensors)
+        if total.device.type != 'cpu' or torch.compiler.is_compiling():
             self.met_nonfinite.logical_or_(~total.isfinite())
         elif not math.isfinite(total.item()):
             self.refuse_nonfinite()
 
     def refuse_nonfinite(self) -> None:
         """Raise the error for NaN or Inf."""
+        own = [name for name, learned in self.named_parameters(recurse=False) if not learned.isfinite().all()]
+        what = f'learned NaN or Inf as its {" and ".join(own)}' if own else 'met NaN or Inf'
         raise MmacsError(
-            f'{self.name} met NaN or Inf: the run has diverged before this layer; lower the learning rate, or clip '
-            f'gradients'
+            f'{self.name} {what}: the run has diverged{"" if own else " before this layer"}; lower the learning rate, '
+            f'or clip gradients'
         )
 
     # ---------------------------------------------------------------- calibration
+    @torch.compiler.disable
     def _observe(self, x: Tensor, level: int) -> None:
         x = x.detach().float()
         if not torch.isfinite(x).all():
@@ -258,8 +267,10 @@ class Quantizer(nn.Module):
             self.signed[level] = int(signed)
             self.set_range(self.combine(torch.stack([found for found, _ in observed])), level, *self.bounds(level))
             self.initialized[level] = 1
+        self._read_flags()
         self.forget_observations()
 
+    @torch.compiler.disable
     def _initialize_from(self, x: Tensor, level: int) -> None:
         """Take the range from the first training batch, as LSQ does; anything else is a mistake to be told about."""
         if not self.training or is_distributed():
@@ -274,17 +285,29 @@ class Quantizer(nn.Module):
     def _flags(self) -> List[Tuple[bool, bool]]:
         """(initialized, signed) per level as Python values, re-read when the buffers changed.
 
-        Reading a buffer on a GPU stalls it, so that is done once, not in every forward.
+        Reading a buffer stalls a GPU and breaks a compiled graph, so that is done once, not in every forward.
         """
-        version = (self.initialized._version, self.signed._version)
-        if self._flags_cache is None or self._flags_cache[0] != version:
-            flags = [(bool(i), bool(s)) for i, s in zip(self.initialized.tolist(), self.signed.tolist())]
-            self._flags_cache = (version, flags)
-        return self._flags_cache[1]
+        cache = self._flags_cache
+        if cache is None or not (torch.compiler.is_compiling() or cache[0] == self._versions()):
+            return self._read_flags()
+        return cache[1]
+
+    @torch.compiler.disable
+    def _read_flags(self) -> List[Tuple[bool, bool]]:
+        flags = [(bool(i), bool(s)) for i, s in torch.stack([self.initialized, self.signed], 1).tolist()]
+        # What a copy without ranges is given later may leave no trace
+        has_range = any(initialized for initialized, _ in flags)
+        self._flags_cache = (self._versions(), flags) if has_range else None
+        return flags
+
+    def _versions(self) -> Tuple[int, int]:
+        return self.initialized._version, self.signed._version
 
     def train(self, mode: bool = True) -> 'Quantizer':
-        """Switch the mode; flags are re-read next time, since ``tensor.data`` writes leave no trace."""
+        """Switch the mode; flags are re-read, since ``tensor.data`` writes leave no trace."""
         self._flags_cache = None
+        if not self.initialized.is_meta:
+            self._read_flags()  # now, so that a compiled forward finds them
         return super().train(mode)
 
     def _apply(self, fn, *args, **kwargs):

@@ -5,7 +5,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from mmacs.quantization.fake_quant import alive, clip_and_round
+from mmacs.errors import MmacsError
+from mmacs.quantization.fake_quant import alive, clip_and_round, round_to_levels
 from mmacs.quantization.quantizers.base import Quantizer
 from mmacs.registry import QUANTIZERS
 
@@ -35,13 +36,17 @@ class DoReFa(Quantizer):
     def statistic(self, x: Tensor) -> Tensor:
         """What ``unit`` is to be, shape (number of channels,)."""
         rows = self.by_channel(x)
+        if self._is_sign():
+            return rows.abs().mean(1)
         if self.kind == 'activation':
             return 3 * rows.square().mean(1).sqrt()
         return rows.abs().mean(1) / self._squash(rows).abs().mean(1).clamp_min(torch.finfo(torch.float32).tiny)
 
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
         """Keep the unit range, or take that of the data."""
-        self.at(self.unit, level).copy_(alive(statistic) if self.rescale else torch.ones_like(statistic))
+        self.at(self.unit, level).copy_(
+            alive(statistic) if self.rescale or self._is_sign() else torch.ones_like(statistic)
+        )
 
     def refresh(self, x: Tensor, level: int) -> None:
         """One-bit weights are multiplied by their mean magnitude."""
@@ -67,8 +72,20 @@ class DoReFa(Quantizer):
         return super().quantize(x, level)
 
     def fake_quantize(self, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
-        """Clip, then round with a straight-through gradient."""
+        """Clip, then round with a straight-through gradient; the sign of a weight passes all gradients."""
+        if self._is_sign():
+            return round_to_levels(x.detach(), step, q_min, q_max) + (x - x.detach())
         return clip_and_round(x, step, q_min, q_max)
+
+    def change_bits(self, bits: int) -> None:
+        """Go over to another bit-width; to or from the one bit of a weight, whose scale means another thing, it can't.
+
+        Raises:
+            MmacsError: If ``bits`` is out of range or such a change.
+        """
+        if self.kind == 'weight' and bits != self.bits and 1 in (bits, self.bits):
+            raise MmacsError(f'{self.name}: DoReFa quantizes 1-bit weights in another way than others: convert anew')
+        super().change_bits(bits)
 
     def _is_sign(self) -> bool:
         return self.kind == 'weight' and self.bits == 1

@@ -99,7 +99,7 @@ class _BasisTimesBits(torch.autograd.Function):
         ctx.save_for_backward(basis, variables, unit)
         weight = torch.zeros_like(variables[0])
         for v, variable in zip(basis[..., None], variables):
-            weight.addcmul_(_bits(variable), v)
+            weight = weight.addcmul(_bits(variable), v)  # in place, its gradient would be zero if compiled (torch 2.11)
         return weight
 
     @staticmethod

@@ -1,12 +1,13 @@
 """Learned step size quantization (Esser et al., ICLR 2020, arXiv 1902.08153)."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmacs.errors import unknown_name
-from mmacs.quantization.fake_quant import alive, keep_positive, lsq_initial_step, lsq_quantize
+from mmacs.quantization.fake_quant import alive, keep_positive, lsq_initial_step, lsq_quantize, scale_gradient
 from mmacs.quantization.mse_clip import channel_sample, mse_clip
 from mmacs.quantization.quantizers.base import Quantizer
 from mmacs.registry import QUANTIZERS
@@ -54,13 +55,22 @@ class LSQ(Quantizer):
         """The learned step, kept positive."""
         return keep_positive(self.at(self.step, level))
 
+    def quantize(self, x: Tensor, level: int) -> Tensor:
+        """Map float32 values to the grid; gradients of an offset are scaled as the step's, by ``1 / sqrt(n q_max)``."""
+        step, offset, q_min, q_max = self.grid(level)
+        if offset is None:
+            return self.fake_quantize(x, step, q_min, q_max)
+        scale = 1 / math.sqrt(x.numel() / offset.numel() * q_max)
+        offset = self.per_element(scale_gradient(offset, scale), x)
+        return self.fake_quantize(x - offset, step, q_min, q_max) + offset
+
     def fake_quantize(self, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
         """``s * round(clip(x / s, q_min, q_max))`` with the paper's gradients."""
         return lsq_quantize(x, step, q_min, q_max)
 
     @torch.no_grad()
     def change_bits(self, bits: int) -> None:
-        """Go over to another bit-width: the step is for the same range of values."""
-        before = self.bits
+        """Go over to another bit-width: the step changes as its start does."""
+        ratio = (2**self.bits - 1) / (2**bits - 1)
         super().change_bits(bits)
-        self.step.mul_((2**before - 1) / (2**bits - 1))
+        self.step.mul_(math.sqrt(ratio) if self.init == 'mean' else ratio)

@@ -1,13 +1,11 @@
 """LSQ+: a learned step size and a learned offset (Bhalgat et al., CVPR-W 2020, arXiv 2004.09576)."""
 
-import math
 from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
 
 from mmacs.errors import MmacsError
-from mmacs.quantization.fake_quant import scale_gradient
 from mmacs.quantization.quantizers.lsq import LSQ
 from mmacs.registry import QUANTIZERS
 
@@ -31,11 +29,16 @@ class LSQPlus(LSQ):
         if 'init' in kwargs:
             raise MmacsError('LSQPlus starts from the smallest and largest value and takes no init: leave it out')
         super().__init__(**kwargs)
+        self.init = 'range'
         self.offset = nn.Parameter(torch.zeros(self.num_ranges))
 
     def statistic(self, x: Tensor) -> Tensor:
         """Smallest and largest value, shape (2, number of channels)."""
         return torch.stack(torch.aminmax(self.by_channel(x), dim=1))
+
+    def combine(self, statistics: Tensor) -> Tensor:
+        """The union of ranges."""
+        return torch.stack([statistics[:, 0].amin(0), statistics[:, 1].amax(0)])
 
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
         """``s = (max - min) / (2^bits - 1)``, ``offset = min``."""
@@ -53,10 +56,3 @@ class LSQPlus(LSQ):
     def grid_offset(self, level: int, step: Tensor, q_max: int) -> Optional[Tensor]:
         """The learned offset."""
         return self.at(self.offset, level)
-
-    def quantize(self, x: Tensor, level: int) -> Tensor:
-        """Map float32 values to the grid, with the offset's gradient scaled by ``1 / sqrt(n q_max)``."""
-        step, offset, q_min, q_max = self.grid(level)
-        scale = 1 / math.sqrt(x.numel() / offset.numel() * q_max)
-        offset = self.per_element(scale_gradient(offset, scale), x)
-        return self.fake_quantize(x - offset, step, q_min, q_max) + offset

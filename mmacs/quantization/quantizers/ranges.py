@@ -1,6 +1,7 @@
 """Ranges that follow the data and have no gradient: extremes, their moving average, percentiles."""
 
-from typing import Any, Optional
+import math
+from typing import Any, List, Optional
 
 import torch
 from torch import Tensor
@@ -56,12 +57,16 @@ class MinMax(Quantizer):
             seen = self.moved(torch.stack([self.at(self.low, level), self.at(self.high, level)]), seen)
         self.set_range(seen, level, 0, 0)
 
+    def options(self) -> List[str]:
+        """Whether the grid is asymmetric, beside what all quantizers tell."""
+        return [*super().options(), *([] if self.symmetric else ['asymmetric'])]
+
     def bounds(self, level: int = 0) -> tuple:
         """An asymmetric grid counts from zero."""
         return super().bounds(level) if self.symmetric else (0, 2**self.bits - 1)
 
     def grid_step(self, level: int, q_min: int, q_max: int) -> Tensor:
-        """The smallest step whose grid covers the range."""
+        """The smallest step whose grid covers the range, before it may be rounded to a power of two."""
         low, high = self.at(self.low, level).clamp_max(0), self.at(self.high, level).clamp_min(0)
         if not self.symmetric:
             return alive((high - low) / q_max)
@@ -131,6 +136,13 @@ class Percentile(EMAMinMax):
     def statistic(self, x: Tensor) -> Tensor:
         """The lower and upper percentile of at most 2^16 evenly spaced values, shape (2, number of channels)."""
         rows = self.by_channel(x)
-        rows = rows[:, :: -(-rows.shape[1] // self.max_elements)]
-        share = self.percentile / 100
-        return torch.quantile(rows, rows.new_tensor([1 - share, share]), dim=1)
+        rows = rows[:, :: 1 + (rows.shape[1] - 1) // self.max_elements]
+        ordered = rows.sort(1).values  # torch.quantile can't be compiled for sizes that vary
+        share, last = self.percentile / 100, rows.shape[1] - 1
+        return torch.stack([_interpolate(ordered, (1 - share) * last), _interpolate(ordered, share * last)])
+
+
+def _interpolate(rows: Tensor, position: float) -> Tensor:
+    """Values between two neighbouring columns of a matrix."""
+    below = math.floor(position)
+    return torch.lerp(rows[:, below], rows[:, math.ceil(position)], position - below)

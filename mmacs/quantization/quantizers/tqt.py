@@ -15,8 +15,9 @@ class TQT(Quantizer):
     """Power-of-two steps ``s = 2^ceil(log2 t) / (q_max + 1)``, where log2 of the threshold t is trained.
 
     The threshold's gradient is ``ds/d(log2 t) = s ln 2`` (ceil passed straight through) times that of the step, which
-    is ``round(x/s) - x/s`` inside the range, ``q_min`` below and ``q_max`` above (equations 6 and 7). Thresholds start
-    at three times the root mean square, which for weights is the paper's 3-sigma rule and for activations our choice.
+    is ``round(x/s) - x/s`` inside the range, ``q_min`` below and ``q_max`` above (equations 6 and 7; here as in LSQ a
+    value counts as inside by itself, not by what it is rounded to). Thresholds start at three times the root mean
+    square, which for weights is the paper's 3-sigma rule and for activations our choice.
 
     Args:
         **kwargs: See :class:`~.base.Quantizer`.
