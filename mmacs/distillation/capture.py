@@ -35,7 +35,10 @@ class Recorder:
         self.calls: Dict[str, List[Call]] = {}
 
     def start(self) -> None:
-        """Forget what was recorded and record from now on."""
+        """Forget what was recorded and record from now on.
+
+        An output is kept as the tensor that it is: what comes next and works in place on it, as a ReLU may, shows.
+        """
         self.stop()
         self.calls = {name: [] for name in self._modules}
         for name, module in self._modules.items():
