@@ -234,12 +234,12 @@ def _unpack(packed: Any) -> Tensor:
 def lsq_quantize(x: Tensor, step: Tensor, q_min: int, q_max: int, scaled: bool = True) -> Tensor:
     """Fake-quantize with a learned step size: ``s * round(clip(x / s, q_min, q_max))``.
 
-    Forward is that of torch's native fake-quant kernels, bit for bit. Backward is equations 3 and 5 of Esser et al. 2020 (LSQ): with
-    respect to ``x`` 1 inside the range, 0 at its ends and outside; with respect to the step ``round(x/s) - x/s``
-    inside, ``q_min`` below and ``q_max`` above, times ``1 / sqrt(n * q_max)`` where n counts the elements **that share
-    one step**. "Inside" is decided before rounding, as in the paper; torch's own learnable fake-quant op decides it
-    after rounding, which gives other gradients for values up to half a step outside the range. Only ``x`` and the
-    step are kept for backward; see :func:`recompute_in_backward` for what comes after.
+    Forward is that of torch's native fake-quant kernels, bit for bit. Backward is equations 3 and 5 of Esser et al.
+    2020 (LSQ): with respect to ``x`` 1 inside the range, 0 at its ends and outside; with respect to the step
+    ``round(x/s) - x/s`` inside, ``q_min`` below and ``q_max`` above, times ``1 / sqrt(n * q_max)`` where n counts the
+    elements **that share one step**. "Inside" is decided before rounding, as in the paper; torch's own learnable
+    fake-quant op decides it after rounding, which gives other gradients for values up to half a step outside the range.
+    Only ``x`` and the step are kept for backward; see :func:`recompute_in_backward` for what comes after.
 
     Args:
         x (Tensor): Values, float32; its first axis is the channel axis if ``step`` has several entries.
