@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import mmdet
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import ManagerMixin
 
 REPO = Path(__file__).parents[1]
+SHIPPED = Path(mmdet.__file__).parent / '.mim' / 'configs'  # MMDetection's own
 
 
 def forget_instances(manager: type) -> None:

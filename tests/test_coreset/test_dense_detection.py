@@ -15,6 +15,7 @@ from mmacs.coreset.view import ScoringView
 from mmacs.errors import MmacsError
 from mmacs.quantization import calibrate, quantize_model
 
+from ..conftest import SHIPPED
 from .test_view import PIPELINE, coco
 
 
@@ -161,7 +162,7 @@ def test_an_uncalibrated_model_is_not_scored(tiny_retinanet, models):
 def test_decoded_boxes_are_those_that_the_head_predicts(name):
     from mmengine.config import Config
 
-    from ..test_quantization.test_convert import SHIPPED, images
+    from ..test_quantization.test_convert import images
 
     cfg = Config.fromfile(SHIPPED / name).model
     cfg.backbone.init_cfg = None
@@ -200,8 +201,6 @@ def test_decoded_boxes_are_those_that_the_head_predicts(name):
 )
 def test_detectors_whose_boxes_it_cannot_decode_are_refused(name):
     from mmengine.config import Config
-
-    from ..test_quantization.test_convert import SHIPPED
 
     cfg = Config.fromfile(SHIPPED / name).model
     cfg.backbone.init_cfg = None

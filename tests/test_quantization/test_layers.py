@@ -1,9 +1,7 @@
 import copy
 import itertools
 import pickle
-from pathlib import Path
 
-import mmdet
 import pytest
 import torch
 from mmcv.cnn.bricks.conv2d_adaptive_padding import Conv2dAdaptivePadding
@@ -20,7 +18,7 @@ from torch import nn
 from mmacs.quantization import calibrate, disabled, layer_table, quantize_model, quantizers
 from mmacs.quantization.layers import QuantizedLayer, QuantizedLinear, QuantizedMultiheadAttention
 
-SHIPPED = Path(mmdet.__file__).parent / '.mim' / 'configs'
+from ..conftest import SHIPPED
 
 
 def normal(*shape):
