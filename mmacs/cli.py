@@ -7,6 +7,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from difflib import get_close_matches
 from pickle import UnpicklingError
 from typing import Any, Callable, Iterator, List, Optional, Tuple
@@ -41,9 +42,15 @@ def explain(error: BaseException) -> Optional[str]:
     if unregistered:
         name, registry = unregistered.groups()
         return str(unknown_name(registry, name, _registered(registry)))
-    argument = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
+    argument = re.search(r"(\w+)\(\) got an unexpected keyword argument '(\w+)'", message)
     if argument:
-        return _unknown_argument(*argument.groups())
+        caller = re.search(r'(\w+)\.__init__\(\)', message) or argument
+        return _unknown_argument(caller.group(1), argument.group(2))
+    if isinstance(error, RecursionError) and '_parse_iterable' in ''.join(traceback.format_tb(error.__traceback__)):
+        return (
+            '--cfg-options reads numbers, words and lists of them: give the keys of a dict one by one, as in '
+            'a.b.c=value, or write it into a config (a recipe also into a JSON file: model.recipe=recipe.json)'
+        )
     if isinstance(error, UnpicklingError):
         culprit = re.search(r'GLOBAL (\S+)', message)
         return (
@@ -81,8 +88,9 @@ def _unknown_argument(class_name: str, argument: str) -> str:
     """A sentence about a setting that a registered class does not have, with the closest that it has."""
     sentence = f'{class_name} has no setting {argument!r}'
     for _, registry in _registries():
-        if class_name in registry.module_dict:
-            known = list(inspect.signature(registry.module_dict[class_name].__init__).parameters)[1:]
-            close = get_close_matches(argument, known, n=1, cutoff=0.5)
-            return f'{sentence}{f", did you mean {close[0]!r}?" if close else ""}'
+        for name, registered in registry.module_dict.items():
+            if class_name in (name, registered.__name__):
+                known = list(inspect.signature(registered).parameters)
+                close = get_close_matches(argument, known, n=1, cutoff=0.5)
+                return f'{name} has no setting {argument!r}{f", did you mean {close[0]!r}?" if close else ""}'
     return sentence

@@ -22,7 +22,9 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> MmacsError:
     Returns:
         MmacsError: An error that names the closest known name and lists all of them.
     """
-    known = sorted(known)
+    known = sorted(set(known))
+    by_lower_case = {one.lower(): one for one in reversed(known)}
     close = get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f' did you mean {close[0]!r}?' if close else ''
+    close = close or get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.5)
+    hint = f' did you mean {by_lower_case.get(close[0], close[0])!r}?' if close else ''
     return MmacsError(f'unknown {kind} {name!r}:{hint} known names are {", ".join(known)}')

@@ -148,3 +148,33 @@ def test_text_that_frameworks_put_around_a_message_is_taken_off():
         'Caught MmacsError in DataLoader worker process 0.\n  File x\nmmacs.errors.MmacsError: cannot read'
     )
     assert cli.explain(worker) == 'cannot read'
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (["model.recipe.rules=[dict(name='neck.*',skip=True)]"], 'error: --cfg-options reads numbers, words and lists'),
+        (['recipe.weight.bits=3'], 'error: recipe belongs to the model: model=dict(recipe=...)'),
+        (['model.recipee=w4a4'], "error: QuantizedModel has no setting 'recipee', did you mean 'recipe'?"),
+        (['model.recipe.weight.per_channel=no'], "error: per_channel must be True or False, got 'no'"),
+        (['model.recipe.weight.type=lsq'], "error: unknown quantizer 'lsq': did you mean 'LSQ'?"),
+        (
+            ['model.recipe.weight.type=DQActivation'],
+            'DQActivation quantizes the activation, not the weight: take another',
+        ),
+    ],
+)
+def test_mistakes_in_a_recipe(command, config, options, message):
+    status, actual = command('train.py', config, '--cfg-options', *options)
+    assert status == 1
+    assert message in actual
+
+
+def test_a_quantized_checkpoint_is_not_evaluated_in_full_precision(command, config, tmp_path):
+    assert command('train.py', config, '--cfg-options', 'train_cfg.max_epochs=1')[0] == 0
+    plain = tmp_path / 'plain.py'
+    plain.write_text(f'_base_ = {str(config)!r}\nmodel = dict(recipe=None)\ndefault_hooks = dict(_delete_=True)\n')
+    checkpoint = tmp_path / 'run' / 'epoch_1.pth'
+    status, message = command('test.py', plain, checkpoint)
+    assert status == 1
+    assert 'this checkpoint is of a quantized model, and the config of one in full precision' in message

@@ -387,7 +387,7 @@ def setup() -> None:
     started = time.monotonic()
     install(target)
     STAMP.write_text(stamp, encoding='utf-8')
-    print(f'set up in {time.monotonic() - started:.0f} s', flush=True)
+    print(f'set up in {time.monotonic() - started:.0f} s; source .venv/bin/activate to use it', flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -100,7 +100,9 @@ def main() -> None:
         f'{record.full_precision:.4f} in full precision',
         highlight=False,
     )
-    console.print(f"wrote {out}: say recipe='{out}' in a config", highlight=False)
+    console.print(
+        f'wrote {out}: say --cfg-options model.recipe={out}, in training, testing and resuming alike', highlight=False
+    )
 
 
 if __name__ == '__main__':

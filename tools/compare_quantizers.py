@@ -17,7 +17,7 @@ _LSQ, _LSQ_MSE = dict(type='LSQ'), dict(type='LSQ', init='mse')
 # Quantizers of weights and activations. PACT's paper takes DoReFa for weights, that of LSQ+ takes LSQ.
 METHODS = {
     'LSQ': (_LSQ, _LSQ),
-    'LSQ, MSE start': (_LSQ_MSE, _LSQ_MSE),
+    'LSQ-MSE': (_LSQ_MSE, _LSQ_MSE),
     'LSQ+': (_LSQ, dict(type='LSQPlus')),
     'TQT': (dict(type='TQT'), dict(type='TQT')),
     'PACT': (dict(type='DoReFa'), dict(type='PACT')),

@@ -5,8 +5,13 @@ from mmacs import cli
 
 def main() -> None:
     """Parse the options, build the runner, evaluate."""
-    from mmacs import commands  # here, so that a missing framework is answered with one sentence
+    from mmengine.runner import CheckpointLoader  # here, so that a missing framework is answered with one sentence
+
+    from mmacs import commands
     from mmacs.errors import MmacsError
+    from mmacs.hooks.quantization_hook import STATE_KEY
+    from mmacs.hooks.run import unwrapped
+    from mmacs.quantization import quantizers
 
     parser = commands.common_parser('Evaluate a checkpoint')
     parser.add_argument('checkpoint', help='path of the checkpoint')
@@ -22,7 +27,15 @@ def main() -> None:
             hook.update(enable=True, out_dir=args.show_dir)
         else:
             raise MmacsError("--show-dir needs MMDetection's or MMPreTrain's hook as default_hooks.visualization")
-    commands.build_runner(cfg, ['test_dataloader']).test()
+    runner = commands.build_runner(cfg, ['test_dataloader'])
+    if next(quantizers(unwrapped(runner)), None) is None:
+        checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
+        if STATE_KEY in checkpoint:
+            raise MmacsError(
+                'this checkpoint is of a quantized model, and the config of one in full precision: use the config that '
+                'it was trained with, of which there is a copy beside it'
+            )
+    runner.test()
 
 
 if __name__ == '__main__':

@@ -60,7 +60,7 @@ def _changed(kind: str, settings: Settings, change: Settings) -> Settings:
     settings = settings or _DEFAULTS[kind]
     quantizer = find(QUANTIZERS, change.get('type', settings['type']))
     if kind not in quantizer.kinds:
-        raise MmacsError(f'{quantizer.__name__} quantizes the {quantizer.kinds[0]}, not the {kind}')
+        raise MmacsError(f'{quantizer.__name__} quantizes the {quantizer.kinds[0]}, not the {kind}: take another type')
     known = _options(kind, quantizer)
     _check_keys(f'{kind} setting', change, known)
     if change.get('bits') == FULL_PRECISION_BITS:
@@ -68,6 +68,9 @@ def _changed(kind: str, settings: Settings, change: Settings) -> Settings:
     # the options of another type of quantizer go with it
     settings = {**{key: value for key, value in settings.items() if key in known}, **change}
     check_bits(settings['bits'])
+    for switch in ('per_channel', 'power_of_two', 'signed'):
+        if not isinstance(settings.get(switch), (bool, type(None))):
+            raise MmacsError(f'{switch} must be True or False, got {settings[switch]!r}')
     return settings
 
 
@@ -117,7 +120,8 @@ class Recipe:
         _check_keys('recipe key', recipe, ('preset', 'weight', 'activation', 'additions', 'rules'))
         self.preset = recipe.get('preset', 'w4a4')
         if self.preset not in PRESETS:
-            raise unknown_name('preset', self.preset, PRESETS)
+            other = "; for other bits take preset='w4a4' with weight=dict(bits=...) and activation=dict(bits=...)"
+            raise MmacsError(f'{unknown_name("preset", self.preset, PRESETS)}{other}')
         bits = re.fullmatch(r'w(\d+)a(\d+)', self.preset).groups()
         self.settings: LayerSettings = {}
         for kind, kind_bits in zip(('weight', 'activation'), bits):
@@ -187,6 +191,11 @@ def selects(rule: Dict[str, Any], name: str, kind: Type[QuantizedLayer], role: O
 def _selects_nothing(rule: Dict[str, Any], layers: Iterable[str]) -> MmacsError:
     message = f'the rule {rule} matches no layer of the model'
     if 'name' in rule:
+        inside = [name for name in layers if fnmatchcase(name, f'{rule["name"]}.*')]
+        if inside:
+            return MmacsError(
+                f"{message}: a name has to match whole, and '{rule['name']}.*' matches {len(inside)} layers"
+            )
         near = get_close_matches(rule['name'], layers, n=3, cutoff=0.3)
         message += f'; layers with near names: {", ".join(near or list(layers)[:3])}'
     return MmacsError(message)

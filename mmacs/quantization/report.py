@@ -54,7 +54,9 @@ def _cells(quantizer: nn.Module, unit: str) -> tuple:
         return kind + unit, 'own levels'
     levels = [level for level in range(quantizer.num_levels) if quantizer.initialized[level]]
     grids = [quantizer.grid(level) for level in levels]
-    if grids[0].offset is not None:
+    if quantizer.bits == 1 and grids[0].offset is not None and quantizer.level_is_signed(levels[0]):
+        kind += ' of both signs'
+    elif grids[0].offset is not None:
         kind += ' asymmetric'
     else:
         kind += ' signed' if quantizer.level_is_signed(levels[0]) else ' unsigned'
