@@ -76,8 +76,8 @@ def train(cfg: Any) -> float:
 
 
 def first_metric(metrics: Dict[str, float]) -> float:
-    """The first of an evaluator's metrics, which is AP or top-1 accuracy."""
-    return float(next(iter(metrics.values())))
+    """The first of an evaluator's metrics, which is AP or top-1 accuracy; 0 where nothing at all is detected."""
+    return float(next(iter(metrics.values()), 0.0))
 
 
 def fill(cfg: Any, folder: Path, stages: Dict[str, Callable[[Any], float]]) -> Dict[str, Any]:
