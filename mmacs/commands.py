@@ -44,16 +44,12 @@ def load_config(args: argparse.Namespace) -> Config:
     except FileNotFoundError as error:
         raise MmacsError(f'no such config: {error}') from error
     cfg.launcher = args.launcher
-    if (
-        'recipe' in cfg
-        or 'recipe' in (args.cfg_options or {})
-        or any(key.startswith('recipe.') for key in args.cfg_options or {})
-    ):
-        raise MmacsError('recipe belongs to the model: model=dict(recipe=...), or --cfg-options model.recipe=...')
     if args.data_root is not None:
         move_data_root(cfg, args.data_root)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    if 'recipe' in cfg:
+        raise MmacsError('recipe belongs to the model: model=dict(recipe=...), or --cfg-options model.recipe=...')
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

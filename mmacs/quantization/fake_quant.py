@@ -85,7 +85,7 @@ def _may_read(step: Tensor) -> bool:
     return not step.is_cuda and not torch.compiler.is_compiling()
 
 
-def _per_element(step: Tensor, x: Tensor) -> Tensor:
+def per_element(step: Tensor, x: Tensor) -> Tensor:
     """Steps of shape (1,) or (x.shape[0],) as they broadcast against values."""
     return step.reshape(-1, *[1] * (x.dim() - 1)) if step.numel() > 1 else step
 
@@ -93,12 +93,12 @@ def _per_element(step: Tensor, x: Tensor) -> Tensor:
 def _rounded(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
     """:func:`round_to_levels` written out, without gradient."""
     if torch.compiler.is_compiling():  # a compiled Function that works in place has a gradient of zero (torch 2.11)
-        step = _per_element(step, x)
+        step = per_element(step, x)
         return (x * step.reciprocal()).round().clamp(q_min, q_max) * step
     if step.numel() == 1 and _may_read(step):
         scale, inverse = step.item(), step.reciprocal().item()
     else:
-        scale = _per_element(step, x)
+        scale = per_element(step, x)
         inverse = scale.reciprocal()
     return torch.mul(x, inverse).round_().clamp_(q_min, q_max).mul_(scale)
 
@@ -117,7 +117,7 @@ class _RoundToLevels(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> Tuple[Tensor, None, None, None]:
         x, step = ctx.saved_tensors
         q_min, q_max = ctx.levels
-        level = (x * _per_element(step, x).reciprocal()).round()
+        level = (x * per_element(step, x).reciprocal()).round()
         return grad.masked_fill((level < q_min) | (level > q_max), 0), None, None, None
 
 
@@ -155,7 +155,7 @@ def clip_and_round(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
 
     Args and result as of :func:`round_to_levels`.
     """
-    bound = _per_element(step, x)
+    bound = per_element(step, x)
     clipped = torch.minimum(torch.maximum(x, q_min * bound), q_max * bound)
     return round_to_levels(clipped, step, q_min, q_max)
 
@@ -178,7 +178,7 @@ class _LSQ(torch.autograd.Function):
         ctx.unpacked = None
         q_min, q_max = ctx.levels
         n = step.numel()
-        units = x * _per_element(step, x).reciprocal()
+        units = x * per_element(step, x).reciprocal()
         # hardtanh's backward is the one fused kernel for "pass inside a range"; it wants Python numbers.
         grad_x = torch.ops.aten.hardtanh_backward(grad, units, q_min, q_max)
         # The paper's sum of grad * (round(x / s) - x / s | q_min | q_max): inside, where grad_x is grad, and outside

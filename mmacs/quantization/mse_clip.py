@@ -77,6 +77,11 @@ def _model_error(magnitudes: Tensor, clip: Tensor, k: float) -> Tensor:
     return torch.where(magnitudes > clip, magnitudes - clip, inside).square().sum(1)
 
 
+def mse_clip_of_bits(rows: Tensor, bits: int, signed: bool, row_weights: Optional[Tensor] = None) -> Tensor:
+    """:func:`mse_clip` of values (R, n) with 2^(bits-1) steps from 0 to the clip with sign, 2^bits without."""
+    return mse_clip(rows.abs() if signed else rows.relu(), 2 ** (bits - signed), row_weights)
+
+
 def channel_sample(x: Tensor, channel_axis: Optional[int] = None) -> Tensor:
     """Up to about 32,768 evenly spaced elements of a tensor, by channel.
 

@@ -8,7 +8,7 @@ from mmengine.dist import is_distributed
 from torch import Tensor, nn
 
 from mmacs.errors import MmacsError
-from mmacs.quantization.fake_quant import level_bounds, power_of_two_step
+from mmacs.quantization.fake_quant import level_bounds, per_element, power_of_two_step
 
 MAX_BITS = 16
 KINDS = ('weight', 'activation')
@@ -153,7 +153,7 @@ class Quantizer(nn.Module):
         step, offset, q_min, q_max = self.grid(level)
         if offset is None:
             return self.fake_quantize(x, step, q_min, q_max)
-        offset = self.per_element(offset, x)
+        offset = per_element(offset, x)
         return self.fake_quantize(x - offset, step, q_min, q_max) + offset
 
     def grid(self, level: int = 0) -> Grid:
@@ -177,11 +177,6 @@ class Quantizer(nn.Module):
     def at(self, state: Tensor, level: int) -> Tensor:
         """The part of a per-range tensor that belongs to a pyramid level: a view of its last axis."""
         return state[..., level : level + 1] if self.num_levels > 1 else state
-
-    @staticmethod
-    def per_element(per_range: Tensor, x: Tensor) -> Tensor:
-        """Reshape a tensor of shape (1,) or (number of channels,) so that it broadcasts against values."""
-        return per_range.reshape(-1, *[1] * (x.dim() - 1)) if per_range.numel() > 1 else per_range
 
     def by_channel(self, x: Tensor) -> Tensor:
         """Values as (number of channels, elements that share a range)."""

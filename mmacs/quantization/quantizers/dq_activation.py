@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmacs.quantization.mse_clip import channel_sample, mse_clip
+from mmacs.quantization.mse_clip import channel_sample, mse_clip_of_bits
 from mmacs.quantization.quantizers.octav import OCTAV
 from mmacs.registry import QUANTIZERS
 
@@ -36,4 +36,4 @@ class DQActivation(OCTAV):
         energy = rows.square().sum(1)
         # a channel without energy has no relative error
         weights = torch.where(energy > 1e-30, 1 / energy, 0.0)
-        return mse_clip(rows.abs() if signed else rows.relu(), self.steps_to_clip(signed), weights)
+        return mse_clip_of_bits(rows, self.bits, signed, weights)

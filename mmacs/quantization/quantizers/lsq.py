@@ -7,8 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from mmacs.errors import unknown_name
-from mmacs.quantization.fake_quant import alive, keep_positive, lsq_initial_step, lsq_quantize, scale_gradient
-from mmacs.quantization.mse_clip import channel_sample, mse_clip
+from mmacs.quantization.fake_quant import (
+    alive,
+    keep_positive,
+    lsq_initial_step,
+    lsq_quantize,
+    per_element,
+    scale_gradient,
+)
+from mmacs.quantization.mse_clip import channel_sample, mse_clip_of_bits
 from mmacs.quantization.quantizers.base import Quantizer
 from mmacs.registry import QUANTIZERS
 
@@ -40,7 +47,7 @@ class LSQ(Quantizer):
         if self.init == 'mean':
             return self.by_channel(x).abs().mean(1)
         rows = self.by_channel(x) if self.kind == 'weight' else channel_sample(x)
-        return torch.stack([mse_clip(rows.relu(), 2**self.bits), mse_clip(rows.abs(), 2 ** (self.bits - 1))])
+        return torch.stack([mse_clip_of_bits(rows, self.bits, signed) for signed in (False, True)])
 
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
         """``2 E|x| / sqrt(q_max)``, section 2.1 of the paper, or the step of least squared error."""
@@ -61,7 +68,7 @@ class LSQ(Quantizer):
         if offset is None:
             return self.fake_quantize(x, step, q_min, q_max)
         scale = 1 / math.sqrt(x.numel() / offset.numel() * q_max)
-        offset = self.per_element(scale_gradient(offset, scale), x)
+        offset = per_element(scale_gradient(offset, scale), x)
         return self.fake_quantize(x - offset, step, q_min, q_max) + offset
 
     def fake_quantize(self, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:

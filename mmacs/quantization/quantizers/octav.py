@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from mmacs.errors import MmacsError
-from mmacs.quantization.fake_quant import keep_positive, round_to_levels
-from mmacs.quantization.mse_clip import channel_sample, clipped_straight_through, mse_clip
+from mmacs.quantization.fake_quant import keep_positive, per_element, round_to_levels
+from mmacs.quantization.mse_clip import channel_sample, clipped_straight_through, mse_clip_of_bits
 from mmacs.quantization.quantizers.base import Quantizer
 from mmacs.registry import QUANTIZERS
 
@@ -50,7 +50,7 @@ class OCTAV(Quantizer):
     def best_clip(self, x: Tensor, signed: bool) -> Tensor:
         """Clip of float32 values that minimises their mean squared error, shape (number of channels,)."""
         rows = self.by_channel(x) if self.kind == 'weight' else channel_sample(x)
-        return mse_clip(rows.abs() if signed else rows.relu(), self.steps_to_clip(signed))
+        return mse_clip_of_bits(rows, self.bits, signed)
 
     def statistic(self, x: Tensor) -> Tensor:
         """Best clips without and with sign, shape (2, number of channels)."""
@@ -77,5 +77,5 @@ class OCTAV(Quantizer):
     def quantize(self, x: Tensor, level: int) -> Tensor:
         """Map float32 values to the grid of a level, with the hybrid gradient."""
         signed = self.level_is_signed(level)
-        clip = self.per_element(self.grid(level).step * self.steps_to_clip(signed), x)
+        clip = per_element(self.grid(level).step * self.steps_to_clip(signed), x)
         return clipped_straight_through(x, super().quantize(x.detach(), level), clip, signed, self.kind == 'weight')
