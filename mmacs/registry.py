@@ -35,6 +35,7 @@ HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmacs', locations=['mmacs
 
 QUANTIZERS = Registry('quantizer', scope='mmacs', locations=['mmacs.quantization.quantizers'])
 SCORERS = Registry('scorer', scope='mmacs', locations=['mmacs.coreset.scorers'])
+SELECTORS = Registry('selector', scope='mmacs', locations=['mmacs.coreset.selectors'])
 
 
 def find(registry: Registry, name: str) -> type:

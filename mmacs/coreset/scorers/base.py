@@ -1,37 +1,87 @@
 """The interface of all scorers: a batch in, named score columns out."""
 
-from typing import Any, Dict, List
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Union
 
 from torch import Tensor, nn
+
+from mmacs.errors import unknown_name
 
 
 class Scorer:
     """Scores single images. A score is a function of the image alone, never of what else is in the batch.
 
+    The teacher is seen once per run: :meth:`reference` gives what the scorer keeps of it, a few KB per image, and the
+    columns in :attr:`teacher_columns` are computed from that. Scores from a cached reference and from a fresh one are
+    the same.
+
     Attributes:
-        columns (tuple): Names of its columns.
+        columns (Mapping[str, str]): Names of the columns it can compute, and what each says.
+        teacher_columns (FrozenSet[str]): Those that need the teacher's reference.
+        weights (Mapping[str, str or float]): How much of each column makes up the importance unless the config says
+            otherwise: a number, ``'beta'`` or ``'1 - beta'``.
         normalisation (str): How the columns are brought to one scale before they are mixed, see
             :func:`mmacs.coreset.scores.normalise`.
     """
 
-    columns = ('evs', 'ds')
+    columns: Mapping[str, str] = {}
+    teacher_columns: FrozenSet[str] = frozenset()
+    weights: Mapping[str, Union[str, float]] = {'evs': 'beta', 'ds': '1 - beta'}
     normalisation = 'rank'
 
-    def check(self, model: nn.Module) -> None:
-        """Raise an :class:`~mmacs.errors.MmacsError` if this scorer can't score this model."""
+    def check(self, model: nn.Module, columns: Sequence[str]) -> None:
+        """Require that this scorer can compute these columns for this model.
 
-    def __call__(
-        self, model: nn.Module, teacher: nn.Module, inputs: Tensor, data_samples: List[Any]
-    ) -> Dict[str, Tensor]:
-        """Score a batch.
+        Raises:
+            MmacsError: If there is no such column, or the model is of another kind.
+        """
+        for column in columns:
+            if column not in self.columns:
+                raise unknown_name(f'column of {type(self).__name__}', column, self.columns)
+
+    def tapped(self, model: nn.Module) -> Optional[nn.Module]:
+        """The module whose outputs in a training forward are those that :meth:`outputs` gives; None if there is none."""
+        return None
+
+    def outputs(self, model: nn.Module, inputs: Tensor, data_samples: List[Any]) -> Any:
+        """One forward pass: all that :meth:`score` needs of the model.
 
         Args:
-            model (nn.Module): The quantized model, in eval mode.
-            teacher (nn.Module): The full-precision model, in eval mode.
+            model (nn.Module): The quantized model or the teacher, in eval mode.
             inputs (Tensor): Preprocessed images, shape (B, 3, H, W); all B were padded alike.
             data_samples (list): MMDetection's or MMPreTrain's data samples, with ground truth.
 
         Returns:
-            Dict[str, Tensor]: Columns ``'evs'`` and ``'ds'``, each of shape (B,), higher is more important.
+            Any: Raw outputs, batch first.
+        """
+        raise NotImplementedError
+
+    def reference(self, teacher: nn.Module, inputs: Tensor, data_samples: List[Any]) -> Dict[str, Tensor]:
+        """What is kept of the teacher: named tensors whose first axis is the batch and whose other axes, and dtypes,
+        are the same for all images.
+
+        Args and their shapes are those of :meth:`outputs`.
+        """
+        raise NotImplementedError
+
+    def score(
+        self,
+        model: nn.Module,
+        outputs: Any,
+        data_samples: List[Any],
+        reference: Dict[str, Tensor],
+        columns: Sequence[str],
+    ) -> Dict[str, Tensor]:
+        """Score a batch.
+
+        Args:
+            model (nn.Module): The quantized model.
+            outputs (Any): What :meth:`outputs` gave, or what :meth:`tapped`'s module gave in training.
+            data_samples (list): The images' data samples, with ground truth.
+            reference (Dict[str, Tensor]): The same images' rows of the reference, on the device of the outputs; empty
+                if no column needs it.
+            columns (Sequence[str]): The columns to compute.
+
+        Returns:
+            Dict[str, Tensor]: Each of shape (B,), float; higher is more important.
         """
         raise NotImplementedError
