@@ -39,7 +39,7 @@ class Scorer:
                 raise unknown_name(f'column of {type(self).__name__}', column, self.columns)
 
     def tapped(self, model: nn.Module) -> Optional[nn.Module]:
-        """The module whose outputs in a training forward are those that :meth:`outputs` gives; None if there is none."""
+        """The module whose outputs in a training forward are what :meth:`outputs` gives, or None."""
         return None
 
     def outputs(self, model: nn.Module, inputs: Tensor, data_samples: List[Any]) -> Any:
@@ -56,10 +56,10 @@ class Scorer:
         raise NotImplementedError
 
     def reference(self, teacher: nn.Module, inputs: Tensor, data_samples: List[Any]) -> Dict[str, Tensor]:
-        """What is kept of the teacher: named tensors whose first axis is the batch and whose other axes, and dtypes,
-        are the same for all images.
+        """What is kept of the teacher's outputs; arguments as in :meth:`outputs`.
 
-        Args and their shapes are those of :meth:`outputs`.
+        Returns:
+            Dict[str, Tensor]: Named tensors, batch first; their other axes and their dtypes are those of all images.
         """
         raise NotImplementedError
 
