@@ -8,10 +8,12 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
 
+from mmacs.checkpoints import write_atomically
 from mmacs.compat import check_frameworks
 from mmacs.errors import unknown_name
 
 check_frameworks()
+write_atomically()
 
 MODULE2PACKAGE.setdefault('mmacs', 'mmacs')  # configs can inherit 'mmacs::<name>.py'
 

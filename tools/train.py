@@ -7,9 +7,9 @@ def main() -> None:
     """Parse the options, build the runner, train."""
     # imported here, so that a missing framework is answered with one sentence
     import torch
-    from mmengine.runner import find_latest_checkpoint
 
     from mmacs import commands
+    from mmacs.checkpoints import latest_checkpoint
     from mmacs.errors import MmacsError
 
     parser = commands.common_parser('Train a quantized (or full-precision) model on a coreset')
@@ -32,7 +32,7 @@ def main() -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise MmacsError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
-    checkpoint = find_latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+    checkpoint = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
     if checkpoint is not None:  # a run that was killed before its first checkpoint starts anew, from load_from
         cfg.resume, cfg.load_from = True, checkpoint
     commands.build_runner(cfg, ['train_dataloader', 'val_dataloader']).train()
