@@ -108,7 +108,7 @@ def run_config(name: str, data: Path, work_dir: Path, **changes) -> Config:
     cfg.load_from = None
     cfg.work_dir = str(work_dir)
     cfg.train_cfg.update(max_epochs=2, val_interval=10)
-    cfg.default_hooks.coreset.interval = 1
+    cfg.default_hooks.coreset.update(interval=1, force=True)  # so small a run costs more than it saves
     cfg.default_hooks.logger.interval = 1
     cfg.train_dataloader.sampler.fraction = 0.5
     cfg.randomness = dict(seed=0)

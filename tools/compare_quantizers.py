@@ -4,12 +4,9 @@
 are not repeated, a killed one goes on from its last epoch.
 """
 
-import copy
-import hashlib
-import json
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Dict, List
 
 from mmacs import cli
 
@@ -32,17 +29,17 @@ METHODS = {
 
 def cell_config(cfg: Any, method: str, bits: int, folder: Path) -> Any:
     """The config of one cell of the table: a method at a bit-width."""
-    cell = copy.deepcopy(cfg)
+    from mmacs import comparison
+
+    cell = comparison.cell_config(cfg, f'{method} {bits}', folder)
     weight, activation = METHODS[method]
     cell.model.recipe = dict(preset='w4a4', weight=dict(weight, bits=bits), activation=dict(activation, bits=bits))
-    cell.work_dir = str(folder)
-    cell.default_hooks.checkpoint.max_keep_ckpts = 1
-    cell.visualizer.name = f'{method} {bits}'  # visualizers live as long as the process
     return cell
 
 
 def evaluate_calibrated(cfg: Any) -> float:
     """The metric of the full-precision checkpoint after calibration alone."""
+    from mmacs.comparison import first_metric
     from mmacs.validation import calibrate_runner, load_quantized
 
     runner = load_quantized(cfg, None)
@@ -52,6 +49,7 @@ def evaluate_calibrated(cfg: Any) -> float:
 
 def evaluate_full_precision(cfg: Any) -> float:
     """The metric of the checkpoint as it is."""
+    from mmacs.comparison import first_metric
     from mmacs.quantization import disabled
     from mmacs.validation import calibrate_runner, load_quantized
 
@@ -61,46 +59,11 @@ def evaluate_full_precision(cfg: Any) -> float:
         return first_metric(runner.val())
 
 
-def train(cfg: Any) -> float:
+def evaluate_trained(cfg: Any) -> float:
     """The metric of the last epoch of training."""
-    from mmengine.runner import find_latest_checkpoint
+    from mmacs.comparison import first_metric, train
 
-    from mmacs.commands import build_runner
-
-    latest = find_latest_checkpoint(cfg.work_dir)
-    if latest is not None:
-        cfg.resume, cfg.load_from = True, latest
-    runner = build_runner(cfg, ['train_dataloader', 'val_dataloader'])
-    runner.train()
-    return first_metric(runner.val())
-
-
-def first_metric(metrics: Dict[str, float]) -> float:
-    """The first of an evaluator's metrics, which is AP or top-1 accuracy; 0 where nothing at all is detected."""
-    return float(next(iter(metrics.values()), 0.0))
-
-
-def fill(cfg: Any, folder: Path, stages: Dict[str, Callable[[Any], float]]) -> Dict[str, Any]:
-    """Compute what is missing of one cell and read the rest.
-
-    Raises:
-        MmacsError: If the folder holds results of other settings.
-    """
-    from mmacs.errors import MmacsError
-    from mmacs.files import atomic_path
-
-    file = folder / 'result.json'
-    settings = {key: value for key, value in cfg.to_dict().items() if key != 'work_dir'}
-    under = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    result = json.loads(file.read_text()) if file.exists() else {'settings': under}
-    if result['settings'] != under:
-        raise MmacsError(f'{file} was computed under other settings: choose another --work-dir, or delete {folder}')
-    for stage, compute in stages.items():
-        if stage not in result:
-            result[stage] = compute(copy.deepcopy(cfg))
-            with atomic_path(file) as path:
-                path.write_text(json.dumps(result) + '\n')
-    return result
+    return first_metric(train(cfg))
 
 
 def render(results: Dict[str, Dict[str, Dict[str, float]]], bits: List[int], full_precision: float) -> str:
@@ -122,28 +85,23 @@ def render(results: Dict[str, Dict[str, Dict[str, float]]], bits: List[int], ful
 
 def main() -> None:
     """Fill the table cell by cell, and print it after each."""
-    from mmacs import commands
-    from mmacs.errors import MmacsError, unknown_name
+    from mmacs.commands import common_parser
+    from mmacs.comparison import fill, prepare, require_known
     from mmacs.files import atomic_path
 
-    parser = commands.common_parser(__doc__.splitlines()[0])
+    parser = common_parser(__doc__.splitlines()[0])
     parser.add_argument('--methods', nargs='+', default=list(METHODS), metavar='METHOD', help=f'of {list(METHODS)}')
     parser.add_argument('--bits', nargs='+', type=int, default=[4, 2], help='bit-widths of weights and activations')
     args = parser.parse_args()
-    for method in args.methods:
-        if method not in METHODS:
-            raise unknown_name('method', method, METHODS)
-    cfg = commands.load_config(args)
-    if cfg.launcher != 'none':
-        raise MmacsError('compare_quantizers.py trains one cell after the other in one process: leave --launcher out')
-    folder = Path(cfg.work_dir) if args.work_dir else Path('work_dirs') / f'compare_{Path(args.config).stem}'
+    require_known(args.methods, METHODS)
+    cfg, folder = prepare(args, 'compare')
     baseline = folder / 'full_precision'
     full_precision = fill(cell_config(cfg, 'LSQ', 8, baseline), baseline, {'ap': evaluate_full_precision})['ap']
     results: Dict[str, Dict[str, Dict[str, float]]] = {}
     for bits in args.bits:
         for method in args.methods:
             cell = folder / (re.sub(r'\W+', '_', method.replace('+', '_plus')) + f'_w{bits}a{bits}')
-            stages = {'ptq': evaluate_calibrated, 'qat': train}
+            stages = {'ptq': evaluate_calibrated, 'qat': evaluate_trained}
             results.setdefault(method, {})[str(bits)] = fill(cell_config(cfg, method, bits, cell), cell, stages)
             table = render(results, args.bits, full_precision)
             with atomic_path(folder / 'table.md') as path:

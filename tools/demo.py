@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 
 from mmacs import cli
+from mmacs.checkpoints import latest_checkpoint
 from mmacs.coreset.view import ScoringView
 from mmacs.data_paths import move_data_root
 from mmacs.files import atomic_path
@@ -45,14 +46,15 @@ def train(cfg: Config, start_from: Optional[Path] = None) -> Dict[str, Any]:
     result_file = Path(cfg.work_dir) / 'result.json'  # written when the stage is complete
     if not result_file.exists():
         start = time.perf_counter()
-        cfg.resume = find_latest_checkpoint(cfg.work_dir) is not None
-        cfg.load_from = str(start_from) if start_from and not cfg.resume else None
+        latest = latest_checkpoint(cfg.work_dir)
+        cfg.resume = latest is not None
+        cfg.load_from = latest or (str(start_from) if start_from else None)
         runner = Runner.from_cfg(cfg)
         runner.train()
         if 'val/coco/bbox_mAP' not in runner.message_hub.log_scalars:  # it was killed after its last epoch
             runner.val()
         result = {
-            'checkpoint': find_latest_checkpoint(cfg.work_dir),
+            'checkpoint': latest_checkpoint(cfg.work_dir),
             'ap': runner.message_hub.get_scalar('val/coco/bbox_mAP').current(),
             'seconds': time.perf_counter() - start,
         }

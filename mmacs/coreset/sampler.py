@@ -1,6 +1,6 @@
 """The sampler that shows the data loader the coreset, and nothing else, in each epoch."""
 
-import math
+from math import ceil, gcd
 from typing import Iterator, Optional, Sized
 
 import numpy as np
@@ -20,7 +20,7 @@ class CoresetSampler(Sampler):
     Its length is final from construction, so that learning-rate schedules and progress estimates are those of the
     coreset. Which images: those given by :meth:`set_indices` (:class:`mmacs.CoresetHook` does that); until then a
     random subset, re-drawn each epoch. Without a hook this is the baseline "repeated random" (RS2), and with
-    ``redraw=False`` the static random subset.
+    ``redraw=False`` the static random subset. After :meth:`sweep` it shows all of the data in turn.
 
     The order of an epoch is a function of seed, epoch and indices alone, not of the number of processes.
 
@@ -52,9 +52,10 @@ class CoresetSampler(Sampler):
         self.size = coreset_size(fraction, len(dataset))
         self.epoch = 0
         self.indices: Optional[np.ndarray] = None
+        self._sweep_start: Optional[int] = None
 
     def set_indices(self, indices: np.ndarray) -> None:
-        """Train on these images from the next epoch on.
+        """Train on these images from the next epoch on; ends a sweep.
 
         Args:
             indices (np.ndarray): Distinct data set indices, integer, shape (size,).
@@ -69,6 +70,18 @@ class CoresetSampler(Sampler):
         if distinct[0] < 0 or distinct[-1] >= len(self.dataset):
             raise MmacsError(f'coreset indices must be from 0 to {len(self.dataset) - 1}')
         self.indices = indices
+        self._sweep_start = None
+
+    def sweep(self, start: int) -> None:
+        """Show all of the data evenly from an epoch on: no image twice before every image was shown once.
+
+        The epochs before that one are as they were. Each epoch of a sweep is a function of seed, ``start`` and epoch
+        alone, see :func:`swept_indices`.
+
+        Args:
+            start (int): First epoch of the sweep.
+        """
+        self._sweep_start = start
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order :meth:`__iter__` gives."""
@@ -77,10 +90,13 @@ class CoresetSampler(Sampler):
     def epoch_indices(self) -> np.ndarray:
         """Images of the current epoch in order, for all processes together, int64, shape (size,)."""
         generator = torch.Generator()
+        images = len(self.dataset)
         indices = self.indices
-        if indices is None:
+        if self._sweep_start is not None and self.epoch >= self._sweep_start:
+            indices = swept_indices(self.seed, self.epoch - self._sweep_start, self.size, images)
+        elif indices is None:
             generator.manual_seed(self.seed + (self.epoch if self.redraw else 0))
-            indices = torch.randperm(len(self.dataset), generator=generator)[: self.size].numpy()
+            indices = torch.randperm(images, generator=generator)[: self.size].numpy()
         if not self.shuffle:
             return np.sort(indices)
         generator.manual_seed(self.seed + self.epoch)
@@ -89,8 +105,47 @@ class CoresetSampler(Sampler):
     def __iter__(self) -> Iterator[int]:
         """Images of this process; the first few images fill up an uneven split, as in MMEngine's samplers."""
         indices = np.resize(self.epoch_indices(), len(self) * self.world_size)
-        return iter(indices[self.rank :: self.world_size].tolist())
+        return map(int, indices[self.rank :: self.world_size])
 
     def __len__(self) -> int:
         """Number of images of one process in each epoch."""
-        return math.ceil(self.size / self.world_size)
+        return ceil(self.size / self.world_size)
+
+
+def swept_indices(seed: int, epoch: int, size: int, num_images: int) -> np.ndarray:
+    """Images that one epoch of a sweep shows.
+
+    Epoch e holds entries e * size to (e + 1) * size of an endless row of permutations of all images. Where a
+    permutation ends within an epoch, the next one is drawn so that its first images are none of those that the epoch
+    has shown already. Each permutation so depends on the one before it, and all are drawn again from the last that
+    began with an epoch: seconds for ten million images and a few passes over them.
+
+    Args:
+        seed (int): Not negative.
+        epoch (int): Epoch of the sweep, from 0.
+        size (int): Images per epoch, from 1 to ``num_images``.
+        num_images (int): Images in all, N.
+
+    Returns:
+        np.ndarray: Distinct indices from 0 to N - 1, int64, shape (size,).
+    """
+    first, offset = divmod(epoch * size, num_images)
+    last = ((epoch + 1) * size - 1) // num_images
+    start = first - first % (size // gcd(size, num_images))
+    row = np.random.default_rng((seed, start)).permutation(num_images)
+    shown = row[offset : offset + size]
+    for number in range(start + 1, last + 1):
+        rng = np.random.default_rng((seed, number))
+        row = _next_permutation(row, number * num_images % size, size, rng)
+        if number == first:
+            shown = row[offset : offset + size]
+    return shown if first == last else np.concatenate([shown, row[: size - len(shown)]])
+
+
+def _next_permutation(row: np.ndarray, shown: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A permutation whose first ``size - shown`` entries are none of the last ``shown`` entries of ``row``."""
+    repeated = np.zeros(len(row), dtype=bool)
+    repeated[row[len(row) - shown :]] = True
+    fresh = rng.permutation(np.flatnonzero(~repeated))
+    head, rest = fresh[: size - shown], fresh[size - shown :]
+    return np.concatenate([head, rng.permutation(np.concatenate([rest, np.flatnonzero(repeated)]))])

@@ -1,10 +1,12 @@
 """Importance scores of single images: the mathematics, without data sets or models."""
 
+from typing import Optional
+
 import numpy as np
 from scipy.stats import rankdata
 from torch import Tensor
 
-from mmacs.errors import MmacsError, unknown_name
+from mmacs.errors import unknown_name
 
 NORMALISATIONS = ('rank', 'minmax', 'none')
 
@@ -41,13 +43,15 @@ def disagreement_score(probs: Tensor, teacher_probs: Tensor) -> Tensor:
     return (probs - teacher_probs).norm(dim=1)
 
 
-def normalise(scores: np.ndarray, how: str) -> np.ndarray:
+def normalise(scores: np.ndarray, how: str, cohorts: Optional[np.ndarray] = None) -> np.ndarray:
     """Bring one score column of the whole data set to a common scale.
 
     Args:
         scores (np.ndarray): Finite scores, shape (N,).
         how (str): ``'rank'``: ranks scaled to [0, 1], equal scores sharing their mean rank; ``'minmax'``: affinely to
             [0, 1]; ``'none'``: as they are.
+        cohorts (np.ndarray, optional): Integers, shape (N,): images of one number are brought to scale among
+            themselves. Scores that models of different age gave are not comparable, ranks within their cohort are.
 
     Returns:
         np.ndarray: float64, shape (N,). All equal scores become 0 under ``'minmax'`` and 0.5 under ``'rank'``.
@@ -58,31 +62,15 @@ def normalise(scores: np.ndarray, how: str) -> np.ndarray:
     scores = np.asarray(scores, dtype=np.float64)
     if how == 'none':
         return scores
+    if cohorts is not None:
+        scaled = np.empty_like(scores)
+        for cohort in np.unique(cohorts):
+            members = cohorts == cohort
+            scaled[members] = normalise(scores[members], how)
+        return scaled
     if how == 'rank':
         return (rankdata(scores) - 1) / (len(scores) - 1) if len(scores) > 1 else np.full(len(scores), 0.5)
     if how == 'minmax':
         span = np.ptp(scores)
         return (scores - scores.min()) / span if span > 0 else np.zeros_like(scores)
     raise unknown_name('normalisation', how, NORMALISATIONS)
-
-
-def importance(evs: np.ndarray, ds: np.ndarray, beta: float, how: str) -> np.ndarray:
-    """Mix the two scores: ``d = beta * EVS + (1 - beta) * DS`` after normalisation (ACS, arXiv 2306.07215).
-
-    Args:
-        evs (np.ndarray): Error vector scores, shape (N,).
-        ds (np.ndarray): Disagreement scores, shape (N,).
-        beta (float): Weight of the error vector score, in [0, 1].
-        how (str): See :func:`normalise`.
-
-    Returns:
-        np.ndarray: Importance scores, float64, shape (N,).
-
-    Raises:
-        MmacsError: If a score is not finite.
-    """
-    for name, column in (('evs', evs), ('ds', ds)):
-        bad = np.flatnonzero(~np.isfinite(column))
-        if len(bad):
-            raise MmacsError(f'{len(bad)} {name} scores are not finite, the first is that of image {bad[0]}')
-    return beta * normalise(evs, how) + (1 - beta) * normalise(ds, how)

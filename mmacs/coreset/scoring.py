@@ -1,8 +1,8 @@
-"""One scoring pass: every distinct image through the scorer, shared between processes."""
+"""One pass over images: their scores by the quantized model, or their reference by the teacher."""
 
 import math
 from collections import defaultdict
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -11,44 +11,114 @@ from mmengine.dist import all_reduce, get_dist_info
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmacs.coreset.fidelity import Fidelity
 from mmacs.coreset.purity import pure_evaluation
 from mmacs.coreset.scorers import Scorer
 from mmacs.coreset.view import ScoringView
 
+SIGNIFICANT_BITS = 14
 
-def score_images(
-    scorer: Scorer, model: nn.Module, teacher: nn.Module, view: ScoringView, batch_size: int, num_workers: int
-) -> Dict[str, np.ndarray]:
-    """Score all images of a view. Nothing about the models or the random generators changes.
 
-    Images are shared out between processes and each score is computed by one of them, so that the result is the same
-    for any number of processes.
+class ScoringPass:
+    """How images are brought to the models: the view, the size of batches, the workers, the fidelity.
+
+    Batches are made up before they are shared out between processes, so that an image has the same neighbours, and
+    bit for bit the same score, with any number of processes and workers.
 
     Args:
-        scorer (Scorer): The scorer.
-        model (nn.Module): The quantized model, not wrapped for distributed training.
-        teacher (nn.Module): The full-precision model.
         view (ScoringView): The images.
         batch_size (int): Images per batch and process.
         num_workers (int): Workers of the data loader.
-
-    Returns:
-        Dict[str, np.ndarray]: Score columns, float64, each of shape (len(view),).
+        fidelity (Fidelity): Size and precision.
     """
-    rank, world_size = get_dist_info()
-    mine = view.by_shape[rank::world_size]
-    columns = {name: torch.zeros(len(view), dtype=torch.float64) for name in scorer.columns}
-    with pure_evaluation(model, teacher):
-        loader = DataLoader(view, batch_size, sampler=mine, num_workers=num_workers, collate_fn=pseudo_collate)
-        for number, batch in enumerate(loader):
-            positions = mine[number * batch_size : (number + 1) * batch_size]
-            for members, inputs, data_samples in split_by_padded_shape(model, batch):
-                where = torch.tensor([positions[member] for member in members])
-                for name, scores in scorer(model, teacher, inputs, data_samples).items():
-                    columns[name][where] = scores.double().cpu()
-    for column in columns.values():
-        all_reduce(column)  # each entry is set by one process and zero in the others: the sum is exact
-    return {name: column.numpy() for name, column in columns.items()}
+
+    def __init__(
+        self, view: ScoringView, batch_size: int, num_workers: int = 0, fidelity: Optional[Fidelity] = None
+    ) -> None:
+        self.view = view
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.fidelity = fidelity or Fidelity()
+
+    def scores(
+        self,
+        scorer: Scorer,
+        model: nn.Module,
+        positions: np.ndarray,
+        columns: Sequence[str],
+        reference: Optional[Callable[[np.ndarray], Dict[str, Tensor]]],
+    ) -> Dict[str, np.ndarray]:
+        """Score images. Nothing about the model or the random generators changes.
+
+        Scores are rounded to 14 significant bits, so that other batch sizes, whose kernels add up in another order,
+        give the same scores. That ends where an activation lies so near the edge between two levels that the order
+        decides, and where a score lies so near the edge between two roundings.
+
+        Args:
+            scorer (Scorer): The scorer.
+            model (nn.Module): The quantized model, not wrapped for distributed training.
+            positions (np.ndarray): Images to score, int64, shape (M,).
+            columns (Sequence[str]): Columns to compute.
+            reference (Callable, optional): Gives the teacher's reference of positions; needed by the columns in
+                ``scorer.teacher_columns``.
+
+        Returns:
+            Dict[str, np.ndarray]: Columns, float32, each of shape (M,); the same in all processes.
+        """
+        place = np.full(len(self.view), -1, dtype=np.int64)
+        place[positions] = np.arange(len(positions))
+        needs_reference = bool(scorer.teacher_columns & set(columns))
+        found = {name: torch.zeros(len(positions), dtype=torch.float64) for name in columns}
+        with pure_evaluation(model):
+            for batch, inputs, data_samples in self._batches(model, positions):
+                rows = reference(batch) if needs_reference else {}
+                rows = {name: row.to(inputs.device) for name, row in rows.items()}
+                with self.fidelity.autocast(inputs.device):
+                    outputs = scorer.outputs(model, inputs, data_samples)
+                scores = scorer.score(model, outputs, data_samples, rows, columns)
+                for name in columns:
+                    found[name][place[batch]] = scores[name].double().cpu()
+        for column in found.values():
+            all_reduce(column)  # each entry is set by one process and zero in the others: the sum is exact
+        return {name: round_scores(column.numpy()) for name, column in found.items()}
+
+    def references(
+        self,
+        scorer: Scorer,
+        teacher: nn.Module,
+        positions: np.ndarray,
+        write: Callable[[np.ndarray, Dict[str, Tensor]], None],
+    ) -> None:
+        """Hand what is kept of the teacher to ``write``, batch by batch: this process's share of the images.
+
+        It is the share that :meth:`scores` gives the process of the same positions.
+        """
+        with pure_evaluation(teacher):
+            for batch, inputs, data_samples in self._batches(teacher, positions):
+                with self.fidelity.autocast(inputs.device):
+                    rows = scorer.reference(teacher, inputs, data_samples)
+                write(batch, {name: row.cpu() for name, row in rows.items()})
+
+    def _batches(self, model: nn.Module, positions: np.ndarray) -> Iterator[Tuple[np.ndarray, Tensor, List[Any]]]:
+        """This process's batches: positions, preprocessed images and data samples."""
+        rank, world_size = get_dist_info()
+        wanted = np.zeros(len(self.view), dtype=bool)
+        wanted[positions] = True
+        order = self.view.by_shape[wanted[self.view.by_shape]]
+        batches = [order[start : start + self.batch_size].tolist() for start in range(0, len(order), self.batch_size)]
+        mine = batches[rank::world_size]
+        loader = DataLoader(self.view, batch_sampler=mine, num_workers=self.num_workers, collate_fn=pseudo_collate)
+        divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
+        for members, batch in zip(map(np.asarray, mine), loader):
+            for part, inputs, data_samples in split_by_padded_shape(model, batch):
+                inputs, data_samples = self.fidelity.shrink(inputs, data_samples, divisor)
+                yield members[part], inputs, data_samples
+
+
+def round_scores(scores: np.ndarray) -> np.ndarray:
+    """Round to 14 significant bits, as float32; zeros, NaN and Inf stay."""
+    mantissa, exponent = np.frexp(scores)
+    return np.ldexp(np.round(mantissa * 2**SIGNIFICANT_BITS), exponent - SIGNIFICANT_BITS).astype(np.float32)
 
 
 def split_by_padded_shape(

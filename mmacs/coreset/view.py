@@ -1,11 +1,16 @@
 """The training images as a scorer sees them: each once, under a deterministic pipeline, with annotations."""
 
+import hashlib
+import json
+import os
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 import cv2
 import numpy as np
 from mmengine.dataset import BaseDataset, ClassBalancedDataset, Compose, ConcatDataset, RepeatDataset
+from scipy.sparse import csr_matrix
 from torch.utils.data import Dataset
 
 from mmacs.errors import MmacsError
@@ -94,16 +99,74 @@ class ScoringView(Dataset):
         return base.get_data_info(index)
 
     @cached_property
-    def by_shape(self) -> List[int]:
-        """All positions, those of one image shape next to each other, so that batches need not be split."""
+    def image_ids(self) -> np.ndarray:
+        """:meth:`image_id` of all images, shape (len(self),)."""
+        return np.asarray([self.image_id(position) for position in range(len(self))])
+
+    @cached_property
+    def by_shape(self) -> np.ndarray:
+        """All positions, int64, those of one image shape next to each other, so that batches need not be split."""
         infos = map(self.info, range(len(self)))
-        shapes = [(info.get('height', 0), info.get('width', 0)) for info in infos]
-        return sorted(range(len(self)), key=lambda position: (shapes[position], position))
+        shapes = np.asarray([(info.get('height', 0), info.get('width', 0)) for info in infos]).reshape(-1, 2)
+        return np.lexsort((shapes[:, 1], shapes[:, 0]))  # stable: positions ascend within a shape
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the images' names, sizes and annotations in order: another data set has another one.
+
+        Contents of files are not read; their sizes are, where they lie on a local disk.
+        """
+        digest = hashlib.sha256()
+        for position in range(len(self)):
+            info = self.info(position)
+            facts = [info.get(key) for key in ('img_id', 'height', 'width', 'gt_label')]
+            facts += [[i.get(key) for key in ('bbox', 'bbox_label', 'ignore_flag')] for i in info.get('instances', ())]
+            path = info.get('img_path')
+            if path is not None:
+                facts += [Path(path).name, os.path.getsize(path) if os.path.exists(path) else None]
+            digest.update(json.dumps(facts, default=np.ndarray.tolist).encode())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def labels(self) -> csr_matrix:
+        """Which classes each image holds, bool, shape (len(self), C); crowd and ignored boxes don't count."""
+        rows, columns = [], []
+        for position in range(len(self)):
+            info = self.info(position)
+            if 'gt_label' in info:
+                classes = np.unique(info['gt_label'])
+            else:
+                found = [i['bbox_label'] for i in info.get('instances', ()) if not i.get('ignore_flag')]
+                classes = np.unique(np.asarray(found, dtype=np.int64))
+            rows += [position] * len(classes)
+            columns += classes.tolist()
+        shape = (len(self), max(columns, default=-1) + 1)
+        return csr_matrix((np.ones(len(rows), dtype=bool), (rows, columns)), shape=shape)
+
+    def key(self, sample: Any) -> Any:
+        """What tells the image of a data sample (or of an info) apart: its file, or its place in its data set."""
+        return sample.get('img_path') or sample.get('sample_idx')
+
+    @cached_property
+    def by_key(self) -> Dict[Any, int]:
+        """Position of each image by :meth:`key`.
+
+        Raises:
+            MmacsError: If two images share a key.
+        """
+        found = {self.key(self.info(position)): position for position in range(len(self))}
+        if None in found or len(found) != len(self):
+            raise MmacsError('images of this data set cannot be told apart while training: they have no img_path')
+        return found
 
     def image_id(self, position: int) -> Any:
         """The annotation file's id of an image, or its file's path, or its index where it has neither."""
         info = self.info(position)
         return info.get('img_id', info.get('img_path', position))
+
+    def positions_of(self, data_samples: Sequence[Any]) -> np.ndarray:
+        """Positions of the images of data samples, int64, shape (B,)."""
+        return np.asarray([self.by_key[self.key(sample)] for sample in data_samples], dtype=np.int64)
 
     def __getitem__(self, position: int) -> Dict[str, Any]:
         """One image with its data sample, as the pipeline packs them.

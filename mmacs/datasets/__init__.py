@@ -1,9 +1,11 @@
-"""Embedded data sets: drawn on first use, nothing is downloaded.
+"""The embedded data sets, drawn on first use with nothing downloaded, and label noise for any data set.
 
-Each needs one framework; those whose framework is not installed stay unregistered.
+An embedded data set needs one framework; those whose framework is not installed stay unregistered.
 """
 
 from importlib.util import find_spec
+
+from mmacs.datasets.label_noise import noisy_labels  # noqa: F401
 
 if find_spec('mmdet'):
     from mmacs.datasets.embedded_detection import EmbeddedDetection  # noqa: F401

@@ -1,49 +1,86 @@
-"""Every R epochs: score all images, choose the coreset, tell the sampler."""
+"""Every R epochs: score images, choose the coreset, tell the sampler."""
 
 import json
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
-import torch
-from mmengine.dist import all_gather_object, barrier, is_main_process
+from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import nn
 
-from mmacs.coreset.sampler import CoresetSampler
-from mmacs.coreset.schedules import beta as beta_at
-from mmacs.coreset.scores import NORMALISATIONS, importance
-from mmacs.coreset.scoring import score_images
-from mmacs.coreset.selectors import class_balanced_top_k, digest, top_k
+from mmacs.coreset.budget import Plan
+from mmacs.coreset.engine import CoresetEngine, Reference
+from mmacs.coreset.fidelity import Fidelity
+from mmacs.coreset.floors import Floors
+from mmacs.coreset.importance import Importance
+from mmacs.coreset.pace import Extent, Pace
+from mmacs.coreset.policy import Policy
+from mmacs.coreset.reference_cache import CacheWriter, ReferenceCache, cache_key, open_cache
+from mmacs.coreset.round_file import write_round
+from mmacs.coreset.scoring import ScoringPass
+from mmacs.coreset.selectors import digest
+from mmacs.coreset.training_tap import TrainingTap
+from mmacs.coreset.trimming import noise_counts
 from mmacs.coreset.view import ScoringView
-from mmacs.errors import MmacsError, unknown_name
+from mmacs.errors import MmacsError
 from mmacs.files import atomic_path
+from mmacs.hooks.iteration_loop import CoresetIterator
 from mmacs.hooks.run import coreset_sampler, deterministic_pipeline, unwrapped
 from mmacs.hooks.teacher import run_teacher
-from mmacs.registry import HOOKS, SCORERS, find
+from mmacs.registry import HOOKS, SCORERS, SELECTORS, find
+from mmacs.version import __version__
 
 STATE_KEY = 'mmacs_coreset'
 
 
 @HOOKS.register_module()
 class CoresetHook(Hook):
-    """Adaptive coreset selection (Huang et al. 2024, arXiv 2306.07215) for an epoch-based run.
+    """Adaptive coreset selection (Huang et al. 2024, arXiv 2306.07215).
 
-    At epochs 0, R, 2R, ... every training image is scored by the quantized model's own error (EVS) and by its
-    disagreement with the full-precision model (DS), and until the next round the :class:`mmacs.CoresetSampler`
-    samples those of highest importance. Each round is logged, written to ``<work dir>/coreset/round_<n>.npz``
-    (indices, image ids and scores), and travels in the checkpoint.
+    In rounds, R epochs apart, training images are scored by the quantized model's own error and by its disagreement
+    with the full-precision model; until the next round the :class:`mmacs.CoresetSampler` shows those that a selector
+    picks by these scores. Every epoch holds the same number of images, whatever the policy.
 
-    The full-precision model, the teacher, is made of the weights that the run starts from, and kept in
-    ``<work dir>/teacher.pth`` for a resumed run.
+    In an iteration-based loop all times below are in iterations instead of epochs.
+
+    The teacher is made of the weights that the run starts from and kept in ``<work dir>/teacher.pth``. What scorers
+    need of its outputs is computed once and kept on disk. Each round is logged, written to
+    ``<work dir>/coreset/round_<n>.npz``, and travels in the checkpoint with the scores of all images.
 
     Args:
         scorer (dict): Config of a scorer, such as ``dict(type='mmacs.DenseDetectionScorer')``.
         interval (int): Epochs between rounds, R. Defaults to 10.
+        weights (dict, optional): How much of each of the scorer's columns makes up the importance, see
+            :class:`mmacs.coreset.importance.Importance`; None takes the scorer's own,
+            ``dict(evs='beta', ds='1 - beta')``.
         beta (str or float): Schedule of the weight of EVS, see :func:`mmacs.coreset.beta`. Defaults to ``'cosine'``.
         normalisation (str, optional): ``'rank'``, ``'minmax'`` or ``'none'``; None takes the scorer's own.
-        class_balanced (bool): Whether each class keeps its share; for images with one label. Defaults to False.
+        selector (dict): Config of a selector. Defaults to ``dict(type='mmacs.TopK')``.
+        class_floor (int): Images that each class has at least, or all it has. Defaults to 0.
+        max_gap (int, optional): Rounds after which an image that was in no coreset must be in one.
+        random_share (float): Share of the coreset that is drawn at random, in [0, 1]. Defaults to 0.
+        trim (float): Share of the images left out as suspected label errors, in [0, 1). Defaults to 0.
+        warmup (int): Epochs of repeated random before the first round. Defaults to 0.
+        full_data_last (int): Last epochs, which go evenly through all of the data. Defaults to 0.
+        rounds (int, optional): Number of rounds after which the coreset stays; None: no end.
+        unbiased (bool): Whether an image's loss is weighted by the inverse of its inclusion probability, so that the
+            expected gradient is that of all data; needs a selector that knows probabilities. Defaults to False.
+        max_weight (float): Bound on these weights, which costs a little of the unbiasedness. Defaults to 10.
+        rescore (float): Share of the images that a round after the first scores again, stalest first, in [0, 1].
+            Defaults to 1.
+        harvest (bool): Whether training forwards give scores too, in the columns where that is sound. Defaults to
+            False.
+        resolution (float): Factor on the sides of images for scoring. Defaults to 1.
+        precision (str): ``'float32'`` or ``'bfloat16'`` for scoring. Defaults to ``'float32'``.
+        selection_budget (float, optional): Greatest share of the wall time for selection, such as 0.05: interval,
+            ``rescore`` and resolution are then chosen so that measured costs stay within it. Defaults to None.
+        force (bool): Whether to go on where selection and training are predicted to take longer than training on all
+            images. Defaults to False.
+        cache_dir (str, optional): Folder for the teacher's outputs, which several runs may share; None takes
+            ``<work dir>/teacher_cache``.
         pipeline (list, optional): Deterministic pipeline to score under, with annotations; None makes it of the
             validation pipeline and the loading transforms of the training pipeline.
         batch_size (int, optional): Images per scoring batch; None takes that of training.
@@ -58,186 +95,304 @@ class CoresetHook(Hook):
         self,
         scorer: Dict[str, Any],
         interval: int = 10,
+        weights: Optional[Mapping[str, Union[str, float]]] = None,
         beta: Union[str, float] = 'cosine',
         normalisation: Optional[str] = None,
-        class_balanced: bool = False,
+        selector: Optional[Dict[str, Any]] = None,
+        class_floor: int = 0,
+        max_gap: Optional[int] = None,
+        random_share: float = 0.0,
+        trim: float = 0.0,
+        warmup: int = 0,
+        full_data_last: int = 0,
+        rounds: Optional[int] = None,
+        unbiased: bool = False,
+        max_weight: float = 10.0,
+        rescore: float = 1.0,
+        harvest: bool = False,
+        resolution: float = 1.0,
+        precision: str = 'float32',
+        selection_budget: Optional[float] = None,
+        force: bool = False,
+        cache_dir: Optional[str] = None,
         pipeline: Optional[List[Dict[str, Any]]] = None,
         batch_size: Optional[int] = None,
     ) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise MmacsError(f'interval must be a whole number of epochs, at least 1, got {interval!r}')
-        scorer = dict(scorer)
-        if 'type' not in scorer:
-            raise MmacsError("scorer needs a type, such as 'mmacs.DenseDetectionScorer'")
-        self.scorer = find(SCORERS, scorer.pop('type'))(**scorer)
-        self.normalisation = normalisation or self.scorer.normalisation
-        if self.normalisation not in NORMALISATIONS:
-            raise unknown_name('normalisation', self.normalisation, NORMALISATIONS)
-        beta_at(beta, 0, 1)  # names its mistakes now, not after the first scoring pass
-        self.interval = interval
-        self.beta = beta
-        self.class_balanced = class_balanced
+        counts = {'interval': interval, 'warmup': warmup, 'rounds': rounds, 'full_data_last': full_data_last}
+        for name, value in {**counts, 'batch_size': batch_size}.items():
+            least = 0 if name in ('warmup', 'full_data_last') else 1
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise MmacsError(f'{name} must be a whole number, at least {least}, got {value!r}')
+        if isinstance(rescore, bool) or not isinstance(rescore, (int, float)) or not 0 <= rescore <= 1:
+            raise MmacsError(f'rescore must be a share of the images, from 0 to 1, got {rescore!r}')
+        self.scorer = _build(SCORERS, scorer, "scorer needs a type, such as 'mmacs.DenseDetectionScorer'")
+        selector = _build(SELECTORS, selector or dict(type='TopK'), "selector needs a type, such as 'mmacs.TopK'")
+        self.importance = Importance(
+            dict(weights or self.scorer.weights), beta, normalisation or self.scorer.normalisation
+        )
+        self.policy = Policy(selector, Floors(class_floor, max_gap, random_share), trim)
+        Fidelity(resolution, precision)  # names its mistakes now; the plan may lower the resolution
+        self.precision = precision
+        plan = Plan(interval, rescore, resolution)
+        self.pace = Pace(plan, warmup, full_data_last, rounds, selection_budget, force)
+        self.unbiased = unbiased
+        self.max_weight = max_weight
+        self.harvest = harvest
+        self.cache_dir = cache_dir
         self.pipeline = pipeline
         self.batch_size = batch_size
-        self.selection_seconds = 0.0
-        self.training_seconds = 0.0
         self._resumed: Optional[Dict[str, Any]] = None
-        self._round: Dict[str, torch.Tensor] = {}
+        self._cache: Optional[ReferenceCache] = None
+        self._teacher: Optional[str] = None  # fingerprint of its weights
+        self._sweep_start: Optional[int] = None  # first epoch or pass of those that go through all data
+        self._facts: Dict[str, float] = {}  # of the last round
+        self._is_new = False  # whether there are scores that no coreset was drawn from yet
 
     # ---------------------------------------------------------------- what the run calls
     def before_train(self, runner: Runner) -> None:
         """Find the sampler, make the teacher, and take up a resumed run's coreset."""
-        self._sampler = self._find_sampler(runner)
-        model = unwrapped(runner)
-        self.scorer.check(model)
-        self._view = ScoringView(runner.train_dataloader.dataset, self.pipeline or deterministic_pipeline(runner.cfg))
-        self._ids = np.asarray([self._view.image_id(position) for position in range(len(self._view))])
-        self._labels = self._single_labels() if self.class_balanced else None
-        if runner.iter == 0:
-            self._teacher, self._fingerprint = run_teacher(runner)
-        else:
-            self._resume(runner)
-            runner.logger.info(
-                f'Resumed the coreset chosen at epoch {self._round["round_epoch"] + 1}, '
-                f'digest {digest(self._sampler.indices)}.'
+        self._sampler = coreset_sampler(runner)
+        if self._sampler is None:
+            raise MmacsError("CoresetHook needs train_dataloader.sampler=dict(type='mmacs.CoresetSampler', fraction=.)")
+        model, loader = unwrapped(runner), runner.train_dataloader
+        view = ScoringView(loader.dataset, self.pipeline or deterministic_pipeline(runner.cfg))
+        batch_size = loader.batch_size or loader.batch_sampler.batch_size
+        scoring = ScoringPass(view, self.batch_size or batch_size, loader.num_workers)
+        self._engine = CoresetEngine(scoring, self.scorer, self.importance, self.policy, self.harvest)
+        self._engine.seed = self._sampler.seed
+        self.scorer.check(model, self._engine.columns)
+        self._tap = None
+        if self.harvest or self.unbiased:
+            self._tap = TrainingTap(self._engine, model, self.unbiased, self.max_weight)
+        self._by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
+        end = runner.max_epochs if self._by_epoch else runner.max_iters
+        per_unit = self._sampler.size if self._by_epoch else batch_size * get_world_size()
+        self.pace.begin(Extent(end, per_unit, self._sampler.size, len(view.positions), len(view)))
+        if not self._by_epoch:
+            self._iterator = CoresetIterator(
+                loader, self._sampler, lambda: self._before_batch(runner), lambda number: self._draw(runner, number)
             )
+            self._iterator.install(runner.train_loop)
+        if runner.iter > 0:
+            self._resume(runner)
+        elif self._engine.needs_teacher:
+            self._teacher = run_teacher(runner)[1]
+        self._apply_plan()
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Hold a round if one is due."""
-        if runner.epoch % self.interval == 0:
-            start = time.perf_counter()
-            self._select(runner, start)
-        self._epoch_start = time.perf_counter()
+        """Hold a round, or draw again, if that is due."""
+        if self._by_epoch:
+            self._hold_round_if_due(runner)
+            self._draw(runner, runner.epoch)
+            self._start = time.perf_counter()
 
-    def after_train_epoch(self, runner: Runner) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Have this iteration's losses weighted, and its outputs recorded."""
+        if self._tap is not None:
+            self._tap.begin(data_batch['data_samples'])
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[Dict[str, Any]] = None
+    ) -> None:
+        """Take the scores that the iteration gave; count the seconds."""
+        if not self._by_epoch:
+            self.pace.training_seconds += time.perf_counter() - self._start
+        if self._tap is not None:
+            start = time.perf_counter()
+            self._tap.end()
+            harvesting = time.perf_counter() - start
+            self.pace.selection_seconds += harvesting
+            self._start += harvesting
+
+    def after_train_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Add up the seconds spent on training."""
-        self.training_seconds += time.perf_counter() - self._epoch_start
+        if self._by_epoch:
+            self.pace.training_seconds += time.perf_counter() - self._start
 
     def after_train(self, runner: Runner) -> None:
         """Log and write where the time went."""
-        runner.logger.info(
-            f'Training took {self.training_seconds:.1f} s, coreset selection {self.selection_seconds:.1f} s.'
-        )
-        self._write_summary(runner)
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Put the coreset into the checkpoint, as tensors and plain values."""
-        checkpoint[STATE_KEY] = {
-            **self._round,
-            'seed': self._sampler.seed,
-            'teacher': self._fingerprint,
-            'images': len(self._view),
-            'selection_seconds': self.selection_seconds,
-            'training_seconds': self.training_seconds,
-        }
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Keep the coreset of a checkpoint until it is known whether the run is resumed."""
-        self._resumed = checkpoint.get(STATE_KEY)
-
-    # ---------------------------------------------------------------- parts
-    def _find_sampler(self, runner: Runner) -> CoresetSampler:
-        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise MmacsError(f'CoresetHook needs an EpochBasedTrainLoop, not {type(runner.train_loop).__name__}')
-        sampler = coreset_sampler(runner)
-        if sampler is None:
-            raise MmacsError("CoresetHook needs train_dataloader.sampler=dict(type='mmacs.CoresetSampler', fraction=.)")
-        return sampler
-
-    def _single_labels(self) -> np.ndarray:
-        labels = [self._view.info(position).get('gt_label') for position in range(len(self._view))]
-        if any(label is None or np.size(label) != 1 for label in labels):
-            raise MmacsError('class_balanced needs one label per image, which this data set does not have')
-        return np.asarray(labels).reshape(-1)
-
-    def _resume(self, runner: Runner) -> None:
-        state = self._resumed
-        if state is None:
-            raise MmacsError('cannot resume: the checkpoint was written by a run without CoresetHook')
-        if state['images'] != len(self._view):
-            raise MmacsError(
-                f'cannot resume: the data set had {state["images"]} images when the checkpoint was written and now has '
-                f'{len(self._view)}'
-            )
-        self._teacher, self._fingerprint = run_teacher(runner, state['teacher'])
-        self.selection_seconds, self.training_seconds = state['selection_seconds'], state['training_seconds']
-        self._round = {key: state[key] for key in ('indices', 'evs', 'ds', 'round_epoch')}
-        self._sampler.seed = state['seed']
-        self._sampler.set_indices(self._round['indices'].numpy())
-
-    def _select(self, runner: Runner, start: float) -> None:
-        runner.logger.info(f'Scoring {len(self._view)} images ...')
-        loader = runner.train_dataloader
-        batch_size = self.batch_size or loader.batch_size or loader.batch_sampler.batch_size
-        columns = score_images(
-            self.scorer, unwrapped(runner), self._teacher, self._view, batch_size, loader.num_workers
-        )
-        beta = beta_at(self.beta, runner.epoch, runner.max_epochs)
-        scores = importance(columns['evs'], columns['ds'], beta, self.normalisation)
-        positions = self._view.positions
-        if self.class_balanced:
-            chosen = class_balanced_top_k(scores[positions], self._labels[positions], self._sampler.size)
-        else:
-            chosen = top_k(scores[positions], self._sampler.size)
-        digests = all_gather_object(digest(chosen))
-        if len(set(digests)) > 1:
-            raise MmacsError(f'processes chose different coresets: {digests}')
-        before = self._sampler.indices
-        self._sampler.set_indices(chosen)
-        self._round = {
-            'indices': torch.from_numpy(chosen),
-            'evs': torch.from_numpy(columns['evs']),
-            'ds': torch.from_numpy(columns['ds']),
-            'round_epoch': runner.epoch,
-        }
-        seconds = time.perf_counter() - start
-        self.selection_seconds += seconds
-        facts = {
-            'fraction': self._sampler.fraction,
-            'images': len(chosen),
-            'seconds': seconds,
-            'evs': columns['evs'].mean(),
-            'ds': columns['ds'].mean(),
-            'beta': beta,
-        }
-        if before is not None:
-            facts['overlap'] = len(np.intersect1d(before, chosen)) / len(chosen)
-        self._report(runner, facts, digests[0])
-        if is_main_process():
-            self._write_round(runner, scores)
-        barrier()
-
-    def _report(self, runner: Runner, facts: Dict[str, float], chosen: str) -> None:
-        overlap = f', overlap with the last round {facts["overlap"]:.1%}' if 'overlap' in facts else ''
-        runner.logger.info(
-            f'Coreset for epochs {runner.epoch + 1} to {min(runner.epoch + self.interval, runner.max_epochs)}: '
-            f'{facts["images"]} of {len(self._view.positions)} images ({facts["fraction"]:.1%}) in '
-            f'{facts["seconds"]:.1f} s, mean EVS {facts["evs"]:.4f}, mean DS {facts["ds"]:.4f}, '
-            f'beta {facts["beta"]:.3f}{overlap}, digest {chosen}'
-        )
-        runner.visualizer.add_scalars({f'coreset/{name}': value for name, value in facts.items()}, step=runner.epoch)
-
-    def _write_round(self, runner: Runner, scores: np.ndarray) -> None:
-        number = runner.epoch // self.interval
-        with atomic_path(Path(runner.work_dir) / 'coreset' / f'round_{number:03d}.npz') as path:
-            np.savez_compressed(
-                path,
-                epoch=runner.epoch,
-                indices=self._sampler.indices,
-                positions=self._view.positions,
-                image_ids=self._ids,
-                evs=self._round['evs'].numpy(),
-                ds=self._round['ds'].numpy(),
-                importance=scores,
-            )
-
-    def _write_summary(self, runner: Runner) -> None:
+        selection, training = self.pace.selection_seconds, self.pace.training_seconds
+        runner.logger.info(f'Training took {training:.1f} s, coreset selection {selection:.1f} s.')
         if is_main_process():
             with atomic_path(Path(runner.work_dir) / 'coreset' / 'summary.json') as path:
                 summary = {
                     'fraction': self._sampler.fraction,
                     'images': self._sampler.size,
-                    'training_seconds': round(self.training_seconds, 3),
-                    'selection_seconds': round(self.selection_seconds, 3),
+                    'training_seconds': round(training, 3),
+                    'selection_seconds': round(selection, 3),
                 }
                 path.write_text(json.dumps(summary, indent=2) + '\n')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Put scores and coreset into the checkpoint, as tensors and plain values."""
+        checkpoint[STATE_KEY] = {
+            **self._engine.state_dict(),
+            'pace': self.pace.state_dict(),
+            'teacher': self._teacher,
+            'sweep_start': self._sweep_start,
+            'iterator': None if self._by_epoch else self._iterator.state_dict(),
+        }
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Keep the state of a checkpoint until it is known whether the run is resumed."""
+        self._resumed = checkpoint.get(STATE_KEY)
+
+    # ---------------------------------------------------------------- rounds
+    def _resume(self, runner: Runner) -> None:
+        state = self._resumed
+        if state is None:
+            raise MmacsError('cannot resume: the checkpoint was written by a run without CoresetHook')
+        self._engine.load_state_dict(state)
+        self.pace.load_state_dict(state['pace'])
+        if self._engine.needs_teacher:
+            self._teacher = run_teacher(runner, state['teacher'])[1]
+        self._sampler.seed = self._engine.seed
+        self._sweep_start = state['sweep_start']
+        if self._sweep_start is not None:
+            self._sampler.sweep(self._sweep_start)
+        elif self._engine.selection is not None:
+            self._use_selection()
+            runner.logger.info(
+                f'Resumed the coreset of round {self._engine.ledger.round}, digest {digest(self._sampler.indices)}.'
+            )
+        if not self._by_epoch:
+            self._iterator.load_state_dict(state['iterator'])
+
+    def _apply_plan(self) -> None:
+        self._engine.rescore = self.pace.plan.rescore
+        self._engine.scoring.fidelity = Fidelity(self.pace.plan.resolution, self.precision)
+
+    def _before_batch(self, runner: Runner) -> bool:
+        """In an iteration-based loop: hold a round if one is due; whether a new pass has to begin."""
+        held = self._hold_round_if_due(runner)
+        self._start = time.perf_counter()
+        return held or (self._sweep_start is None and self.pace.sweeps(self._now(runner)))
+
+    def _now(self, runner: Runner) -> int:
+        return runner.epoch if self._by_epoch else runner.iter
+
+    def _hold_round_if_due(self, runner: Runner) -> bool:
+        now, engine, pace = self._now(runner), self._engine, self.pace
+        held = engine.ledger.round + 1
+        if not pace.due(now, held):
+            return False
+        start = time.perf_counter()
+        model = unwrapped(runner)
+        teacher = run_teacher(runner, self._teacher)[0] if engine.needs_teacher else None
+        self._cache = self._cache or self._open_cache(runner)
+        if held == 0:
+            costs = pace.costs(*engine.measure(model, teacher), now)
+            runner.logger.info(pace.choose(costs, now, held, cached=self._cache is not None))
+            if pace.plan != pace.asked:
+                self._apply_plan()
+                self._cache = self._open_cache(runner)
+        facts = engine.hold_round(
+            model, self.importance.beta_at(now, pace.extent.end), self._reference(runner, teacher)
+        )
+        if held == 0 and not engine.scoring.fidelity.exact:
+            facts.update(engine.compare_fidelity(model, teacher, self._sampler.fraction))
+        seconds = time.perf_counter() - start
+        pace.selection_seconds += seconds
+        if held and facts['scored']:
+            runner.logger.info(pace.choose(pace.costs(seconds / facts['scored'], 0.0, now), now, held + 1, cached=True))
+            self._apply_plan()
+        pace.round_held(now)
+        self._facts = {'beta': engine.beta, **facts, 'seconds': seconds}
+        self._is_new = True
+        return True
+
+    def _draw(self, runner: Runner, number: int) -> None:
+        """Give the sampler what an epoch or pass of this number is to show."""
+        engine, start = self._engine, time.perf_counter()
+        if self.pace.sweeps(self._now(runner)):
+            if self._sweep_start is None:
+                self._sweep_start = number
+                self._sampler.sweep(number)
+                if self._tap is not None:
+                    self._tap.sweep_began()
+                runner.logger.info('From now on training goes evenly through all of the data.')
+        elif self._is_new or (engine.selection is not None and self.policy.selector.redraw):
+            before, trained_before = self._sampler.indices, engine.ledger.trained_at.copy()
+            engine.draw(self._sampler.size, number)
+            self._use_selection()
+            self.pace.selection_seconds += time.perf_counter() - start
+            if self._is_new:
+                self._report(runner, before, trained_before)
+                self._is_new = False
+
+    def _use_selection(self) -> None:
+        self._sampler.set_indices(self._engine.selection.indices)
+        if self._tap is not None:
+            self._tap.selection_changed()
+
+    # ---------------------------------------------------------------- teacher
+    def _open_cache(self, runner: Runner) -> Optional[ReferenceCache]:
+        """The teacher's reference on disk, if it is there."""
+        return open_cache(*self._cache_place(runner)) if self._engine.needs_teacher else None
+
+    def _cache_place(self, runner: Runner) -> Tuple[Path, str, int]:
+        """Folder, key and number of images of the cache."""
+        fidelity, view = self._engine.scoring.fidelity, self._engine.view
+        key = cache_key(
+            teacher=self._teacher,
+            data=view.fingerprint,
+            pipeline=repr(self.pipeline or deterministic_pipeline(runner.cfg)),
+            preprocessor=repr(runner.cfg.model.get('data_preprocessor') or unwrapped(runner).data_preprocessor),
+            scorer=[type(self.scorer).__name__, repr(sorted(vars(self.scorer).items()))],
+            fidelity=[fidelity.resolution, fidelity.precision],
+            version=__version__,
+        )
+        return Path(self.cache_dir or Path(runner.work_dir) / 'teacher_cache'), key, len(view)
+
+    def _reference(self, runner: Runner, teacher: Optional[nn.Module]) -> Optional[Reference]:
+        """The teacher's reference, from the cache, which is filled first if need be."""
+        if teacher is None:
+            return None
+        if self._cache is None:
+            with CacheWriter(*self._cache_place(runner)) as writer:
+                everything = np.arange(len(self._engine.view))
+                self._engine.scoring.references(self.scorer, teacher, everything, writer.write)
+                self._cache = writer.finish()
+        return self._cache.rows
+
+    # ---------------------------------------------------------------- what a person sees
+    def _report(self, runner: Runner, before: Optional[np.ndarray], trained_before: np.ndarray) -> None:
+        """Log a round, and write it."""
+        engine, sampler, now = self._engine, self._sampler, self._now(runner)
+        until = min(self.pace.next_round, self.pace.extent.end)
+        facts = {'fraction': sampler.fraction, 'images': sampler.size, **self._facts}
+        if before is not None:
+            facts['overlap'] = len(np.intersect1d(before, sampler.indices)) / sampler.size
+        if engine.noisy.any():
+            held = np.zeros(len(engine.view), dtype=bool)
+            held[engine.view.positions[sampler.indices]] = True
+            facts.update(noise_counts(held, engine.noisy, self.policy.excluded(engine.ledger)))
+        details = ', '.join(f'{name.replace("_", " ")} {facts[name]:.4g}' for name in facts if name not in _SAID)
+        overlap = f', overlap with the last coreset {facts["overlap"]:.1%}' if 'overlap' in facts else ''
+        runner.logger.info(
+            f'Coreset for {"epochs" if self._by_epoch else "iterations"} {now + 1} to {until}: {sampler.size} of '
+            f'{len(engine.view.positions)} images ({sampler.fraction:.1%}), {facts["scored"]} scored in '
+            f'{facts["seconds"]:.1f} s{overlap}, {details}, digest {digest(sampler.indices)}'
+        )
+        runner.visualizer.add_scalars({f'coreset/{name}': value for name, value in facts.items()}, step=now)
+        if is_main_process():
+            path = Path(runner.work_dir) / 'coreset' / f'round_{engine.ledger.round:03d}.npz'
+            write_round(
+                path, engine, trained_before, epoch=runner.epoch, iteration=runner.iter, seconds=facts['seconds']
+            )
+        barrier()
+
+
+_SAID = ('fraction', 'images', 'scored', 'seconds', 'overlap')
+
+
+def _build(registry: Any, config: Dict[str, Any], without_type: str) -> Any:
+    """An object of one of our registries from its config."""
+    options = dict(config)
+    if 'type' not in options:
+        raise MmacsError(without_type)
+    kind = options.pop('type')
+    try:
+        return find(registry, kind)(**options)
+    except TypeError as error:
+        raise MmacsError(f'{registry.name} {kind}: {error}') from error

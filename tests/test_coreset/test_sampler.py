@@ -7,6 +7,7 @@ from mmengine.runner import Runner
 
 import mmacs.coreset.sampler as module
 from mmacs.coreset import CoresetSampler
+from mmacs.coreset.sampler import swept_indices
 from mmacs.errors import MmacsError
 
 
@@ -16,6 +17,7 @@ def test_registered_and_length_is_final_from_construction():
     sampler.set_indices(np.array([7, 1, 4]))
     assert len(sampler) == 3
     assert sorted(sampler) == [1, 4, 7]
+    assert all(type(index) is int for index in sampler)  # data sets index lists and files with them
 
 
 def test_order_depends_on_seed_and_epoch_alone():
@@ -39,6 +41,39 @@ def test_without_a_hook_it_is_repeated_random_or_static_random():
             drawn[sampler.redraw].append(frozenset(sampler))
     assert len(set(drawn[True])) == 3
     assert len(set(drawn[False])) == 1
+
+
+@pytest.mark.parametrize(('size', 'images'), [(1, 7), (3, 10), (5, 10), (7, 10), (99, 100), (10, 10)])
+def test_a_sweep_shows_every_image_once_before_any_twice(size, images):
+    epochs = [swept_indices(4, epoch, size, images) for epoch in range(3 * images)]
+    assert all(len(np.unique(epoch)) == size for epoch in epochs)
+    rows = np.concatenate(epochs).reshape(-1, images)
+    assert (np.sort(rows) == np.arange(images)).all()
+    assert len(np.unique(rows, axis=0)) > 1
+
+
+def test_a_sweep_is_even_where_permutations_meet():
+    """Epochs 1 of many sweeps lie over the end of the first permutation; no image is favoured."""
+    counts = sum(np.bincount(swept_indices(seed, 1, 7, 10), minlength=10) for seed in range(2000))
+    assert np.abs(counts - 1400).max() < 4 * (2000 * 0.7 * 0.3) ** 0.5
+
+
+def test_a_sweep_begins_at_its_epoch_is_a_function_of_it_and_ends_with_new_indices():
+    def epoch(sampler, number):
+        sampler.set_epoch(number)
+        return sampler.epoch_indices().tolist()
+
+    sampler, resumed = CoresetSampler(range(10), 0.3, seed=1), CoresetSampler(range(10), 0.3, seed=1)
+    sampler.set_indices(np.array([7, 1, 4]))
+    sampler.sweep(5)
+    resumed.sweep(5)
+    assert sorted(epoch(sampler, 4)) == [1, 4, 7]
+    swept = [epoch(sampler, number) for number in range(5, 12)]
+    assert epoch(resumed, 11) == swept[-1]
+    assert len(set(sum(swept[:3], []))) == 9
+    assert sorted(swept[0]) == sorted(swept_indices(1, 0, 3, 10))
+    sampler.set_indices(np.array([7, 1, 4]))
+    assert sorted(epoch(sampler, 6)) == [1, 4, 7]
 
 
 @pytest.mark.parametrize('world_size', [1, 2, 3, 4])

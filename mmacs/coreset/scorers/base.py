@@ -17,6 +17,7 @@ class Scorer:
     Attributes:
         columns (Mapping[str, str]): Names of the columns it can compute, and what each says.
         teacher_columns (FrozenSet[str]): Those that need the teacher's reference.
+        harvestable (FrozenSet[str]): Those that can be computed from what :meth:`tapped`'s module gives in training.
         weights (Mapping[str, str or float]): How much of each column makes up the importance unless the config says
             otherwise: a number, ``'beta'`` or ``'1 - beta'``.
         normalisation (str): How the columns are brought to one scale before they are mixed, see
@@ -25,6 +26,7 @@ class Scorer:
 
     columns: Mapping[str, str] = {}
     teacher_columns: FrozenSet[str] = frozenset()
+    harvestable: FrozenSet[str] = frozenset()
     weights: Mapping[str, Union[str, float]] = {'evs': 'beta', 'ds': '1 - beta'}
     normalisation = 'rank'
 

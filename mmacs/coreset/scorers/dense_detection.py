@@ -1,207 +1,334 @@
-"""EVS and DS of one-stage detectors, anchor-based and anchor-free (our reading: no public code does ACS for them)."""
+"""Scores of one-stage detectors, anchor-based and anchor-free."""
 
-from typing import Any, Dict, List, NamedTuple, Tuple
+import sys
+from contextlib import ExitStack, contextmanager
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from unittest.mock import patch
 
 import torch
-from mmdet.models.dense_heads import FoveaHead, GFLHead, RepPointsHead, TOODHead, YOLOXHead
-from mmdet.structures.bbox import bbox_overlaps
+from mmdet.models import DetectionTransformer
+from mmdet.models.dense_heads import (
+    CenterNetUpdateHead,
+    FoveaHead,
+    GFLHead,
+    GuidedAnchorHead,
+    RepPointsHead,
+    SABLRetinaHead,
+    TOODHead,
+    VFNetHead,
+    YOLOV3Head,
+    YOLOXHead,
+)
+from mmdet.models.utils import unpack_gt_instances
 from torch import Tensor, nn
 
-from mmacs.coreset.scorers.base import Scorer
+from mmacs.coreset.scorers.detection import Candidates, DetectionScorer, Kept
 from mmacs.errors import MmacsError
 from mmacs.registry import SCORERS
 
-# Heads that code boxes in ways of their own.
-_OTHER_CODES = (FoveaHead, RepPointsHead, TOODHead)
-
-
-class Level(NamedTuple):
-    """Predictions at the anchors (or points) of one pyramid level."""
-
-    probs: Tensor  # (B, A, K), independent class probabilities
-    deltas: Tensor  # (B, A, D), box predictions as the head codes them
-    priors: Tensor  # (A, 2), (A, 4): points, or anchors
-    stride: Tensor  # (2,), pixels
+# Heads whose anchors or outputs are of other kinds than class logits and coded boxes at fixed places.
+_OTHER_OUTPUTS = (GuidedAnchorHead, SABLRetinaHead, YOLOV3Head)
 
 
 @SCORERS.register_module()
-class DenseDetectionScorer(Scorer):
-    """Scores per object first, then per image, so that crowded images don't win by their number of objects.
+class DenseDetectionScorer(DetectionScorer):
+    """Scores detectors with a dense head, see :class:`~mmacs.coreset.scorers.detection.DetectionScorer`.
 
-    Class errors are L2 distances between vectors of K independent class probabilities (with centerness or objectness
-    multiplied in, where the head has it); box errors are ``1 - IoU`` of decoded boxes. So both are the classifier's
-    scores with a box term added.
+    Candidates are the places of each pyramid level. Where a place has several anchors its most confident one stands
+    for it: so crowded images keep their candidates from being many anchors of few objects, and scoring is cheap.
+    Class probabilities have the head's centerness or objectness multiplied in.
 
-    **EVS**: for each ground-truth object the anchor that detects it best, by ``|| p - onehot || + (1 - IoU)``; that
-    error is averaged over the objects that are detected at one level, then over the levels that have any. Added to
-    it is the background error: ``|| p ||`` averaged over the ``num_hard_negatives`` most confident anchors that
-    overlap no object (IoU below 0.5). It stands in for the head's own loss, whose terms cannot be told apart by
-    object in all heads.
-
-    **DS**: per level, at the ``num_candidates`` most confident anchors of either model,
-    ``sum || p_q - p_T || + sum c_T (1 - IoU(b_q, b_T))``, divided by the teacher's foreground mass ``1 + sum c_T``,
-    with c_T its confidence; averaged over levels. The 1 keeps levels where the teacher sees nothing from being judged
-    by noise.
-
-    Images without objects have the background error alone. Crowd boxes and ignored boxes are not objects, and
-    predictions mostly inside them are not background.
+    Two more columns take the head's own loss: **loss**, the sum of its terms for that image alone, and **grad**, the
+    L2 norm of that sum's gradient at the head's outputs. Both follow the head's rules for images without objects and
+    for crowds, and grow with the number of objects where the head's normaliser does not keep up.
 
     Args:
-        num_candidates (int): Anchors per level and model at which DS is taken. Defaults to 256.
+        num_candidates (int): Candidates kept of the teacher per level. Defaults to 32.
         num_hard_negatives (int): Defaults to 32.
+        score_threshold (float): Defaults to 0.3.
     """
 
-    def __init__(self, num_candidates: int = 256, num_hard_negatives: int = 32) -> None:
-        for name, value in (('num_candidates', num_candidates), ('num_hard_negatives', num_hard_negatives)):
-            if not isinstance(value, int) or value < 1:
-                raise MmacsError(f'{name} must be a positive integer, got {value!r}')
-        self.num_candidates = num_candidates
-        self.num_hard_negatives = num_hard_negatives
+    columns = {
+        **DetectionScorer.columns,
+        'loss': "the head's own loss of the image alone",
+        'grad': "norm of that loss's gradient at the head's outputs",
+    }
+    harvestable = frozenset({'evs', 'loss', 'sufficiency'})
 
-    def check(self, model: nn.Module) -> None:
-        """Require a detector with a dense head that has priors at several levels."""
+    def __init__(self, num_candidates: int = 32, num_hard_negatives: int = 32, score_threshold: float = 0.3) -> None:
+        super().__init__(num_candidates, num_hard_negatives, score_threshold)
+
+    def check(self, model: nn.Module, columns: Sequence[str]) -> None:
+        """Require a one-stage detector with a box head."""
         head = getattr(model, 'bbox_head', None)
-        codes_boxes = isinstance(head, YOLOXHead) or hasattr(head, 'bbox_coder')
-        if not hasattr(head, 'prior_generator') or not codes_boxes or isinstance(head, _OTHER_CODES):
+        if not hasattr(head, 'predict_by_feat') or isinstance(model, DetectionTransformer):
             raise MmacsError(
-                f'DenseDetectionScorer scores one-stage detectors with anchors or points whose boxes it can decode, '
-                f'not {type(model).__name__} with {type(head).__name__}'
+                f'DenseDetectionScorer scores one-stage detectors with a bbox_head, not {type(model).__name__}; '
+                f'TwoStageDetectionScorer and QueryDetectionScorer score the others'
             )
+        super().check(model, columns)
 
-    def __call__(
-        self, model: nn.Module, teacher: nn.Module, inputs: Tensor, data_samples: List[Any]
-    ) -> Dict[str, Tensor]:
-        """See :meth:`Scorer.__call__`."""
+    def has_candidates(self, model: nn.Module) -> bool:
+        """Whether the head predicts boxes at anchors or points in a way that is known."""
         head = model.bbox_head
-        everywhere: List[Tuple[Tensor, Tensor]] = []  # probs (B, A, K) and boxes (B, A, 4) per level
-        ds = inputs.new_zeros(len(inputs))
-        levels, teacher_levels = dense_predictions(model, inputs), dense_predictions(teacher, inputs)
-        for ours, theirs in zip(levels, teacher_levels):
-            own = _most_confident(ours.probs, self.num_candidates)
-            others = _most_confident(theirs.probs, self.num_candidates)
-            # the union of both models' candidates: the teacher's that the quantized model lacks join its own
-            is_new = (others[:, :, None] != own[:, None, :]).all(-1)
-            in_union = torch.cat([torch.ones_like(own, dtype=torch.bool), is_new], 1)
-            union = torch.cat([own, others], 1)
-            probs, boxes = _gather(head, ours, union)
-            teacher_probs, teacher_boxes = _gather(head, theirs, union)
-            ds += dense_disagreement(probs, teacher_probs, boxes, teacher_boxes, in_union)
-            all_anchors = torch.arange(len(ours.priors), device=inputs.device).expand(len(inputs), -1)
-            everywhere.append(_gather(head, ours, all_anchors))
-        evs = []
-        for i, sample in enumerate(data_samples):
-            objects, ignored = sample.gt_instances, sample.get('ignored_instances')
-            evs.append(
-                dense_error(
-                    [(probs[i], boxes[i]) for probs, boxes in everywhere],
-                    _plain(objects.bboxes),
-                    objects.labels,
-                    inputs.new_zeros(0, 4) if ignored is None else _plain(ignored.bboxes),
-                    self.num_hard_negatives,
-                )
-            )
-        return {'evs': torch.stack(evs), 'ds': ds / len(levels)}
+        decodes = hasattr(head, 'bbox_coder') or isinstance(head, (FoveaHead, RepPointsHead, YOLOXHead))
+        return decodes and hasattr(head, 'prior_generator') and not isinstance(head, _OTHER_OUTPUTS)
+
+    def tapped(self, model: nn.Module) -> Optional[nn.Module]:
+        """The head, unless it gives other outputs in training."""
+        return None if _differs_in_training(model.bbox_head) else model.bbox_head
+
+    def outputs(self, model: nn.Module, inputs: Tensor, data_samples: List[Any]) -> Any:
+        """See :meth:`Scorer.outputs`: what the head returns; with its inputs, if its loss needs other outputs."""
+        features = model.extract_feat(inputs)
+        outputs = model.bbox_head(features)
+        return _Untapped(outputs, features) if _differs_in_training(model.bbox_head) else outputs
+
+    def candidates(self, model: nn.Module, outputs: Any, data_samples: List[Any]) -> Candidates:
+        """See :meth:`DetectionScorer.candidates`."""
+        parts = []
+        for number, level in enumerate(dense_levels(model.bbox_head, outputs)):
+            key = level.best_anchors()
+            parts.append((*level.at(key), key.new_full(key.shape[1:], number), key))
+        probs, boxes, numbers, keys = zip(*parts)
+        return Candidates(torch.cat(probs, 1), torch.cat(boxes, 1), torch.cat(numbers), torch.cat(keys, 1))
+
+    def at_teachers(
+        self,
+        model: nn.Module,
+        outputs: Any,
+        data_samples: List[Any],
+        own: Candidates,
+        teacher: Kept,
+        reference: Dict[str, Tensor],
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """The same anchors; the teacher is silent about the places that it kept none of."""
+        levels = dense_levels(model.bbox_head, outputs)
+        predicted, silent = [], []
+        for level, keys in zip(levels, teacher.key.chunk(len(levels), 1)):
+            predicted.append(level.at(keys.clamp_min(0)))
+            places = keys.div(level.num_priors, rounding_mode='floor')
+            is_silent = torch.ones(len(keys), level.num_places + 1, dtype=torch.bool, device=keys.device)
+            silent.append(is_silent.scatter_(1, places % (level.num_places + 1), False)[:, :-1])  # -1 goes last
+        probs, boxes = (torch.cat(parts, 1) for parts in zip(*predicted))
+        return probs, boxes, torch.cat(silent, 1)
+
+    def detections(self, model: nn.Module, outputs: Any, data_samples: List[Any]) -> List[Any]:
+        """See :meth:`DetectionScorer.detections`."""
+        metas = [sample.metainfo for sample in data_samples]
+        outputs = _of_images(_head_outputs(outputs), slice(None))
+        return model.bbox_head.predict_by_feat(*outputs, batch_img_metas=metas, rescale=False)
+
+    def score(
+        self,
+        model: nn.Module,
+        outputs: Any,
+        data_samples: List[Any],
+        reference: Dict[str, Tensor],
+        columns: Sequence[str],
+    ) -> Dict[str, Tensor]:
+        """See :meth:`Scorer.score`."""
+        scores = super().score(model, outputs, data_samples, reference, columns)
+        if {'loss', 'grad'} & set(columns):
+            outputs = _training_outputs(model.bbox_head, outputs)
+            losses, norms = [], []
+            for i, sample in enumerate(data_samples):
+                loss, norm = head_loss(model.bbox_head, _of_images(outputs, slice(i, i + 1)), sample, 'grad' in columns)
+                losses.append(loss)
+                norms.append(norm)
+            scores.update({'loss': torch.stack(losses)} if 'loss' in columns else {})
+            scores.update({'grad': torch.stack(norms)} if 'grad' in columns else {})
+        return scores
 
 
-def dense_predictions(model: nn.Module, inputs: Tensor) -> List[Level]:
-    """Raw predictions of a one-stage detector at every level, in float32.
+class _Untapped(NamedTuple):
+    """Outputs of a head that gives others in training."""
+
+    outputs: Tuple[Any, ...]
+    features: Sequence[Tensor]
+
+
+class DenseLevel(NamedTuple):
+    """Predictions at the P anchors of each place of one pyramid level, as views of the head's outputs."""
+
+    head: nn.Module
+    number: int
+    logits: Tensor  # (B, P, K or K + 1, H, W)
+    codes: Tensor  # (B, P, D, H, W), boxes as the head codes them
+    quality: Optional[Tensor]  # (B, P, H, W), logits of centerness, objectness or IoU
+    priors: Tensor  # (H W P, 4) anchors, or (H W P, 2) points
+
+    @property
+    def num_priors(self) -> int:
+        """P."""
+        return self.logits.shape[1]
+
+    @property
+    def num_places(self) -> int:
+        """H W."""
+        return self.logits.shape[-2] * self.logits.shape[-1]
+
+    def best_anchors(self) -> Tensor:
+        """The most confident anchor of each place, its index into ``priors``; int64, shape (B, H W)."""
+        places = torch.arange(self.num_places, device=self.logits.device)
+        if self.num_priors == 1:
+            return places.expand(len(self.logits), -1)
+        if _is_softmax(self.head):
+            confidence = self._probabilities(self.logits, 2).amax(2)
+        else:
+            confidence = self.logits.amax(2)  # the greatest logit has the greatest probability
+            if self.quality is not None:
+                confidence = self._probabilities(confidence, 1) * self.quality.sigmoid()
+        return places * self.num_priors + confidence.argmax(1).flatten(1)
+
+    def at(self, anchors: Tensor) -> Tuple[Tensor, Tensor]:
+        """Class probabilities (B, M, K) and boxes (B, M, 4) of anchors, indices into ``priors`` (B, M)."""
+        place, prior = anchors.div(self.num_priors, rounding_mode='floor'), anchors % self.num_priors
+        rows = torch.arange(len(anchors), device=anchors.device)[:, None]
+        where = (rows, prior, slice(None), place)
+        probs = self._probabilities(self.logits.flatten(3)[where], 2)
+        if self.quality is not None:
+            probs = probs * self.quality.flatten(2)[rows, prior, place].sigmoid()[..., None]
+        codes = self.codes.flatten(3)[where].flatten(0, 1)
+        boxes = decode(self.head, self.number, codes, self.priors[anchors].flatten(0, 1))
+        return probs, boxes.unflatten(0, anchors.shape)
+
+    def _probabilities(self, logits: Tensor, dim: int) -> Tensor:
+        if isinstance(self.head, TOODHead):  # gives probabilities
+            return logits
+        if _is_softmax(self.head):
+            return logits.softmax(dim).narrow(dim, 0, self.head.num_classes)
+        return logits.sigmoid()
+
+
+def dense_levels(head: nn.Module, outputs: Any) -> List[DenseLevel]:
+    """Sort the outputs of a dense head.
 
     Args:
-        model (nn.Module): An MMDetection single-stage detector in eval mode.
-        inputs (Tensor): Preprocessed images, shape (B, 3, H, W).
+        head (nn.Module): The head.
+        outputs (Any): What it returned: per level class logits (B, P K, H, W), box codes (B, P D, H, W) and further
+            maps, of which one with P channels is a quality. Others, such as mask coefficients, are left out.
 
     Returns:
-        List[Level]: From the finest level to the coarsest.
+        List[DenseLevel]: From the finest level to the coarsest, float32, without gradients.
     """
-    head = model.bbox_head
-    scores, deltas, *factors = head(model.extract_feat(inputs))
-    sizes = [score.shape[-2:] for score in scores]
-    all_priors = head.prior_generator.grid_priors(sizes, dtype=torch.float32, device=inputs.device)
+    logits, codes, *further = _of_images(_head_outputs(outputs), slice(None))
+    sizes = [maps.shape[-2:] for maps in logits]
+    priors = head.prior_generator.grid_priors(sizes, dtype=torch.float32, device=logits[0].device)
     levels = []
-    for i, priors in enumerate(all_priors):
-        logits = _flatten(scores[i], len(priors))
-        sigmoid = getattr(head, 'use_sigmoid_cls', True)
-        probs = logits.sigmoid() if sigmoid else logits.softmax(-1)[..., : head.num_classes]
-        if factors:
-            probs = probs * _flatten(factors[0][i], len(priors)).sigmoid()
-        stride = torch.as_tensor(head.prior_generator.strides[i], dtype=torch.float32, device=inputs.device)
-        levels.append(Level(probs, _flatten(deltas[i], len(priors)), priors, stride.expand(2)))
+    for i, (own_logits, own_codes, own_priors) in enumerate(zip(logits, codes, priors)):
+        num_priors = own_logits.shape[1] // head.cls_out_channels
+        others = [maps[i] for maps in further if isinstance(maps, (list, tuple)) and maps[i].shape[1] == num_priors]
+        parts = [maps.float().unflatten(1, (num_priors, -1)) for maps in (own_logits, own_codes)]
+        levels.append(DenseLevel(head, i, *parts, others[0].float() if others else None, _plain(own_priors)))
     return levels
 
 
-def dense_error(
-    levels: List[Tuple[Tensor, Tensor]], objects: Tensor, labels: Tensor, ignored: Tensor, num_hard_negatives: int
-) -> Tensor:
-    """EVS of one image, see :class:`DenseDetectionScorer`.
+def decode(head: nn.Module, level: int, codes: Tensor, priors: Tensor) -> Tensor:
+    """Boxes from box codes, not clipped to the image.
 
     Args:
-        levels (List[Tuple[Tensor, Tensor]]): Per level the anchors' class probabilities (A, K) and boxes (A, 4).
-        objects (Tensor): Ground-truth boxes x1, y1, x2, y2 in pixels of the input, shape (G, 4).
-        labels (Tensor): Their classes, int64, shape (G,).
-        ignored (Tensor): Boxes of crowds and ignored regions, shape (I, 4).
-        num_hard_negatives (int): How many background anchors count.
+        head (nn.Module): The head.
+        level (int): Number of the pyramid level.
+        codes (Tensor): Shape (N, D).
+        priors (Tensor): Their anchors (N, 4) or points (N, 2).
 
     Returns:
-        Tensor: The score, a scalar.
+        Tensor: x1, y1, x2, y2 in pixels of the input, shape (N, 4).
     """
-    probs, boxes = (torch.cat(parts) for parts in zip(*levels))
-    error = probs.new_zeros(())
-    overlap = bbox_overlaps(boxes, objects)
-    if len(objects):
-        squared = probs.square().sum(1, keepdim=True) - 2 * probs[:, labels] + 1
-        cost, best = (squared.clamp_min(0).sqrt() + 1 - overlap).min(0)
-        level_of = torch.cat([torch.full((len(p),), i, device=p.device) for i, (p, _) in enumerate(levels)])[best]
-        error = torch.stack([cost[level_of == level].mean() for level in level_of.unique()]).mean()
-    background = (overlap < 0.5).all(1) & (bbox_overlaps(boxes, ignored, mode='iof') < 0.5).all(1)
-    if background.any():
-        negatives = probs[background]
-        hardest = negatives.amax(1).topk(min(num_hard_negatives, len(negatives))).indices
-        error = error + negatives[hardest].norm(dim=1).mean()
-    return error
-
-
-def dense_disagreement(
-    probs: Tensor, teacher_probs: Tensor, boxes: Tensor, teacher_boxes: Tensor, counted: Tensor
-) -> Tensor:
-    """DS of a batch at one level, see :class:`DenseDetectionScorer`.
-
-    Args:
-        probs (Tensor): Class probabilities of the quantized model, shape (B, M, K).
-        teacher_probs (Tensor): Those of the teacher at the same anchors, shape (B, M, K).
-        boxes (Tensor): Decoded boxes of the quantized model, shape (B, M, 4).
-        teacher_boxes (Tensor): Those of the teacher, shape (B, M, 4).
-        counted (Tensor): Which of the M anchors count, bool, shape (B, M).
-
-    Returns:
-        Tensor: Scores, shape (B,).
-    """
-    confidence = teacher_probs.amax(-1)
-    moved = (probs - teacher_probs).norm(dim=-1)
-    shifted = confidence * (1 - bbox_overlaps(boxes, teacher_boxes, is_aligned=True))
-    return ((moved + shifted) * counted).sum(1) / (1 + (confidence * counted).sum(1))
-
-
-def _flatten(maps: Tensor, num_priors: int) -> Tensor:
-    """(B, P * D, H, W) to (B, H * W * P, D), the order of MMDetection's priors."""
-    return maps.float().permute(0, 2, 3, 1).reshape(len(maps), num_priors, -1)
-
-
-def _most_confident(probs: Tensor, count: int) -> Tensor:
-    """Indices of the most confident anchors, shape (B, min(count, A))."""
-    return probs.amax(-1).topk(min(count, probs.shape[1]), dim=1).indices
-
-
-def _gather(head: nn.Module, level: Level, anchors: Tensor) -> Tuple[Tensor, Tensor]:
-    """Class probabilities (B, M, K) and decoded boxes (B, M, 4) at chosen anchors, indices (B, M)."""
-    rows = torch.arange(len(anchors), device=anchors.device)[:, None]
-    deltas, priors = level.deltas[rows, anchors].flatten(0, 1), level.priors[anchors].flatten(0, 1)
-    if isinstance(head, GFLHead):  # a distribution over distances, in strides, from the anchor's centre
-        deltas, priors = head.integral(deltas) * level.stride[0], head.anchor_center(priors)
+    stride = torch.as_tensor(head.prior_generator.strides[level], dtype=torch.float32, device=codes.device).expand(2)
+    if isinstance(head, TOODHead):
+        return codes * stride[0]
+    if isinstance(head, RepPointsHead):
+        return codes * stride[0] + priors[:, :2].repeat(1, 2)
+    if isinstance(head, FoveaHead):
+        return _distances_to_boxes(priors, head.base_edge_list[level] * codes.exp())
     if isinstance(head, YOLOXHead):
-        boxes = head._bbox_decode(torch.cat([priors, level.stride.expand(len(priors), 2)], 1), deltas)
-    else:
-        boxes = head.bbox_coder.decode(priors, deltas)
-    return level.probs[rows, anchors], _plain(boxes).reshape(*anchors.shape, 4)
+        return head._bbox_decode(torch.cat([priors, stride.expand(len(priors), 2)], 1), codes)
+    if isinstance(head, GFLHead):  # a distribution over distances, in strides, from the anchor's centre
+        codes, priors = head.integral(codes) * stride[0], head.anchor_center(priors)
+    return _plain(head.bbox_coder.decode(priors, codes))
+
+
+def head_loss(head: nn.Module, outputs: Sequence[Any], sample: Any, with_gradient: bool) -> Tuple[Tensor, Tensor]:
+    """The head's loss of one image alone and the L2 norm of its gradient at the head's outputs.
+
+    Args:
+        head (nn.Module): The head.
+        outputs (Sequence): Its outputs for that image, detached.
+        sample (DetDataSample): The image's annotations.
+        with_gradient (bool): Whether the norm is wanted; it is 0 otherwise.
+
+    Returns:
+        Tuple[Tensor, Tensor]: Two scalars.
+    """
+    instances, ignored, metas = unpack_gt_instances([sample])
+    leaves = [tensor.requires_grad_(with_gradient) for tensor in _tensors(outputs)]
+    with torch.set_grad_enabled(with_gradient), _alone(head):
+        terms = head.loss_by_feat(*outputs, instances, metas, ignored)
+        loss = sum(term.sum() for name, value in terms.items() if 'loss' in name for term in _tensors(value))
+    if not with_gradient:
+        return loss, loss.new_zeros(())
+    gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+    squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
+    return loss.detach(), torch.stack(squares).sum().sqrt()
+
+
+@contextmanager
+def _alone(head: nn.Module) -> Iterator[None]:
+    """Keep the head's loss from averaging its normalisers over processes, which score different images.
+
+    Heads whose loss depends on the epoch are told it by a hook of MMDetection, but not yet before the first one.
+    """
+    with ExitStack() as stack:
+        if getattr(head, 'epoch', 0) is None:
+            stack.enter_context(patch.object(head, 'epoch', 0))
+        for name in {kind.__module__ for kind in type(head).__mro__}:
+            if hasattr(sys.modules[name], 'reduce_mean'):
+                stack.enter_context(patch.object(sys.modules[name], 'reduce_mean', lambda tensor: tensor))
+        yield
+
+
+def _training_outputs(head: nn.Module, outputs: Any) -> Sequence[Any]:
+    """What the head's loss takes: its outputs as in training, of layers in eval mode."""
+    if not isinstance(outputs, _Untapped):
+        return outputs
+    training, head.training = head.training, True  # of the head alone: its layers keep their mode
+    try:
+        return head([feature.float() for feature in outputs.features])
+    finally:
+        head.training = training
+
+
+def _differs_in_training(head: nn.Module) -> bool:
+    kinds = (CenterNetUpdateHead, GuidedAnchorHead, RepPointsHead, VFNetHead)
+    return isinstance(head, kinds) or getattr(head, 'norm_on_bbox', False)
+
+
+def _head_outputs(outputs: Any) -> Sequence[Any]:
+    return outputs.outputs if isinstance(outputs, _Untapped) else outputs
+
+
+def _of_images(outputs: Any, images: slice) -> Any:
+    """Nested outputs of some images of the batch, detached, float32."""
+    if isinstance(outputs, Tensor):
+        return outputs[images].detach().float()
+    return [_of_images(part, images) for part in outputs] if isinstance(outputs, (list, tuple)) else outputs
+
+
+def _tensors(nested: Any) -> List[Tensor]:
+    if isinstance(nested, Tensor):
+        return [nested]
+    return [tensor for part in nested for tensor in _tensors(part)] if isinstance(nested, (list, tuple)) else []
+
+
+def _is_softmax(head: nn.Module) -> bool:
+    return not getattr(head, 'use_sigmoid_cls', True)
+
+
+def _distances_to_boxes(points: Tensor, distances: Tensor) -> Tensor:
+    """Distances left, top, right, bottom of points to boxes, shape (N, 4)."""
+    return torch.cat([points - distances[:, :2], points + distances[:, 2:]], 1)
 
 
 def _plain(boxes: Any) -> Tensor:

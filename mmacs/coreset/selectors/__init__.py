@@ -1,4 +1,28 @@
 from mmacs.coreset.selectors.base import Selection, Selector, coreset_size, digest
-from mmacs.coreset.selectors.top_k import class_balanced_top_k, top_k
+from mmacs.coreset.selectors.class_balanced import ClassBalanced, class_balanced_top_k
+from mmacs.coreset.selectors.gumbel_top_k import GumbelTopK
+from mmacs.coreset.selectors.moderate import Moderate
+from mmacs.coreset.selectors.settings import build_selector
+from mmacs.coreset.selectors.soft_pruning import SoftPruning
+from mmacs.coreset.selectors.stratified import Stratified
+from mmacs.coreset.selectors.tiers import Tiers
+from mmacs.coreset.selectors.top_k import TopK, top_k
+from mmacs.coreset.selectors.uniform import Random
 
-__all__ = ['Selection', 'Selector', 'class_balanced_top_k', 'coreset_size', 'digest', 'top_k']
+__all__ = [
+    'ClassBalanced',
+    'GumbelTopK',
+    'Moderate',
+    'Random',
+    'Selection',
+    'Selector',
+    'SoftPruning',
+    'Stratified',
+    'Tiers',
+    'TopK',
+    'build_selector',
+    'class_balanced_top_k',
+    'coreset_size',
+    'digest',
+    'top_k',
+]

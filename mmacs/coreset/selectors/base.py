@@ -24,9 +24,11 @@ class Selector:
 
     Attributes:
         redraw (bool): Whether it draws anew in each epoch; otherwise only when there are new scores.
+        needs_labels (bool): Whether it asks for the classes of the images.
     """
 
     redraw = False
+    needs_labels = False
 
     def select(
         self, scores: np.ndarray, size: int, rng: np.random.Generator, labels: Optional[csr_matrix] = None

@@ -1,0 +1,12 @@
+# A fifth of the labels wrong, and the fifth of the images that look most mislabelled left out.
+_base_ = './resnet20_cifar10_w4a4_acs.py'
+
+train_dataloader = dict(
+    dataset=dict(
+        _delete_=True,
+        type='mmacs.NoisyLabels',
+        dataset=_base_.train_dataloader.dataset,
+        noise=dict(symmetric=0.2),
+    )
+)
+default_hooks = dict(coreset=dict(trim=0.2))

@@ -1,0 +1,7 @@
+# People in a small part of COCO at W4A4 on an adaptive coreset of 30 % of the images.
+_base_ = './retinanet_r18_coco_person_w4a4.py'
+
+train_dataloader = dict(sampler=dict(fraction=0.3))
+default_hooks = dict(
+    coreset=dict(type='mmacs.CoresetHook', interval=2, beta='cosine', scorer=dict(type='mmacs.DenseDetectionScorer')),
+)

@@ -1,0 +1,279 @@
+"""Rounds and draws of a run: what to score, what the scores are worth, which images are next."""
+
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from mmacs.coreset.harvest import MIN_PAIRS, Alignment, align
+from mmacs.coreset.importance import Importance
+from mmacs.coreset.ledger import Ledger, scored_columns
+from mmacs.coreset.policy import Policy
+from mmacs.coreset.scorers import Scorer
+from mmacs.coreset.scoring import ScoringPass
+from mmacs.coreset.selectors import Selection, digest, top_k
+from mmacs.errors import MmacsError
+
+Reference = Callable[[np.ndarray], Dict[str, Tensor]]
+
+
+class CoresetEngine:
+    """Scores images in rounds and draws coresets from what is known of them.
+
+    Args:
+        scoring (ScoringPass): How images are brought to the models.
+        scorer (Scorer): The scorer.
+        importance (Importance): How columns are mixed.
+        policy (Policy): What chooses.
+        harvest (bool): Whether training forwards give scores, see :meth:`harvested`.
+
+    Attributes:
+        ledger (Ledger): What is known of each image.
+        rescore (float): Share of the images that a round after the first scores, stalest first, in [0, 1].
+        noisy (np.ndarray): Images whose labels were made wrong on purpose, bool, shape (N,).
+        beta (float): Weight of the error score in the current round.
+        seed (int): Of all draws.
+        selection (Selection): The current coreset, None before the first round.
+    """
+
+    def __init__(
+        self,
+        scoring: ScoringPass,
+        scorer: Scorer,
+        importance: Importance,
+        policy: Policy,
+        harvest: bool = False,
+    ) -> None:
+        self.scoring = scoring
+        self.view = scoring.view
+        self.scorer = scorer
+        self.mixture = importance
+        self.policy = policy
+        self.rescore = 1.0
+        self.harvest = harvest
+        trimming = ['teacher_error', 'ds'] if policy.trim else []
+        self.ledger = Ledger(len(self.view), list(dict.fromkeys([*importance.columns, *trimming])))
+        self.columns = scored_columns(list(self.ledger.scores))
+        self.harvestable = [c for c in self.columns if harvest and c in scorer.harvestable]
+        noise = (self.view.info(position).get('noise') for position in range(len(self.view)))
+        self.noisy = np.fromiter(map(bool, noise), dtype=bool, count=len(self.view))
+        self.beta = 0.0
+        self.seed = 0
+        self.selection: Optional[Selection] = None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any column needs the teacher's reference."""
+        return bool(self.scorer.teacher_columns & set(self.columns))
+
+    # ---------------------------------------------------------------- rounds
+    def measure(self, model: nn.Module, teacher: Optional[nn.Module], num_batches: int = 3) -> Tuple[float, float]:
+        """What scoring costs, on a few images.
+
+        Args:
+            model (nn.Module): The quantized model.
+            teacher (nn.Module, optional): The full-precision model, if a column needs it.
+            num_batches (int): Batches to time per process, after one that warms up.
+
+        Returns:
+            Tuple[float, float]: Seconds per image, of all processes together, for scoring by the quantized model and
+            for the teacher's reference; the same in all processes.
+        """
+        batch = self.scoring.batch_size * get_world_size()
+        warm, timed = np.split(np.arange(min(len(self.view), (1 + num_batches) * batch)), [min(batch, len(self.view))])
+        timed = timed if len(timed) else warm
+        seconds = []
+        for positions in (warm, timed):
+            rows = _Rows()
+            start = time.perf_counter()
+            if teacher is not None:
+                self.scoring.references(self.scorer, teacher, positions, rows.write)
+            middle = time.perf_counter()
+            self.scoring.scores(self.scorer, model, positions, self.columns, rows.read)
+            seconds = [(time.perf_counter() - middle) / len(positions), (middle - start) / len(positions)]
+        broadcast_object_list(seconds)
+        return seconds[0], seconds[1]
+
+    def hold_round(self, model: nn.Module, beta: float, reference: Optional[Reference]) -> Dict[str, float]:
+        """Score what is due.
+
+        Args:
+            model (nn.Module): The quantized model.
+            beta (float): Weight of the error score from now on.
+            reference (Callable, optional): Gives the teacher's reference of positions.
+
+        Returns:
+            Dict[str, float]: Facts for the log: ``scored``, the mean of each column, and for harvested columns
+            ``harvest_<column>``, the rank correlation with exact scores.
+        """
+        self.beta = beta
+        positions = self._due()
+        self.ledger.round += 1
+        scores = self.scoring.scores(self.scorer, model, positions, self.columns, reference)
+        self.ledger.record(positions, scores)
+        facts: Dict[str, float] = {'scored': len(positions)}
+        for column, alignment in self._merge_harvest(positions, scores).items():
+            facts[f'harvest_{column}'] = alignment.correlation
+        return {**facts, **{name: float(np.mean(self.ledger.scores[name])) for name in self.ledger.scores}}
+
+    def _due(self) -> np.ndarray:
+        """Positions to score in this round."""
+        fresh = np.zeros(len(self.view), dtype=bool)
+        if self.harvestable == self.columns:  # nothing of a trained image has to be computed again
+            rng = np.random.default_rng([self.seed, self.ledger.round + 1])
+            trained = np.flatnonzero(np.isfinite(self.ledger.harvested[self.columns[0]]))
+            checked = min(len(trained), max(2 * MIN_PAIRS, len(trained) // 20))
+            fresh[trained] = True
+            if self.rescore > 0:  # some are scored nevertheless, for harvested scores to be aligned with
+                fresh[rng.choice(trained, checked, replace=False)] = False
+        return self.ledger.stalest(1.0 if self.ledger.round < 0 else self.rescore, fresh)
+
+    def _merge_harvest(self, positions: np.ndarray, scores: Dict[str, np.ndarray]) -> Dict[str, Alignment]:
+        """Put aligned harvested scores where no exact ones were taken in this round."""
+        found = {}
+        for column in self.harvestable:
+            harvested = self.ledger.harvested[column]
+            have = np.isfinite(harvested)
+            if self.ledger.round > 0 and have.any():
+                both = have[positions]
+                alignment = align(harvested[positions[both]], scores[column][both])
+                found[column] = alignment
+                have[positions] = False
+                if self.rescore == 0:  # nothing to align with: taken as they are, as InfoBatch does
+                    self.ledger.record(np.flatnonzero(have), {column: harvested[have]})
+                elif alignment.sound:
+                    self.ledger.record(np.flatnonzero(have), {column: alignment.apply(harvested[have])})
+            harvested[:] = np.nan
+        return found
+
+    def harvested(self, positions: np.ndarray, outputs: Any, data_samples: List[Any], model: nn.Module) -> None:
+        """Score a training batch from what its forward gave.
+
+        Args:
+            positions (np.ndarray): The batch's images, shape (B,).
+            outputs (Any): What the scorer's tapped module gave, detached.
+            data_samples (list): The batch's data samples.
+            model (nn.Module): The quantized model.
+        """
+        with torch.no_grad():
+            scores = self.scorer.score(model, outputs, data_samples, {}, self.harvestable)
+        mine = (positions, {name: values.float().cpu().numpy() for name, values in scores.items()})
+        for where, columns in all_gather_object(mine):  # so that every process knows what each checkpoint needs
+            for name, values in columns.items():
+                self.ledger.harvested[name][where] = values
+
+    def compare_fidelity(
+        self, model: nn.Module, teacher: Optional[nn.Module], share: float, num_images: int = 256
+    ) -> Dict[str, float]:
+        """How the scores of this round, taken at less than full cost, relate to exact ones.
+
+        Args:
+            model (nn.Module): The quantized model.
+            teacher (nn.Module, optional): The full-precision model, if a column needs it.
+            share (float): S.
+            num_images (int): Images to compare.
+
+        Returns:
+            Dict[str, float]: Per column ``fidelity_<column>``, Spearman's rank correlation, and ``fidelity_overlap``,
+            the share of their most important images that both have.
+        """
+        exact = ScoringPass(self.view, self.scoring.batch_size, self.scoring.num_workers)
+        chosen = np.sort(np.random.default_rng(self.seed).permutation(len(self.view))[:num_images])
+        rows = _Rows()
+        if teacher is not None:
+            exact.references(self.scorer, teacher, chosen, rows.write)
+        slow = exact.scores(self.scorer, model, chosen, self.columns, rows.read)
+        fast = {name: self.ledger.scores[name][chosen] for name in self.columns}
+        facts = {}
+        for name in self.columns:
+            constant = np.ptp(fast[name]) == 0 or np.ptp(slow[name]) == 0
+            facts[f'fidelity_{name}'] = 0.0 if constant else float(spearmanr(fast[name], slow[name])[0])
+        if set(self.mixture.columns) <= set(self.columns):
+            size = max(1, round(share * len(chosen)))
+            tops = [top_k(self.mixture(columns, self.beta), size) for columns in (fast, slow)]
+            facts['fidelity_overlap'] = len(np.intersect1d(*tops)) / size
+        return facts
+
+    def importance(self) -> np.ndarray:
+        """Importance of each image by what is known of it, float64, shape (M,)."""
+        scores = {name: self.ledger.scores[name] for name in self.mixture.columns}
+        mixed_ages = self.rescore < 1 and not self.harvest and self.ledger.round > 0
+        return self.mixture(scores, self.beta, self.ledger.scored_at if mixed_ages else None)
+
+    # ---------------------------------------------------------------- draws
+    def draw(self, size: int, number: int) -> Selection:
+        """Choose a coreset from the current scores, the same in all processes.
+
+        Args:
+            size (int): Data set indices to choose.
+            number (int): Number of the epoch or pass, which seeds what is random.
+
+        Raises:
+            MmacsError: If processes chose different coresets.
+        """
+        rng = np.random.default_rng([self.seed, number])
+        labels = self.view.labels if self.policy.needs_labels else None
+        self.selection = self.policy.choose(self.importance(), size, rng, self.ledger, self.view.positions, labels)
+        digests = all_gather_object(digest(self.selection.indices))
+        if len(set(digests)) > 1:
+            raise MmacsError(f'processes chose different coresets: {digests}')
+        self.ledger.trained(self.view.positions[self.selection.indices])
+        return self.selection
+
+    # ---------------------------------------------------------------- checkpoint
+    def state_dict(self) -> Dict[str, Any]:
+        """Tensors and plain values."""
+        selection = {}
+        if self.selection is not None:
+            selection = {k: torch.from_numpy(v) for k, v in self.selection._asdict().items() if v is not None}
+        return {
+            'ledger': self.ledger.state_dict(),
+            'beta': self.beta,
+            'seed': self.seed,
+            'data': self.view.fingerprint,
+            'images': len(self.view),
+            **selection,
+        }
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """Take up the state of a run that is being resumed.
+
+        Raises:
+            MmacsError: If it is of another data set or other columns.
+        """
+        if state['images'] != len(self.view):
+            raise MmacsError(
+                f'cannot resume: the data set had {state["images"]} images when the checkpoint was written and now has '
+                f'{len(self.view)}'
+            )
+        if state['data'] != self.view.fingerprint:
+            raise MmacsError(
+                'cannot resume: names, order or annotations of the training images are not those that they were when '
+                'the checkpoint was written'
+            )
+        self.ledger.load_state_dict(state['ledger'])
+        self.beta, self.seed = state['beta'], state['seed']
+        if 'indices' in state:
+            probabilities = state.get('probabilities')
+            self.selection = Selection(
+                state['indices'].numpy(), None if probabilities is None else probabilities.numpy()
+            )
+
+
+class _Rows:
+    """A reference of a few images in memory."""
+
+    def __init__(self) -> None:
+        self._rows: Dict[int, Dict[str, Tensor]] = {}
+
+    def write(self, positions: np.ndarray, rows: Dict[str, Tensor]) -> None:
+        for i, position in enumerate(positions.tolist()):
+            self._rows[position] = {name: row[i] for name, row in rows.items()}
+
+    def read(self, positions: np.ndarray) -> Dict[str, Tensor]:
+        batch = [self._rows[position] for position in positions.tolist()]
+        return {name: torch.stack([row[name] for row in batch]) for name in batch[0]}

@@ -1,0 +1,77 @@
+"""How the columns of scores become one number per image."""
+
+from dataclasses import dataclass
+from typing import Dict, List, Mapping, Optional, Union
+
+import numpy as np
+
+from mmacs.coreset.schedules import beta as beta_at
+from mmacs.coreset.scores import NORMALISATIONS, normalise
+from mmacs.errors import MmacsError, unknown_name
+
+BETA, REST = 'beta', '1 - beta'
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Weighted sum of score columns, each brought to one scale first.
+
+    With the weights ``dict(evs='beta', ds='1 - beta')`` it is the importance of ACS (Huang et al. 2024, arXiv
+    2306.07215), ``d = beta(t) EVS + (1 - beta(t)) DS``; ``kl=1.0`` besides adds the relative entropy of QuaRC (arXiv
+    2507.17768).
+
+    Args:
+        weights (Mapping[str, str or float]): Per column a number, ``'beta'`` or ``'1 - beta'``.
+        beta (str or float): See :func:`mmacs.coreset.schedules.beta`.
+        normalisation (str): See :func:`mmacs.coreset.scores.normalise`.
+
+    Raises:
+        MmacsError: If there are no weights, or one of the arguments is unknown or out of range.
+    """
+
+    weights: Mapping[str, Union[str, float]]
+    beta: Union[str, float] = 'cosine'
+    normalisation: str = 'rank'
+
+    def __post_init__(self) -> None:
+        if not self.weights:
+            raise MmacsError("weights needs at least one column, such as dict(evs='beta', ds='1 - beta')")
+        for column, weight in self.weights.items():
+            number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and np.isfinite(weight)
+            if not number and weight not in (BETA, REST):
+                raise MmacsError(f"the weight of {column} must be a number, 'beta' or '1 - beta', got {weight!r}")
+        if self.normalisation not in NORMALISATIONS:
+            raise unknown_name('normalisation', self.normalisation, NORMALISATIONS)
+        beta_at(self.beta, 0, 1)  # names its mistakes now, not after the first scoring pass
+
+    @property
+    def columns(self) -> List[str]:
+        """Names of the columns that it mixes."""
+        return list(self.weights)
+
+    def beta_at(self, time: float, end: float) -> float:
+        """Beta at a time of a run that ends at ``end``, in epochs or iterations."""
+        return beta_at(self.beta, time, end)
+
+    def __call__(self, columns: Dict[str, np.ndarray], beta: float, cohorts: Optional[np.ndarray] = None) -> np.ndarray:
+        """Mix columns.
+
+        Args:
+            columns (Dict[str, np.ndarray]): Finite scores, each of shape (N,).
+            beta (float): In [0, 1].
+            cohorts (np.ndarray, optional): See :func:`mmacs.coreset.scores.normalise`.
+
+        Returns:
+            np.ndarray: Importance, float64, shape (N,).
+
+        Raises:
+            MmacsError: If a score is not finite.
+        """
+        total: Union[float, np.ndarray] = 0.0
+        for name, weight in self.weights.items():
+            bad = np.flatnonzero(~np.isfinite(columns[name]))
+            if len(bad):
+                raise MmacsError(f'{len(bad)} {name} scores are not finite, the first is that of image {bad[0]}')
+            factor = {BETA: beta, REST: 1 - beta}.get(weight, weight)
+            total = total + factor * normalise(columns[name], self.normalisation, cohorts)
+        return np.asarray(total)

@@ -1,0 +1,48 @@
+"""The record of a round on disk."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from mmacs.coreset.engine import CoresetEngine
+from mmacs.coreset.selectors import digest
+from mmacs.files import atomic_path
+
+
+def write_round(path: os.PathLike, engine: CoresetEngine, trained_at: np.ndarray, **facts: Any) -> None:
+    """Write what a round knew and chose, as arrays without pickle.
+
+    Args:
+        path (os.PathLike): An ``.npz`` file.
+        engine (CoresetEngine): After the round's draw. M are its distinct images, N the indices of the data set.
+        trained_at (np.ndarray): Round of the last coreset that held each image before this one, -1 for never, shape
+            (M,).
+        **facts: Numbers to keep beside: ``epoch``, ``iteration``, ``seconds``.
+
+    The file holds besides: ``beta``, ``digest``, ``indices`` (chosen, int64), ``positions`` (which image each index
+    shows, int64, shape (N,)), ``image_ids``, ``importance`` (float64), ``score_<column>`` (float32), ``scored_at``
+    (int32), with injected label noise ``noisy`` (bool), and with trimming ``suspicion`` (float32) and ``trimmed``
+    (bool), all of shape (M,).
+    """
+    ledger = engine.ledger
+    arrays = {f'score_{name}': values for name, values in ledger.scores.items()}
+    if engine.noisy.any():
+        arrays['noisy'] = engine.noisy
+    if engine.policy.trim:
+        arrays['suspicion'] = engine.policy.suspicion(ledger).astype(np.float32)
+        arrays['trimmed'] = engine.policy.excluded(ledger)
+    with atomic_path(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            beta=engine.beta,
+            digest=digest(engine.selection.indices),
+            indices=engine.selection.indices,
+            positions=engine.view.positions,
+            image_ids=engine.view.image_ids,
+            importance=engine.importance(),
+            scored_at=ledger.scored_at,
+            trained_at=trained_at,
+            **arrays,
+            **facts,
+        )

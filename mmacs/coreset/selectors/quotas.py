@@ -1,0 +1,58 @@
+"""How a budget is shared between groups of images, exactly."""
+
+from typing import List
+
+import numpy as np
+
+
+def proportional_quotas(counts: np.ndarray, size: int) -> np.ndarray:
+    """Each group keeps its share of the budget, rounded by largest remainders.
+
+    In integers throughout, so that equal remainders are equal: of those the lower group wins.
+
+    Args:
+        counts (np.ndarray): Images per group, int64, shape (G,).
+        size (int): The budget, from 0 to ``counts.sum()``.
+
+    Returns:
+        np.ndarray: int64, shape (G,), each at most its count; their sum is ``size``.
+    """
+    total = max(1, int(counts.sum()))
+    quotas, remainders = np.divmod(size * counts, total)
+    quotas[np.argsort(-remainders, kind='stable')[: size - quotas.sum()]] += 1
+    return quotas
+
+
+def even_quotas(counts: np.ndarray, size: int) -> np.ndarray:
+    """All groups get the same; what a small one cannot use goes to the others (CCS, Zheng et al., ICLR 2023).
+
+    The smallest group is served first, with what is left of the budget divided by the number of groups left, rounded
+    down; of equally large groups the lower comes first.
+
+    Args:
+        counts (np.ndarray): Images per group, int64, shape (G,).
+        size (int): The budget, from 0 to ``counts.sum()``.
+
+    Returns:
+        np.ndarray: int64, shape (G,), each at most its count; their sum is ``size``.
+    """
+    quotas = np.zeros_like(counts)
+    left = size
+    for served, group in enumerate(np.argsort(counts, kind='stable')):
+        quotas[group] = min(counts[group], left // (len(counts) - served))
+        left -= quotas[group]
+    return quotas
+
+
+def members(groups: np.ndarray, counts: np.ndarray) -> List[np.ndarray]:
+    """Indices of the images in each group, ascending.
+
+    Args:
+        groups (np.ndarray): Group of each image, from 0 to G - 1, shape (N,). An integer type of 8 or 16 bits is
+            sorted in linear time.
+        counts (np.ndarray): Images per group, int64, shape (G,).
+
+    Returns:
+        List[np.ndarray]: G arrays, int64.
+    """
+    return np.split(np.argsort(groups, kind='stable'), np.cumsum(counts)[:-1])

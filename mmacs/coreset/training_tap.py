@@ -1,0 +1,84 @@
+"""What a training iteration gives to, and takes from, the coreset: scores for nothing, weights of losses."""
+
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmacs.coreset.engine import CoresetEngine
+from mmacs.coreset.head_tap import HeadTap
+from mmacs.coreset.loss_weights import inverse_probability_weights
+from mmacs.errors import MmacsError
+
+
+class TrainingTap:
+    """Taps the head of a model for one training iteration at a time.
+
+    Args:
+        engine (CoresetEngine): Takes harvested scores, and knows the inclusion probabilities.
+        model (nn.Module): The quantized model, not wrapped for distributed training.
+        unbiased (bool): Whether losses are weighted.
+        max_weight (float): Bound on the weights.
+
+    Raises:
+        MmacsError: If the head's outputs in training are not what the scorer reads, or none of the columns can be
+            had from them.
+    """
+
+    def __init__(self, engine: CoresetEngine, model: nn.Module, unbiased: bool, max_weight: float) -> None:
+        head = engine.scorer.tapped(model)
+        if head is None:
+            raise MmacsError(
+                f'harvest and unbiased need a head whose outputs in training are those that are scored, one per image: '
+                f'{type(model).__name__} with {type(engine.scorer).__name__} has none'
+            )
+        if engine.harvest and not engine.harvestable:
+            raise MmacsError(
+                f'harvest: none of {engine.columns} can be had from a training forward, but '
+                f'{sorted(engine.scorer.harvestable)} can'
+            )
+        self._engine = engine
+        self._model = model
+        self._unbiased = unbiased
+        self._max_weight = max_weight
+        self._taps = HeadTap(head), HeadTap(model.data_preprocessor)
+        self._weights: Optional[np.ndarray] = None
+        self._seen: Dict[str, Any] = {}
+
+    def selection_changed(self) -> None:
+        """Compute the weights of the engine's new coreset."""
+        if not self._unbiased:
+            return
+        selection, positions = self._engine.selection, self._engine.view.positions
+        if selection.probabilities is None:
+            raise MmacsError(
+                'unbiased needs inclusion probabilities: take a selector that draws (GumbelTopK, SoftPruning, '
+                'Stratified, Tiers, Random), without class_floor, max_gap, random_share and trim'
+            )
+        weights = inverse_probability_weights(
+            selection.probabilities, len(selection.indices), len(positions), self._max_weight
+        )
+        self._weights = np.ones(len(self._engine.view))
+        self._weights[positions[selection.indices]] = weights
+
+    def sweep_began(self) -> None:
+        """All images count alike from now on."""
+        self._weights = None
+
+    def begin(self, data_samples: List[Any]) -> None:
+        """Attach to the coming forward of these images."""
+        self._seen = {'positions': self._engine.view.positions_of(data_samples)}
+        head, preprocessor = self._taps
+        weights = None if self._weights is None else torch.from_numpy(self._weights[self._seen['positions']])
+        record = (lambda outputs: self._seen.update(outputs=outputs)) if self._engine.harvestable else None
+        head.attach(weights, record)
+        preprocessor.attach(record=lambda data: self._seen.update(data_samples=data['data_samples']))
+
+    def end(self) -> None:
+        """Detach, and score what the forward gave."""
+        for tap in self._taps:
+            tap.detach()
+        if 'outputs' in self._seen:
+            self._engine.harvested(**self._seen, model=self._model)
+        self._seen = {}

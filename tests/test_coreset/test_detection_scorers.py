@@ -1,0 +1,133 @@
+"""What all scorers of detectors promise, on one model of each kind."""
+
+import copy
+
+import mmdet
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmengine.structures import InstanceData
+
+from mmacs.coreset.scorers import DenseDetectionScorer, QueryDetectionScorer, TwoStageDetectionScorer
+from mmacs.errors import MmacsError
+
+from ..test_quantization.test_architectures import FEW_PROPOSALS, ONE_OF_EACH_STAGE, seem_trained, shipped_model
+
+SMALL = {'backbone.depth': 18, 'backbone.base_channels': 16, 'neck.in_channels': [16, 32, 64, 128]}
+SMALL_R50 = {'backbone.base_channels': 8}
+DETR = {**SMALL_R50, 'num_queries': 20, 'test_cfg.max_per_img': 20, **ONE_OF_EACH_STAGE}
+DENSE, TWO_STAGE, QUERY = DenseDetectionScorer, TwoStageDetectionScorer, QueryDetectionScorer
+MODELS_OF_EACH_KIND = {
+    'RetinaNet': (DENSE, None, {}),
+    'ATSS': (DENSE, 'atss/atss_r50_fpn_1x_coco.py', SMALL),
+    'GFL': (DENSE, 'gfl/gfl_r50_fpn_1x_coco.py', SMALL),
+    'YOLOX': (DENSE, 'yolox/yolox_tiny_8xb8-300e_coco.py', {}),
+    'TOOD': (DENSE, 'tood/tood_r50_fpn_1x_coco.py', SMALL),
+    'FasterRCNN': (TWO_STAGE, 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', {**SMALL, **FEW_PROPOSALS}),
+    'CascadeRCNN': (TWO_STAGE, 'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', {**SMALL, **FEW_PROPOSALS}),
+    'DETR': (QUERY, 'detr/detr_r50_8xb2-150e_coco.py', {**DETR, 'neck.in_channels': [256]}),
+    'DeformableDETR': (
+        QUERY,
+        'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+        {**DETR, 'neck.in_channels': [64, 128, 256]},
+    ),
+    'DINO': (QUERY, 'dino/dino-4scale_r50_8xb2-12e_coco.py', {**DETR, 'neck.in_channels': [64, 128, 256]}),
+}
+
+
+class Case:
+    """A model, a teacher that differs from it, and four images of one shape; the third has no objects."""
+
+    def __init__(self, kind, path, changes, tiny_retinanet):
+        changes = {**changes, **({'backbone.style': 'pytorch'} if changes.get('backbone.depth') == 18 else {})}
+        model = shipped_model(mmdet, path, **changes) if path else MODELS.build(tiny_retinanet)
+        num_classes = 80 if path else 3
+        data = demo_mm_inputs(4, [(3, 64, 64)] * 4, num_items=[3, 2, 0, 6], num_classes=num_classes)
+        self.data = model.data_preprocessor(data, False)
+        model.init_weights()
+        self.teacher = model.eval()
+        seem_trained(model, self.data)
+        if kind is DENSE:
+            self.teacher.test_cfg.score_thr = 0.0
+        self.model = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.add_(0.02 * parameter.abs().mean() * torch.randn_like(parameter))
+        self.scorer = kind(num_candidates=12, num_hard_negatives=8, score_threshold=0.0)
+
+    @torch.no_grad()
+    def score(self, model, members=slice(None), columns=None):
+        inputs, samples = self.data['inputs'][members], copy.deepcopy(self.data['data_samples'][members])
+        reference = self.scorer.reference(self.teacher, inputs, samples)
+        outputs = self.scorer.outputs(model, inputs, samples)
+        return self.scorer.score(model, outputs, samples, reference, columns or list(self.scorer.columns))
+
+
+@pytest.fixture(params=MODELS_OF_EACH_KIND)
+def case(request, tiny_retinanet):
+    return Case(*MODELS_OF_EACH_KIND[request.param], tiny_retinanet)
+
+
+def test_scores_are_finite_and_those_of_the_image_alone(case):
+    case.scorer.check(case.model, list(case.scorer.columns))
+    together = case.score(case.model)
+    assert set(together) == set(case.scorer.columns)
+    alone = [case.score(case.model, slice(i, i + 1)) for i in range(4)]
+    for name, column in together.items():
+        assert column.shape == (4,) and torch.isfinite(column).all(), name
+        torch.testing.assert_close(torch.cat([scores[name] for scores in alone]), column, rtol=2e-3, atol=2e-4)
+    assert together['evs'].max() - together['evs'].min() > 1e-3 and together['ds'].min() > 0
+
+    # and the teacher does not disagree with itself
+    itself = case.score(case.teacher, columns=['evs', 'ds', 'metric_gap', 'teacher_error'])
+    assert itself['ds'].max() < 2e-3 < together['ds'].max()
+    torch.testing.assert_close(itself['evs'], itself['teacher_error'])
+    torch.testing.assert_close(itself['metric_gap'], torch.zeros(4))
+
+
+def test_the_reference_is_small_and_of_one_shape(case):
+    with torch.no_grad():
+        whole = case.scorer.reference(case.teacher, **case.data)
+        wider = torch.nn.functional.pad(case.data['inputs'], (0, 64))[:1]
+        sample = copy.deepcopy(case.data['data_samples'][0])
+        sample.set_metainfo(dict(img_shape=(64, 128), pad_shape=(64, 128), batch_input_shape=(64, 128)))
+        other = case.scorer.reference(case.teacher, wider, [sample])
+    for name, rows in whole.items():
+        assert rows.dtype == other[name].dtype and rows.shape[1:] == other[name].shape[1:], name
+    per_candidate = sum(rows[0].nbytes for name, rows in whole.items() if not name.startswith('teacher'))
+    assert per_candidate <= 12 * 5 * 52  # of at most 5 levels
+
+
+def test_images_of_crowds_alone_have_finite_scores(case):
+    for sample in case.data['data_samples']:
+        sample.ignored_instances = InstanceData(bboxes=torch.tensor([[0.0, 0, 64, 64]]))
+        sample.gt_instances = sample.gt_instances[:0]
+    scores = case.score(case.model, columns=['evs', 'ds', 'sufficiency', 'metric_gap'])
+    assert all(torch.isfinite(column).all() for column in scores.values())
+    assert scores['evs'].max() < 1 and scores['sufficiency'].max() == 0 and scores['metric_gap'].abs().max() == 0
+
+
+def test_only_what_is_asked_for_is_computed(tiny_retinanet, monkeypatch):
+    case = Case(*MODELS_OF_EACH_KIND['RetinaNet'], tiny_retinanet)
+    inputs, samples = case.data.values()
+    with torch.no_grad():
+        outputs = case.scorer.outputs(case.model, inputs, samples)
+        monkeypatch.setattr(type(case.model.bbox_head), 'predict_by_feat', None)
+        monkeypatch.setattr(type(case.model.bbox_head), 'loss_by_feat', None)
+        assert list(case.scorer.score(case.model, outputs, samples, {}, ['evs'])) == ['evs']
+
+
+@pytest.mark.parametrize('scorer', [DENSE, TWO_STAGE, QUERY])
+def test_models_of_another_kind_and_unknown_columns_are_refused(scorer, tiny_retinanet):
+    wrong = torch.nn.Linear(1, 1) if scorer is DENSE else MODELS.build(tiny_retinanet)
+    with pytest.raises(MmacsError, match=f'{scorer.__name__} scores'):
+        scorer().check(wrong, ['evs'])
+    with pytest.raises(MmacsError, match="did you mean 'evs'"):
+        DENSE().check(MODELS.build(tiny_retinanet), ['evz'])
+
+
+@pytest.mark.parametrize('argument', [{'num_candidates': 0}, {'num_hard_negatives': True}, {'score_threshold': 2}])
+def test_arguments_out_of_range_are_refused(argument):
+    with pytest.raises(MmacsError, match=next(iter(argument))):
+        TWO_STAGE(**argument)

@@ -1,0 +1,164 @@
+import importlib.util
+import json
+from types import SimpleNamespace
+
+import pytest
+from mmengine.config import Config
+from mmengine.hooks import Hook
+
+from mmacs.comparison import TrainingTime, train
+from mmacs.errors import MmacsError
+from mmacs.visualization.comparison import draw_comparison
+
+from ..conftest import REPO, run_config
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('compare_coresets', REPO / 'tools' / 'compare_coresets.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def done(ap, training, selection=0.0, **metrics):
+    return dict(metrics=dict({'coco/bbox_mAP': ap}, **metrics), training_seconds=training, selection_seconds=selection)
+
+
+def shipped(name):
+    return Config.fromfile(REPO / 'configs' / name)
+
+
+def test_rows_have_means_over_their_seeds_and_ratios_to_full_data_of_the_same_seeds(tool):
+    results = {
+        ('full', 1.0): {0: done(0.4, 100.0), 1: done(0.2, 300.0)},
+        ('ACS', 0.3): {0: done(0.3, 30.0, 10.0, **{'coco/bbox_mAP_50': 0.5})},
+        ('RS2', 0.3): {0: done(0.1, 30.0), 1: done(0.2, 50.0)},
+    }
+    lines = tool.render(tool.summarise(results)).splitlines()
+    heads = 'method | images | mAP | mAP_50 | n | training s | selection s | total s | mAP / full | total / full'
+    assert lines[0] == f'| {heads} |'
+    assert lines[2] == '| full | 100% | 0.300 ± 0.141 |  | 2 | 200 | 0 | 200 | 1.000 | 1.000 |'
+    assert lines[3] == '| ACS | 30% | 0.300 | 0.500 | 1 | 30 | 10 | 40 | 0.750 | 0.400 |'
+    assert lines[4] == '| RS2 | 30% | 0.150 ± 0.071 |  | 2 | 40 | 0 | 40 | 0.500 | 0.200 |'
+
+
+def test_rows_without_full_data_and_without_any_detection_are_rendered_and_drawn(tool, tmp_path):
+    nothing = dict(done(0.0, 5.0), metrics={})
+    records = tool.summarise({('RS2', 0.1): {0: nothing}, ('RS2', 0.3): {0: done(0.1, 5.0), 1: nothing}})
+    first, second = tool.render(records).splitlines()[2:]
+    assert first == '| RS2 | 10% |  | 1 | 5 | 0 | 5 |  |  |'
+    assert second == '| RS2 | 30% | 0.050 ± 0.071 | 2 | 5 | 0 | 5 |  |  |'
+    draw_comparison(records, tmp_path / 'comparison.png')
+    assert (tmp_path / 'comparison.png').stat().st_size > 0
+
+
+def test_full_data_is_trained_once_per_seed_and_first(tool):
+    cells = tool.order_of(['RS2', 'full'], [0.1, 0.3], [0, 1], 'seed')
+    assert cells[:3] == [('full', 1.0, 0), ('RS2', 0.1, 0), ('RS2', 0.3, 0)]
+    assert [seed for *_, seed in cells] == [0, 0, 0, 1, 1, 1]
+    assert sorted(tool.order_of(['RS2', 'full'], [0.1, 0.3], [0, 1], 'method')) == sorted(cells)
+    assert tool.order_of(['RS2'], [0.1, 0.3], [0, 1], 'method')[:2] == [('RS2', 0.1, 0), ('RS2', 0.1, 1)]
+
+
+@pytest.mark.parametrize('config', ['retinanet_r18_bccd_w4a4_acs.py', 'resnet20_cifar10_w4a4_acs.py'])
+def test_cells_differ_from_the_config_in_what_their_method_changes_alone(tool, tmp_path, config):
+    cfg = shipped(config)
+    for method, changes in tool.methods_for(cfg).items():
+        cell = tool.cell_config(cfg, method, 0.1, 3, tmp_path / method)
+        sampler, hook = cell.train_dataloader.sampler, cell.default_hooks.get('coreset')
+        assert cell.randomness.seed == 3
+        assert cell.train_cfg.max_epochs == cfg.train_cfg.max_epochs
+        assert cell.param_scheduler == cfg.param_scheduler
+        assert sampler.fraction == (1.0 if method == 'full' else 0.1)
+        assert (hook is None) == (method in ('full', 'static', 'RS2'))
+        assert sampler.get('redraw', True) == (method != 'static')
+        if hook is not None:
+            theirs = {key: value for key, value in hook.items() if cfg.default_hooks.coreset.get(key) != value}
+            assert theirs.keys() <= changes.keys() | {'force'}
+            assert hook.scorer == cfg.default_hooks.coreset.scorer
+    assert cfg.to_dict() == shipped(config).to_dict()
+
+
+def test_shares_of_the_run_become_whole_epochs(tool, tmp_path):
+    cfg = shipped('retinanet_r18_bccd_w4a4_acs.py')
+    assert tool.cell_config(cfg, 'InfoBatch', 0.1, 0, tmp_path).default_hooks.coreset.full_data_last == 2  # of 20
+    assert tool.cell_config(cfg, 'EL2N', 0.1, 0, tmp_path).default_hooks.coreset.warmup == 3
+    cfg.train_cfg.max_epochs = 2
+    assert tool.cell_config(cfg, 'EL2N', 0.1, 0, tmp_path).default_hooks.coreset.warmup == 1
+
+
+def test_a_selector_takes_the_place_of_the_configs(tool, tmp_path):
+    cfg = shipped('resnet20_cifar10_w4a4_acs.py')
+    cfg.default_hooks.coreset.selector = dict(type='mmacs.TopK', kept=True)
+    assert tool.cell_config(cfg, 'CCS', 0.1, 0, tmp_path).default_hooks.coreset.selector.keys() == {'type'}
+
+
+def test_methods_of_detectors_are_not_offered_for_classifiers(tool):
+    assert 'gap' not in tool.methods_for(shipped('resnet20_cifar10_w4a4_acs.py'))
+    assert 'margin' not in tool.methods_for(shipped('retinanet_r18_bccd_w4a4_acs.py'))
+    with pytest.raises(MmacsError, match=r'name a \*_acs.py'):
+        tool.methods_for(shipped('retinanet_r18_bccd_w4a4.py'))
+
+
+def test_training_time_is_that_of_all_epochs_of_a_resumed_run_and_never_of_the_run_before():
+    checkpoint = {}
+    first = TrainingTime()
+    first.before_train_epoch(None)
+    first.after_train_epoch(None)
+    first.before_save_checkpoint(None, checkpoint)
+    assert checkpoint['training_seconds'] > 0
+    for iteration, expected in ((7, first.seconds), (0, 0.0)):
+        clock = TrainingTime()
+        clock.after_load_checkpoint(None, checkpoint)
+        clock.before_train(SimpleNamespace(iter=iteration))
+        assert clock.seconds == expected
+
+
+class KilledOnce(Hook):
+    priority = 'LOWEST'  # after the checkpoint
+
+    def __init__(self):
+        self.epochs = []
+
+    def after_train_epoch(self, runner):
+        self.epochs.append(runner.epoch)
+        if len(self.epochs) == 1:
+            raise KeyboardInterrupt
+
+
+def test_a_killed_cell_goes_on_from_its_last_epoch_and_its_seconds(full_precision, tiny_coco, tmp_path):
+    cfg = run_config('retinanet_r18_w4a4_acs.py', tiny_coco, tmp_path / 'cell', load_from=str(full_precision))
+    cfg.default_hooks.pop('coreset')
+    cfg.launcher = 'none'
+    killed, before, after = KilledOnce(), TrainingTime(), TrainingTime()
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg.copy(), before, killed)
+    train(cfg.copy(), after, killed)
+    assert killed.epochs == [0, 1]
+    assert after.seconds > before.seconds > 0
+
+
+def test_cells_are_trained_once_and_never_under_other_settings(command, full_precision, tiny_coco, tmp_path):
+    config, folder = tmp_path / 'config.py', tmp_path / 'table'
+    cfg = run_config('retinanet_r18_w4a4_acs.py', tiny_coco, tmp_path / 'run', load_from=str(full_precision))
+    cfg.train_cfg.max_epochs = 1
+    cfg.dump(config)
+    options = [config, '--work-dir', folder, '--methods', 'static', '--fractions', '0.5', '--seeds', '1']
+    assert command('compare_coresets.py', *options) == (0, '')
+    file = folder / 'static_0.5_seed1' / 'result.json'
+    result = json.loads(file.read_text())['run']
+    assert (result['seed'], result['selection_seconds'], result['digests']) == (1, 0.0, [])
+    assert result['training_seconds'] > 0
+    assert {'coco/bbox_mAP', 'coco/bbox_mAP_s'} < result['metrics'].keys()
+    (row,) = json.loads((folder / 'table.json').read_text())['rows']
+    assert (row['method'], row['fraction'], row['seeds']) == ('static', 0.5, [1])
+    assert '| static | 50% |' in (folder / 'table.md').read_text()
+    before = file.stat().st_mtime_ns
+    assert command('compare_coresets.py', *options) == (0, '')
+    assert file.stat().st_mtime_ns == before
+    status, message = command('compare_coresets.py', *options, '--cfg-options', 'train_cfg.max_epochs=2')
+    assert status == 1
+    assert 'was computed under other settings: choose another --work-dir' in message
+    status, message = command('compare_coresets.py', config, '--methods', 'random')
+    assert "unknown method 'random'" in message

@@ -1,0 +1,186 @@
+"""Measure what choosing a coreset costs: ``python tools/benchmark_selection.py [CONFIG]``.
+
+A warm scoring round, the teacher's reference already cached, against the same images going through the quantized model
+in inference mode and nothing else; beside them the teacher's pass, what the published code of ACS does (two forward
+passes over a deep copy of the data set), and a training step. From these, what whole runs take in relation to training
+on all images. Sides take turns as in ``tools/benchmark.py``, whose clock this is.
+"""
+
+import argparse
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import torch
+from benchmark import Spread, environment, ratios, take_turns, verdict
+
+from mmacs import cli
+
+CONFIG = 'configs/retinanet_r18_embedded_w4a4_acs.py'
+PLAIN, WARM, REFERENCE = 'forward alone', 'scoring round, warm', "teacher's reference"
+HALF, HALF_REFERENCE = f'{WARM}, half size', f'{REFERENCE}, half size'  # of the images' sides
+RELEASED, STEP = 'two forwards and a copy', 'training'
+
+# What we promise: a warm round in relation to the forward alone; whole runs in relation to training on all images at
+# S = 0.1, R = 10; selection's share of the wall time at S = 0.3, R = 3 and half size.
+ROUND_BAR, TOTAL_BAR, SHARE_BAR = 1.15, 0.14, 0.15
+
+Sides = Dict[str, Callable[[], Any]]
+
+
+def build_run(args: argparse.Namespace, folder: Path) -> Any:
+    """A runner of the config with a calibrated model, on part of the images and ready to train on all of them."""
+    from mmacs.commands import build_runner, load_config
+    from mmacs.validation import calibrate_runner
+
+    args.work_dir = str(folder)
+    cfg = load_config(args)
+    cfg.load_from, cfg.log_level = args.checkpoint, 'WARNING'
+    cfg.train_dataloader.dataset.indices = args.images
+    cfg.train_dataloader.sampler.fraction = 1.0
+    cfg.train_dataloader.update(num_workers=args.workers, persistent_workers=False)
+    runner = build_runner(cfg, ['train_dataloader'])
+    runner.load_or_resume()
+    calibrate_runner(runner)
+    runner.train_loop  # noqa: B018, builds it, and with it the data loader
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    for group in runner.optim_wrapper.param_groups:
+        group['lr'] = 0.0  # steps take as long as any and leave the weights alone
+    return runner
+
+
+def build_sides(runner: Any, folder: Path) -> Sides:
+    """What takes turns, each going once over all images of the run.
+
+    Raises:
+        MmacsError: If the config has no CoresetHook.
+    """
+    from mmacs.coreset.engine import CoresetEngine
+    from mmacs.coreset.fidelity import Fidelity
+    from mmacs.coreset.scoring import ScoringPass
+    from mmacs.coreset.teacher import make_teacher
+    from mmacs.coreset.view import ScoringView
+    from mmacs.errors import MmacsError
+    from mmacs.hooks import CoresetHook
+    from mmacs.hooks.run import deterministic_pipeline, unwrapped
+
+    hook = next((hook for hook in runner.hooks if isinstance(hook, CoresetHook)), None)
+    if hook is None:
+        raise MmacsError('benchmark_selection.py measures the CoresetHook of a config: name a *_acs.py')
+    model, loader = unwrapped(runner), runner.train_dataloader
+    teacher = make_teacher(model)
+    view = ScoringView(loader.dataset, hook.pipeline or deterministic_pipeline(runner.cfg))
+    batch_size = hook.batch_size or loader.batch_size or loader.batch_sampler.batch_size
+    sides: Sides = {
+        PLAIN: lambda: forward([model], view, batch_size, loader.num_workers),
+        RELEASED: lambda: forward([model, teacher], copy.deepcopy(view), batch_size, loader.num_workers),
+        STEP: lambda: train(model, loader, runner.optim_wrapper),
+    }
+    for warm, reference, fidelity in ((WARM, REFERENCE, Fidelity()), (HALF, HALF_REFERENCE, Fidelity(resolution=0.5))):
+        scoring = ScoringPass(view, batch_size, loader.num_workers, fidelity)
+        engine = CoresetEngine(scoring, hook.scorer, hook.importance, hook.policy)
+        hook.scorer.check(model, engine.columns)
+        sides.update(scoring_sides(engine, model, teacher, folder / warm, warm, reference))
+    return sides
+
+
+def scoring_sides(engine: Any, model: Any, teacher: Any, folder: Path, warm: str, reference: str) -> Sides:
+    """Warm rounds and, if a column needs the teacher, its reference, written to a cache anew each time."""
+    from mmacs.coreset.reference_cache import CacheWriter
+
+    scoring, scorer, rows = engine.scoring, engine.scorer, None
+    positions = engine.view.by_shape
+    sides: Sides = {}
+    if engine.needs_teacher:
+
+        def fill() -> Callable[..., Any]:
+            with tempfile.TemporaryDirectory(dir=folder) as new, CacheWriter(new, 'key', len(engine.view)) as writer:
+                scoring.references(scorer, teacher, positions, writer.write)
+                return writer.finish().rows  # memory-mapped files stay readable without their names
+
+        folder.mkdir()
+        rows = fill()
+        sides[reference] = fill
+    sides[warm] = lambda: scoring.scores(scorer, model, positions, engine.columns, rows)
+    return sides
+
+
+@torch.inference_mode()
+def forward(models: List[Any], view: Any, batch_size: int, num_workers: int) -> None:
+    """Load and preprocess all images, as a scoring round orders them, and run models on them."""
+    from mmengine.dataset import pseudo_collate
+    from torch.utils.data import DataLoader
+
+    for model in models:
+        model.eval()
+    sampler = view.by_shape.tolist()
+    for batch in DataLoader(view, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=pseudo_collate):
+        data = models[0].data_preprocessor(batch, False)
+        for model in models:
+            model(data['inputs'], data['data_samples'], mode='tensor')
+
+
+def train(model: Any, loader: Any, optim_wrapper: Any) -> None:
+    """Train for an epoch, data loading included."""
+    model.train()
+    for batch in loader:
+        model.train_step(batch, optim_wrapper)
+
+
+def predicted(seconds: Dict[str, float], warm: str, reference: str, fraction: float, interval: int, epochs: int) -> Any:
+    """What a run takes, by the seconds that one pass over some images takes; see :mod:`mmacs.coreset.budget`."""
+    from mmacs.coreset.budget import Costs, Plan, Work, predict
+
+    images = 10_000  # of any number, ratios are the same
+    work = Work(images, round(fraction * images) * epochs, images * epochs, epochs)
+    return predict(Costs(seconds[warm], seconds.get(reference, 0.0), seconds[STEP]), work, Plan(interval))
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    from mmengine.config import DictAction
+    from rich.console import Console
+    from rich.table import Table
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config', nargs='?', default=CONFIG, help='a config with a CoresetHook')
+    parser.add_argument('--checkpoint', help='weights to measure with; default: those that the model starts with')
+    parser.add_argument('--images', type=int, default=128, help='number of training images that each side goes over')
+    parser.add_argument('--repeats', type=int, default=7, help='number of turns, after one to warm up')
+    parser.add_argument('--epochs', type=int, default=120, help='of the runs whose total is predicted')
+    parser.add_argument('--workers', type=int, default=0, help='of the data loaders')
+    parser.add_argument('--data-root', help="folder of the data set, in place of the config's data_root")
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings to change in the config')
+    parser.set_defaults(launcher='none', local_rank=0)
+    args = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        runner = build_run(args, Path(folder))
+        images, device = len(runner.train_dataloader.dataset), next(runner.model.parameters()).device
+        seconds = take_turns(build_sides(runner, Path(folder)), args.repeats, device)
+    table = Table('what', 'ms per image', 'min to max', 'ratio', 'min to max', 'bar')
+    for name, ratio in ratios(seconds, PLAIN).items():
+        spread = Spread.of([1000 * value / images for value in seconds[name]])
+        bar = verdict(ratio.median, ROUND_BAR) if name == WARM else ''
+        range_of = [f'{low:.2f} to {high:.2f}' for _, low, high in (spread, ratio)]
+        table.add_row(name, f'{spread.median:.2f}', range_of[0], f'{ratio.median:.2f}', range_of[1], bar)
+    totals = Table('predicted run', 'total / full training', 'selection / total', 'bar')
+    medians = {name: Spread.of(values).median for name, values in seconds.items()}
+    for fraction, interval, warm, reference in ((0.1, 10, WARM, REFERENCE), (0.3, 3, WARM, REFERENCE)) + (
+        (0.3, 3, HALF, HALF_REFERENCE),
+    ):
+        found = predicted(medians, warm, reference, fraction, interval, args.epochs)
+        ratio = found.total / found.full
+        bar = f'total {verdict(ratio, TOTAL_BAR)}' if interval == 10 else ''
+        bar = f'selection {verdict(found.share, SHARE_BAR)}' if warm == HALF else bar
+        name = f'S = {fraction:g}, R = {interval}' + (', half size' if warm == HALF else '')
+        totals.add_row(name, f'{ratio:.3f}', f'{found.share:.3f}', bar)
+    console = Console(width=max(Console().width, 120))
+    console.print(table, totals)
+    console.print(f'{args.config}, {images} images, {args.workers} workers, {args.repeats} turns, {args.epochs} epochs')
+    console.print(environment(device))
+
+
+if __name__ == '__main__':
+    cli.run(main)

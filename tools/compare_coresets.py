@@ -1,0 +1,235 @@
+"""Ways to choose the coreset, from one config: accuracy and seconds, selection included, in a table and a plot.
+
+``python tools/compare_coresets.py configs/retinanet_r18_bccd_w4a4_acs.py --fractions 0.1 0.3 --seeds 0 1``. Epochs,
+schedule and images per epoch are the same for all methods at a fraction, and the final epoch counts, never the best.
+Safe to run again: finished cells are not repeated, a killed one goes on from its last epoch.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from mmacs import cli
+
+# Rows without selection: changes of the sampler. 'RS2' is repeated random, the baseline that methods have to beat.
+BASELINES: Dict[str, Dict[str, Any]] = {'full': dict(fraction=1.0), 'static': dict(redraw=False), 'RS2': {}}
+# Changes of the CoresetHook. A share of the run's epochs stands for the epochs of `warmup` and `full_data_last`.
+SELECTIONS: Dict[str, Dict[str, Any]] = {
+    'EVS': dict(weights=dict(evs=1.0)),
+    'DS': dict(weights=dict(ds=1.0)),
+    'ACS': dict(beta='cosine'),  # the paper
+    'ACS-code': dict(beta='half_cosine'),  # its released code
+    'EL2N': dict(weights=dict(evs=1.0), warmup=0.15, rounds=1),
+    'CCS': dict(selector=dict(type='mmacs.Stratified')),
+    'InfoBatch': dict(  # scores nothing by itself after the first round: losses are those of training
+        weights=dict(loss=1.0),
+        normalisation='none',
+        selector=dict(type='mmacs.SoftPruning'),
+        interval=1,
+        harvest=True,
+        rescore=0.0,
+        unbiased=True,
+        full_data_last=0.125,
+    ),
+    'mmacs': dict(selector=dict(type='mmacs.GumbelTopK')),
+}
+CLASSIFICATION: Dict[str, Dict[str, Any]] = {
+    'GraNd': dict(weights=dict(grand=1.0), rounds=1),
+    'forgetting': dict(weights=dict(forgetting=1.0, evs=0.1), interval=1),  # errors order images of equal counts
+    'margin': dict(weights=dict(margin=1.0)),
+    'entropy': dict(weights=dict(entropy=1.0)),
+    'moderate': dict(selector=dict(type='mmacs.ClassBalanced', selector=dict(type='mmacs.Moderate'))),
+}
+DETECTION: Dict[str, Dict[str, Any]] = {
+    'gap': dict(weights=dict(metric_gap=1.0)),
+    'GraNd': dict(weights=dict(grad=1.0), rounds=1),
+    'AFSS': dict(
+        weights=dict(sufficiency=1.0),
+        normalisation='none',
+        selector=dict(type='mmacs.Tiers'),
+        interval=5,
+        max_gap=2,
+    ),
+}
+DEFAULT = ('full', 'static', 'RS2', 'EVS', 'DS', 'ACS', 'gap', 'mmacs')
+
+Cell = Tuple[str, float, int]  # method, fraction, seed
+Results = Dict[Tuple[str, float], Dict[int, Dict[str, Any]]]  # [method, fraction][seed]
+
+
+def methods_for(cfg: Any) -> Dict[str, Dict[str, Any]]:
+    """Names of the rows that a config can have, with their changes.
+
+    Raises:
+        MmacsError: If the config has no CoresetHook to change, or counts iterations.
+    """
+    from mmacs.errors import MmacsError
+
+    if 'coreset' not in cfg.default_hooks or not cfg.train_cfg.get('by_epoch', True):
+        raise MmacsError('compare_coresets.py changes the CoresetHook of an epoch-based config: name a *_acs.py')
+    classifier = cfg.default_hooks.coreset.scorer.type.endswith('ClassificationScorer')
+    return {**BASELINES, **SELECTIONS, **(CLASSIFICATION if classifier else DETECTION)}
+
+
+def cell_config(cfg: Any, method: str, fraction: float, seed: int, folder: Path) -> Any:
+    """The config of one cell: a method at a fraction with a seed."""
+    from mmacs import comparison
+
+    cell = comparison.cell_config(cfg, folder.name, folder)
+    cell.experiment_name = folder.name
+    cell.randomness = dict(cell.get('randomness', {}), seed=seed)
+    epochs = cell.train_cfg.max_epochs
+    cell.train_cfg.val_begin = epochs + 1  # metrics are taken once, at the end
+    cell.train_dataloader.sampler.fraction = fraction
+    changes = methods_for(cfg)[method]
+    if method in BASELINES:
+        cell.train_dataloader.sampler.update(changes)
+        del cell.default_hooks['coreset']
+        return cell
+    cell.default_hooks.coreset.force = True  # what a method costs is what the table shows
+    for name, value in changes.items():
+        share = name in ('warmup', 'full_data_last')
+        cell.default_hooks.coreset[name] = max(1, round(value * epochs)) if share else value
+    return cell
+
+
+def run(cfg: Any) -> Dict[str, Any]:
+    """Train one cell: the metrics of its last epoch, the seconds that it took, and what it chose."""
+    from mmacs.comparison import TrainingTime, train
+
+    clock = TrainingTime()
+    metrics = train(cfg, clock)
+    seconds = {'training_seconds': clock.seconds, 'selection_seconds': 0.0}
+    digests = []
+    if 'coreset' in cfg.default_hooks:
+        folder = Path(cfg.work_dir) / 'coreset'
+        summary = json.loads((folder / 'summary.json').read_text())  # it knows what of an epoch is selection
+        seconds = {name: summary[name] for name in seconds}
+        for file in sorted(folder.glob('round_*.npz')):
+            with np.load(file) as record:
+                digests.append(str(record['digest']))
+    return {'metrics': metrics, **seconds, 'seed': cfg.randomness.seed, 'digests': digests}
+
+
+def order_of(methods: List[str], fractions: List[float], seeds: List[int], by: str) -> List[Cell]:
+    """All cells: seed by seed (``'seed'``), or all seeds of a row before the next row (``'method'``)."""
+    rows = [(m, f) for f in fractions for m in methods if m != 'full']
+    rows = [('full', 1.0)] * ('full' in methods) + rows
+    if by == 'seed':
+        return [(*row, seed) for seed in seeds for row in rows]
+    return [(*row, seed) for row in rows for seed in seeds]
+
+
+def summarise(results: Results) -> List[Dict[str, Any]]:
+    """One record per row of the table.
+
+    Returns:
+        List[dict]: ``method``, ``fraction``, ``seeds``, ``metrics`` (per name ``mean`` and ``std``, the latter None for
+        one seed), mean ``training_seconds``, ``selection_seconds`` and ``seconds`` (their sum), and, where there are
+        seeds in common, ``of_full``: mean first metric and mean seconds over those of full data, same seeds.
+    """
+    records = []
+    for (method, fraction), runs in results.items():
+        names = dict.fromkeys(name for run in runs.values() for name in run['metrics'])
+        record = {
+            'method': method,
+            'fraction': fraction,
+            'seeds': list(runs),
+            'metrics': {name: _spread([run['metrics'].get(name, 0.0) for run in runs.values()]) for name in names},
+        }
+        for name in ('training_seconds', 'selection_seconds'):
+            record[name] = float(np.mean([run[name] for run in runs.values()]))
+        record['seconds'] = record['training_seconds'] + record['selection_seconds']
+        record['of_full'] = _relative(runs, results.get(('full', 1.0), {}))
+        records.append(record)
+    return records
+
+
+def _spread(values: List[float]) -> Dict[str, Optional[float]]:
+    return {'mean': float(np.mean(values)), 'std': float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def _relative(runs: Dict[int, Dict[str, Any]], full: Dict[int, Dict[str, Any]]) -> Optional[Dict[str, float]]:
+    from mmacs.comparison import first_metric
+
+    def mean(of: Dict[int, Dict[str, Any]]) -> np.ndarray:
+        pairs = [(first_metric(r['metrics']), r['training_seconds'] + r['selection_seconds']) for r in of.values()]
+        return np.mean(pairs, axis=0)
+
+    common = [seed for seed in runs if seed in full]
+    if not common:
+        return None
+    with np.errstate(divide='ignore', invalid='ignore'):
+        metric, seconds = mean({s: runs[s] for s in common}) / mean({s: full[s] for s in common})
+    return {'metric': float(metric), 'seconds': float(seconds)}
+
+
+def render(records: List[Dict[str, Any]]) -> str:
+    """The table in Markdown: all metrics, the first with its standard deviation over seeds, and where the time went."""
+    names = list(dict.fromkeys(name for record in records for name in record['metrics']))
+    heads = [name.split('/')[-1].removeprefix('bbox_') for name in names]
+    columns = ['method', 'images', *heads, 'n', 'training s', 'selection s', 'total s']
+    columns += [f'{heads[0] if heads else "metric"} / full', 'total / full']
+    lines = ['| ' + ' | '.join(columns) + ' |', '|---' * len(columns) + '|']
+    for record in records:
+        cells = [record['method'], f'{record["fraction"]:.0%}']
+        cells += [_cell(record['metrics'].get(name), number == 0) for number, name in enumerate(names)]
+        cells.append(str(len(record['seeds'])))
+        cells += [f'{record[name]:.0f}' for name in ('training_seconds', 'selection_seconds', 'seconds')]
+        relative = record['of_full']
+        cells += [f'{relative["metric"]:.3f}', f'{relative["seconds"]:.3f}'] if relative else ['', '']
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def _cell(spread: Optional[Dict[str, Any]], with_std: bool) -> str:
+    """Shares with three decimals, percentages with two."""
+    if spread is None:
+        return ''
+    digits = 3 if abs(spread['mean']) <= 1 else 2
+    text = f'{spread["mean"]:.{digits}f}'
+    return f'{text} ± {spread["std"]:.{digits}f}' if with_std and spread['std'] is not None else text
+
+
+def write(folder: Path, config: str, results: Results) -> None:
+    """Write ``table.md``, ``table.json`` and ``comparison.png``, and print the table."""
+    from mmacs.files import atomic_path
+    from mmacs.visualization.comparison import draw_comparison
+
+    records = summarise(results)
+    table = render(records)
+    for name, text in (('table.md', table), ('table.json', json.dumps({'config': config, 'rows': records}, indent=2))):
+        with atomic_path(folder / name) as path:
+            path.write_text(text + '\n')
+    draw_comparison(records, folder / 'comparison.png')
+    print(f'\n{table}\n', flush=True)
+
+
+def main() -> None:
+    """Fill the table cell by cell, and write it after each."""
+    from mmacs.commands import common_parser
+    from mmacs.comparison import fill, prepare, require_known
+
+    known = list(dict.fromkeys([*BASELINES, *SELECTIONS, *CLASSIFICATION, *DETECTION]))
+    parser = common_parser(__doc__.splitlines()[0])
+    parser.add_argument('--methods', nargs='+', metavar='METHOD', help=f'of {known}; default: {list(DEFAULT)}')
+    parser.add_argument('--fractions', nargs='+', type=float, default=[0.1, 0.3, 0.5], help='share of images per epoch')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1], help='a training each')
+    parser.add_argument('--order', choices=['seed', 'method'], default='seed', help='what is completed first')
+    args = parser.parse_args()
+    cfg, folder = prepare(args, 'coresets')
+    available = methods_for(cfg)
+    methods = args.methods or [method for method in DEFAULT if method in available]
+    require_known(methods, available)
+    results: Results = {}
+    for method, fraction, seed in order_of(methods, args.fractions, args.seeds, args.order):
+        cell = folder / f'{method}_{fraction:g}_seed{seed}'
+        result = fill(cell_config(cfg, method, fraction, seed, cell), cell, {'run': run})['run']
+        results.setdefault((method, fraction), {})[seed] = result
+        write(folder, args.config, results)
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,21 @@
+"""Report what a run's coreset was, why, and what it cost: ``python tools/coreset_report.py WORK_DIR``."""
+
+from mmacs import cli
+
+
+def main() -> None:
+    """Parse the options, write the page, print its path."""
+    import argparse  # here, so that a missing framework is answered with one sentence
+    from pathlib import Path
+
+    from mmacs.visualization.coreset import write_report
+
+    parser = argparse.ArgumentParser(description='Report what a run picked as its coreset, why, and what it cost')
+    parser.add_argument('work_dir', type=Path, help='work dir of a run with mmacs.CoresetHook')
+    parser.add_argument('--data-root', help="folder of the data set, in place of the config's data_root")
+    args = parser.parse_args()
+    print(f'wrote {write_report(args.work_dir, args.data_root)}')
+
+
+if __name__ == '__main__':
+    cli.run(main)
