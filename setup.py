@@ -71,7 +71,17 @@ setup(
     packages=find_packages(include=['mmacs', 'mmacs.*']),
     include_package_data=True,
     # Not MMDetection and its like: upstream's and the onedl distributions both provide them, and exclude each other.
-    install_requires=['torch>=2.1', 'torchvision', 'numpy', 'scipy>=1.12', 'matplotlib', 'rich', 'pycocotools'],
+    install_requires=[
+        'torch>=2.1',
+        'torchvision',
+        'numpy',
+        'scipy>=1.12',
+        'matplotlib',
+        'rich',
+        'pycocotools',
+        'jinja2',
+        'pillow',
+    ],
     extras_require={**EXTRAS, 'all': sum(EXTRAS.values(), [])},
     cmdclass={'build_py': BuildPyWithMim},
     zip_safe=False,

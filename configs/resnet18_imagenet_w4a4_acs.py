@@ -17,7 +17,7 @@ default_hooks = dict(
         type='mmacs.CoresetHook',
         interval=10,
         beta='cosine',
-        class_balanced=True,
+        selector=dict(type='mmacs.ClassBalanced'),
         scorer=dict(type='mmacs.ClassificationScorer'),
     ),
 )

@@ -11,7 +11,7 @@ default_hooks = dict(
         type='mmacs.CoresetHook',
         interval=2,
         beta='cosine',
-        class_balanced=True,
+        selector=dict(type='mmacs.ClassBalanced'),
         scorer=dict(type='mmacs.ClassificationScorer'),
     ),
 )

@@ -10,8 +10,9 @@ from typing import Any, Callable, Dict, Iterable, Mapping, Tuple
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
+from mmacs.checkpoints import latest_checkpoint
 from mmacs.commands import build_runner, load_config
 from mmacs.errors import MmacsError, unknown_name
 from mmacs.files import atomic_path
@@ -105,7 +106,7 @@ def train(cfg: Config, *hooks: Hook) -> Dict[str, float]:
     Returns:
         Dict[str, float]: All metrics of the evaluator after the last epoch.
     """
-    latest = find_latest_checkpoint(cfg.work_dir)
+    latest = latest_checkpoint(cfg.work_dir)
     if latest is not None:
         cfg.resume, cfg.load_from = True, latest
     runner = build_runner(cfg, ['train_dataloader', 'val_dataloader'])

@@ -1,5 +1,8 @@
 """Registries. The first five are children of MMEngine's, so that configs write ``type='mmacs.<Name>'``."""
 
+import inspect
+from typing import Any, Mapping
+
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
@@ -10,7 +13,7 @@ from mmengine.registry import Registry
 
 from mmacs.checkpoints import write_atomically
 from mmacs.compat import check_frameworks
-from mmacs.errors import unknown_name
+from mmacs.errors import MmacsError, unknown_name
 
 check_frameworks()
 write_atomically()
@@ -51,3 +54,24 @@ def find(registry: Registry, name: str) -> type:
     if found is None:
         raise unknown_name(registry.name, name, registry.module_dict)
     return found
+
+
+def build(registry: Registry, config: Mapping[str, Any]) -> Any:
+    """Build an object of one of our own registries from its config, a type and keyword arguments.
+
+    Raises:
+        MmacsError: If there is no such type, or an argument is unknown; the message has the closest one.
+    """
+    if not isinstance(config, Mapping) or 'type' not in config:
+        registry.import_from_location()
+        example = {'type': f'mmacs.{next(iter(registry.module_dict))}'}
+        raise MmacsError(f'a {registry.name} must be a dict with a type, such as {example!r}, got {config!r}')
+    settings = dict(config)
+    kind = find(registry, settings.pop('type'))
+    known = inspect.signature(kind).parameters
+    for name in settings:
+        if not known:
+            raise MmacsError(f'{kind.__name__} has no arguments, got {name}')
+        if name not in known:
+            raise unknown_name(f'argument of {kind.__name__}', name, known)
+    return kind(**settings)

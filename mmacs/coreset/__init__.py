@@ -2,13 +2,12 @@ from mmacs.coreset.importance import Importance
 from mmacs.coreset.sampler import CoresetSampler
 from mmacs.coreset.schedules import beta
 from mmacs.coreset.scores import disagreement_score, error_vector_score, normalise
-from mmacs.coreset.selectors import class_balanced_top_k, coreset_size, digest, top_k
+from mmacs.coreset.selectors import coreset_size, digest, top_k
 
 __all__ = [
     'CoresetSampler',
     'Importance',
     'beta',
-    'class_balanced_top_k',
     'coreset_size',
     'digest',
     'disagreement_score',

@@ -100,11 +100,11 @@ class Pace:
         extent = self.extent
         left = extent.end - self.full_data_last - now
         if self.rounds is not None:
-            left = min(left, self.asked.interval * (self.rounds - held))
+            left = min(left, self.asked.interval * (self.rounds - max(held - 1, 0)))
         epochs = extent.per_unit * extent.end / extent.size
         work = Work(
             images=extent.images,
-            trained=extent.per_unit * (extent.end - now),
+            trained=extent.per_unit * (extent.end - (now if held else 0)),
             full=round(epochs * extent.indices),
             left=max(left, 1),
         )
@@ -113,7 +113,9 @@ class Pace:
         if self.budget is None:
             prediction = predict(costs, work, self.plan, cached, spent)
         else:
-            choice = choose_plan(costs, work, self.asked, self.budget, cached, spent)
+            # during a run the resolution stays: scores of two resolutions say different things
+            asked = self.asked._replace(resolution=self.plan.resolution) if held else self.asked
+            choice = choose_plan(costs, work, asked, self.budget, cached, spent)
             self.plan, prediction = choice.plan, choice.prediction
             note = f': {describe(self.plan)} {"stays" if choice.fits else "is the cheapest, and not"} within '
             note += f'selection_budget={self.budget:g}'
@@ -121,9 +123,14 @@ class Pace:
         return f'{summary(prediction)}{note}.'
 
     def costs(self, score: float, teacher: float, now: int) -> Costs:
-        """Seconds per image, the training step's measured once there was training."""
+        """Costs at full resolution from seconds per image at that of the plan.
+
+        The training step's is measured once there was training.
+        """
+        area = self.plan.resolution**2
         trained = self.extent.per_unit * now
-        return Costs(score, teacher, self.training_seconds / trained if trained and self.training_seconds else None)
+        step = self.training_seconds / trained if trained and self.training_seconds else None
+        return Costs(score / area, teacher / area, step)
 
     # ---------------------------------------------------------------- checkpoint
     def state_dict(self) -> Dict[str, Any]:

@@ -33,6 +33,11 @@ class Policy:
             raise MmacsError(f'trim must be a share of the images, at least 0 and below 1, got {self.trim!r}')
 
     @property
+    def redraw(self) -> bool:
+        """Whether it draws anew in each epoch."""
+        return self.selector.redraw or self.floors.random_share > 0
+
+    @property
     def needs_labels(self) -> bool:
         """Whether it asks for the classes of the images."""
         return self.selector.needs_labels or self.floors.class_floor > 0

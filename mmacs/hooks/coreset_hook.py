@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 from mmengine.dist import barrier, get_world_size, is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, IterTimerHook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
@@ -30,7 +30,7 @@ from mmacs.files import atomic_path
 from mmacs.hooks.iteration_loop import CoresetIterator
 from mmacs.hooks.run import coreset_sampler, deterministic_pipeline, unwrapped
 from mmacs.hooks.teacher import run_teacher
-from mmacs.registry import HOOKS, SCORERS, SELECTORS, find
+from mmacs.registry import HOOKS, SCORERS, SELECTORS, build
 from mmacs.version import __version__
 
 STATE_KEY = 'mmacs_coreset'
@@ -125,11 +125,11 @@ class CoresetHook(Hook):
                 raise MmacsError(f'{name} must be a whole number, at least {least}, got {value!r}')
         if isinstance(rescore, bool) or not isinstance(rescore, (int, float)) or not 0 <= rescore <= 1:
             raise MmacsError(f'rescore must be a share of the images, from 0 to 1, got {rescore!r}')
-        self.scorer = _build(SCORERS, scorer, "scorer needs a type, such as 'mmacs.DenseDetectionScorer'")
-        selector = _build(SELECTORS, selector or dict(type='TopK'), "selector needs a type, such as 'mmacs.TopK'")
+        self.scorer = build(SCORERS, scorer)
         self.importance = Importance(
             dict(weights or self.scorer.weights), beta, normalisation or self.scorer.normalisation
         )
+        selector = build(SELECTORS, selector or dict(type='mmacs.TopK'))
         self.policy = Policy(selector, Floors(class_floor, max_gap, random_share), trim)
         Fidelity(resolution, precision)  # names its mistakes now; the plan may lower the resolution
         self.precision = precision
@@ -146,6 +146,7 @@ class CoresetHook(Hook):
         self._teacher: Optional[str] = None  # fingerprint of its weights
         self._sweep_start: Optional[int] = None  # first epoch or pass of those that go through all data
         self._facts: Dict[str, float] = {}  # of the last round
+        self._start = 0.0
         self._is_new = False  # whether there are scores that no coreset was drawn from yet
 
     # ---------------------------------------------------------------- what the run calls
@@ -202,7 +203,7 @@ class CoresetHook(Hook):
             self._tap.end()
             harvesting = time.perf_counter() - start
             self.pace.selection_seconds += harvesting
-            self._start += harvesting
+            self._pause(runner, harvesting)
 
     def after_train_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Add up the seconds spent on training."""
@@ -264,9 +265,18 @@ class CoresetHook(Hook):
 
     def _before_batch(self, runner: Runner) -> bool:
         """In an iteration-based loop: hold a round if one is due; whether a new pass has to begin."""
-        held = self._hold_round_if_due(runner)
         self._start = time.perf_counter()
+        held = self._hold_round_if_due(runner)
+        self._pause(runner, time.perf_counter() - self._start)
         return held or (self._sweep_start is None and self.pace.sweeps(self._now(runner)))
+
+    def _pause(self, runner: Runner, seconds: float) -> None:
+        """Have neither our own nor MMEngine's timer charge these seconds to an iteration."""
+        self._start += seconds
+        if not self._by_epoch:  # before an epoch no timer runs yet, but a batch is asked for while it does
+            for hook in runner.hooks:
+                if isinstance(hook, IterTimerHook):
+                    hook.t += seconds
 
     def _now(self, runner: Runner) -> int:
         return runner.epoch if self._by_epoch else runner.iter
@@ -311,7 +321,7 @@ class CoresetHook(Hook):
                 if self._tap is not None:
                     self._tap.sweep_began()
                 runner.logger.info('From now on training goes evenly through all of the data.')
-        elif self._is_new or (engine.selection is not None and self.policy.selector.redraw):
+        elif self._is_new or (engine.selection is not None and self.policy.redraw):
             before, trained_before = self._sampler.indices, engine.ledger.trained_at.copy()
             engine.draw(self._sampler.size, number)
             self._use_selection()
@@ -319,6 +329,7 @@ class CoresetHook(Hook):
             if self._is_new:
                 self._report(runner, before, trained_before)
                 self._is_new = False
+            self._pause(runner, time.perf_counter() - start)
 
     def _use_selection(self) -> None:
         self._sampler.set_indices(self._engine.selection.indices)
@@ -384,15 +395,3 @@ class CoresetHook(Hook):
 
 
 _SAID = ('fraction', 'images', 'scored', 'seconds', 'overlap')
-
-
-def _build(registry: Any, config: Dict[str, Any], without_type: str) -> Any:
-    """An object of one of our registries from its config."""
-    options = dict(config)
-    if 'type' not in options:
-        raise MmacsError(without_type)
-    kind = options.pop('type')
-    try:
-        return find(registry, kind)(**options)
-    except TypeError as error:
-        raise MmacsError(f'{registry.name} {kind}: {error}') from error

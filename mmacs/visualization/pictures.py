@@ -36,7 +36,9 @@ def draw_extremes(round_file: os.PathLike, view: ScoringView, path: os.PathLike,
     for row, (title, positions) in zip(axes, rows.items()):
         for axis, position in zip(row, positions):
             _draw_truth(axis, view.info(position))
-            axis.set_title(f'EVS {record["evs"][position]:.2f}   DS {record["ds"][position]:.2f}', fontsize=8)
+            scores = {key[len('score_') :]: record[key] for key in record if key.startswith('score_')}
+            shown = '   '.join(f'{name.upper()} {values[position]:.2f}' for name, values in scores.items())
+            axis.set_title(shown, fontsize=8)
         row[0].set_ylabel(title, fontsize=11)
     figure.suptitle(f'Coreset selection before epoch {int(record["epoch"]) + 1}', fontsize=11)
     _save(figure, path)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
+from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData
 
 from mmacs.coreset.scorers import DenseDetectionScorer, QueryDetectionScorer, TwoStageDetectionScorer
@@ -32,7 +33,12 @@ MODELS_OF_EACH_KIND = {
         'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
         {**DETR, 'neck.in_channels': [64, 128, 256]},
     ),
-    'DINO': (QUERY, 'dino/dino-4scale_r50_8xb2-12e_coco.py', {**DETR, 'neck.in_channels': [64, 128, 256]}),
+    # as many queries as the encoder has places: which it proposes hangs on ties in an untrained model
+    'DINO': (
+        QUERY,
+        'dino/dino-4scale_r50_8xb2-12e_coco.py',
+        {**DETR, 'neck.in_channels': [64, 128, 256], 'num_queries': 85},
+    ),
 }
 
 
@@ -50,6 +56,7 @@ class Case:
         seem_trained(model, self.data)
         if kind is DENSE:
             self.teacher.test_cfg.score_thr = 0.0
+            MessageHub.get_current_instance().update_info('epoch', 0)  # as in a run; TOOD's loss asks for it
         self.model = copy.deepcopy(model)
         with torch.no_grad():
             for parameter in self.model.parameters():
@@ -101,11 +108,11 @@ def test_the_reference_is_small_and_of_one_shape(case):
 
 def test_images_of_crowds_alone_have_finite_scores(case):
     for sample in case.data['data_samples']:
-        sample.ignored_instances = InstanceData(bboxes=torch.tensor([[0.0, 0, 64, 64]]))
+        sample.ignored_instances = InstanceData(bboxes=torch.tensor([[-1e6, -1e6, 1e6, 1e6]]))
         sample.gt_instances = sample.gt_instances[:0]
     scores = case.score(case.model, columns=['evs', 'ds', 'sufficiency', 'metric_gap'])
     assert all(torch.isfinite(column).all() for column in scores.values())
-    assert scores['evs'].max() < 1 and scores['sufficiency'].max() == 0 and scores['metric_gap'].abs().max() == 0
+    assert scores['evs'].max() == 0  # nothing is background
 
 
 def test_only_what_is_asked_for_is_computed(tiny_retinanet, monkeypatch):

@@ -12,7 +12,6 @@ from mmacs.coreset.selectors import (
     Stratified,
     Tiers,
     TopK,
-    build_selector,
     coreset_size,
     digest,
     top_k,
@@ -24,6 +23,7 @@ from mmacs.coreset.selectors.stratified import equal_width_strata
 from mmacs.coreset.selectors.systematic import interval_lengths, systematic_sample
 from mmacs.coreset.selectors.tiers import scaled_rates
 from mmacs.errors import MmacsError
+from mmacs.registry import SELECTORS, build
 
 N = 60
 SCORES = np.random.default_rng(1).random(N) ** 2
@@ -45,7 +45,7 @@ def one_hot(classes, num_classes=4):
 
 
 def select(config, scores=SCORES, size=20, seed=0, classes=CLASSES):
-    return build_selector(config).select(scores, size, np.random.default_rng(seed), one_hot(classes))
+    return build(SELECTORS, config).select(scores, size, np.random.default_rng(seed), one_hot(classes))
 
 
 def name_of(config):
@@ -99,13 +99,13 @@ def test_the_order_of_the_data_does_not_matter(config):
 
 
 def test_which_selectors_draw_anew_in_each_epoch():
-    assert all(build_selector(config).redraw for config in DRAWN)
-    assert not any(build_selector(config).redraw for config in [*FIXED, dict(type='mmacs.Stratified')])
+    assert all(build(SELECTORS, config).redraw for config in DRAWN)
+    assert not any(build(SELECTORS, config).redraw for config in [*FIXED, dict(type='mmacs.Stratified')])
 
 
 @pytest.mark.parametrize('config', WITH_PROBABILITIES, ids=name_of)
 def test_sums_weighted_by_inverse_probabilities_are_unbiased(config):
-    selector, labels, rng = build_selector(config), one_hot(CLASSES), np.random.default_rng(0)
+    selector, labels, rng = build(SELECTORS, config), one_hot(CLASSES), np.random.default_rng(0)
     values = np.stack([np.ones(N), SCORES, np.random.default_rng(4).normal(size=N)])
     estimates = []
     for _ in range(1500):
@@ -327,7 +327,7 @@ def test_systematic_samples_need_probabilities_of_a_whole_sum(probabilities):
 )
 def test_mistakes_in_a_config_are_named(config, message):
     with pytest.raises(MmacsError, match=message):
-        build_selector(config)
+        build(SELECTORS, config)
 
 
 def test_class_balance_asks_for_labels():

@@ -24,7 +24,7 @@ def test_w4a4_on_a_class_balanced_coreset(tmp_path):
         loader.dataset.data_root = str(tmp_path / 'data')
         loader.dataset.spec = dict(num_train=100, num_test=20)
     cfg.train_cfg.update(max_epochs=2, val_interval=2)
-    cfg.default_hooks.coreset.interval = 1
+    cfg.default_hooks.coreset.update(interval=1, force=True)
     cfg.randomness = dict(seed=0)
     runner = Runner.from_cfg(cfg)
     runner.train()
@@ -36,8 +36,8 @@ def test_w4a4_on_a_class_balanced_coreset(tmp_path):
         assert len(record['indices']) == 30
         shares = np.bincount(labels[record['indices']], minlength=10) - 0.3 * np.bincount(labels, minlength=10)
         assert (np.abs(shares) < 1).all()
-        assert record['evs'].max() <= 2**0.5 + 1e-6 and record['ds'].max() <= 2**0.5 + 1e-6
+        assert record['score_evs'].max() <= 2**0.5 + 1e-6 and record['score_ds'].max() <= 2**0.5 + 1e-6
     # beta is 1 at the start: importance is EVS as it is
-    np.testing.assert_array_equal(first['importance'], first['evs'])
+    np.testing.assert_array_equal(first['importance'], first['score_evs'])
     assert 0 <= runner.message_hub.get_scalar('val/accuracy/top1').current() <= 100
     assert torch.isfinite(next(runner.model.parameters())).all()

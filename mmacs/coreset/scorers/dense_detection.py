@@ -29,6 +29,8 @@ from mmacs.registry import SCORERS
 # Heads whose anchors or outputs are of other kinds than class logits and coded boxes at fixed places.
 _OTHER_OUTPUTS = (GuidedAnchorHead, SABLRetinaHead, YOLOV3Head)
 
+_FAR = 1e5  # pixels; some heads predict exponents, which may overflow
+
 
 @SCORERS.register_module()
 class DenseDetectionScorer(DetectionScorer):
@@ -191,7 +193,7 @@ class DenseLevel(NamedTuple):
             probs = probs * self.quality.flatten(2)[rows, prior, place].sigmoid()[..., None]
         codes = self.codes.flatten(3)[where].flatten(0, 1)
         boxes = decode(self.head, self.number, codes, self.priors[anchors].flatten(0, 1))
-        return probs, boxes.unflatten(0, anchors.shape)
+        return probs, boxes.clamp(-_FAR, _FAR).unflatten(0, anchors.shape)
 
     def _probabilities(self, logits: Tensor, dim: int) -> Tensor:
         if isinstance(self.head, TOODHead):  # gives probabilities
@@ -276,13 +278,8 @@ def head_loss(head: nn.Module, outputs: Sequence[Any], sample: Any, with_gradien
 
 @contextmanager
 def _alone(head: nn.Module) -> Iterator[None]:
-    """Keep the head's loss from averaging its normalisers over processes, which score different images.
-
-    Heads whose loss depends on the epoch are told it by a hook of MMDetection, but not yet before the first one.
-    """
+    """Keep the head's loss from averaging its normalisers over processes, which score different images."""
     with ExitStack() as stack:
-        if getattr(head, 'epoch', 0) is None:
-            stack.enter_context(patch.object(head, 'epoch', 0))
         for name in {kind.__module__ for kind in type(head).__mro__}:
             if hasattr(sys.modules[name], 'reduce_mean'):
                 stack.enter_context(patch.object(sys.modules[name], 'reduce_mean', lambda tensor: tensor))

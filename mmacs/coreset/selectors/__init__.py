@@ -1,8 +1,7 @@
 from mmacs.coreset.selectors.base import Selection, Selector, coreset_size, digest
-from mmacs.coreset.selectors.class_balanced import ClassBalanced, class_balanced_top_k
+from mmacs.coreset.selectors.class_balanced import ClassBalanced
 from mmacs.coreset.selectors.gumbel_top_k import GumbelTopK
 from mmacs.coreset.selectors.moderate import Moderate
-from mmacs.coreset.selectors.settings import build_selector
 from mmacs.coreset.selectors.soft_pruning import SoftPruning
 from mmacs.coreset.selectors.stratified import Stratified
 from mmacs.coreset.selectors.tiers import Tiers
@@ -20,8 +19,6 @@ __all__ = [
     'Stratified',
     'Tiers',
     'TopK',
-    'build_selector',
-    'class_balanced_top_k',
     'coreset_size',
     'digest',
     'top_k',

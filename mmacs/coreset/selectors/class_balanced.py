@@ -7,9 +7,8 @@ from scipy.sparse import csr_matrix
 
 from mmacs.coreset.selectors.base import Selection, Selector
 from mmacs.coreset.selectors.quotas import members, proportional_quotas
-from mmacs.coreset.selectors.settings import build_selector
 from mmacs.errors import MmacsError
-from mmacs.registry import SELECTORS
+from mmacs.registry import SELECTORS, build
 
 
 @SELECTORS.register_module()
@@ -29,7 +28,7 @@ class ClassBalanced(Selector):
     needs_labels = True
 
     def __init__(self, selector: Optional[Dict[str, Any]] = None) -> None:
-        self.selector = build_selector({'type': 'mmacs.TopK'} if selector is None else selector)
+        self.selector = build(SELECTORS, {'type': 'mmacs.TopK'} if selector is None else selector)
         self.redraw = self.selector.redraw
 
     def select(
@@ -72,19 +71,3 @@ def single_labels(labels: Optional[csr_matrix]) -> np.ndarray:
             'another selector'
         )
     return labels.indices.astype(np.min_scalar_type(labels.shape[1]))
-
-
-def class_balanced_top_k(scores: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
-    """Indices of the highest scores within each class, each class keeping its share of the budget.
-
-    Args:
-        scores (np.ndarray): Shape (N,).
-        labels (np.ndarray): Class of each image, integer, shape (N,).
-        size (int): From 0 to N.
-
-    Returns:
-        np.ndarray: int64, ascending, shape (size,).
-    """
-    classes = np.unique(labels, return_inverse=True)[1]
-    one_hot = csr_matrix((np.ones(len(classes), dtype=bool), classes, np.arange(len(classes) + 1)))
-    return ClassBalanced().select(scores, size, np.random.default_rng(), one_hot).indices
