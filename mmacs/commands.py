@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import gc
 import os
 from pathlib import Path
 from typing import List
@@ -83,8 +84,14 @@ def _start_cpu_processes(cfg: Config) -> None:
     if 'RANK' not in os.environ:
         raise MmacsError('--launcher pytorch is for processes that torchrun starts, which it did not here')
     torch.distributed.init_process_group('gloo')
-    atexit.register(torch.distributed.destroy_process_group)  # else gloo's threads may abort the process as it ends
+    atexit.register(_stop_cpu_processes)
     wrapper = {'type': 'MMDistributedDataParallel', 'broadcast_buffers': False}
     wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
     cfg.setdefault('model_wrapper_cfg', wrapper)
     cfg.model_wrapper_cfg.setdefault('device_ids', None)
+
+
+def _stop_cpu_processes() -> None:
+    """End gloo's threads, which abort a process that ends before them."""
+    gc.collect()  # a runner that is in a cycle keeps the distributed model, and so the threads
+    torch.distributed.destroy_process_group()

@@ -33,7 +33,8 @@ def test_config_builds(name):
     if quantized:
         assert cfg.optim_wrapper.constructor == 'mmacs.QuantizationOptimWrapperConstructor'
         assert cfg.train_dataloader.sampler.type == 'mmacs.CoresetSampler'
-    assert ('coreset' in cfg.default_hooks) == ('_acs' in name)
+    plain = re.search(r'_w\d+a\d+(_static)?\.py$', name) is not None
+    assert ('coreset' in cfg.default_hooks) == (quantized and not plain)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ class Candidates(NamedTuple):
 
 
 class DetectionScorer(Scorer):
-    """Scores per object first, then per image, so that crowded images don't win by their number of objects.
+    """Scores per object first, then per image: more objects of the same kind don't change a score.
+
+    A score may nevertheless go with the number of objects where crowded images are harder, as those of small objects.
 
     A candidate is a vector of K class probabilities and a box. Class errors are L2 distances between such vectors, box
     errors ``1 - IoU``: the classifier's scores with a box term added.
