@@ -14,6 +14,7 @@ from mmacs.coreset.importance import Importance
 from mmacs.coreset.ledger import Ledger, scored_columns
 from mmacs.coreset.policy import Policy
 from mmacs.coreset.scorers import Scorer
+from mmacs.coreset.scores import count_strata
 from mmacs.coreset.scoring import ScoringPass
 from mmacs.coreset.selectors import Selection, digest, top_k
 from mmacs.errors import MmacsError
@@ -194,15 +195,24 @@ class CoresetEngine:
             facts[f'fidelity_{name}'] = 0.0 if constant else float(spearmanr(fast[name], slow[name])[0])
         if set(self.mixture.columns) <= set(self.columns):
             size = max(1, round(share * len(chosen)))
-            tops = [top_k(self.mixture(columns, self.beta), size) for columns in (fast, slow)]
+            groups = self._groups()
+            groups = None if groups is None else groups[chosen]
+            tops = [top_k(self.mixture(columns, self.beta, groups), size) for columns in (fast, slow)]
             facts['fidelity_overlap'] = len(np.intersect1d(*tops)) / size
         return facts
 
     def importance(self) -> np.ndarray:
         """Importance of each image by what is known of it, float64, shape (M,)."""
         scores = {name: self.ledger.scores[name] for name in self.mixture.columns}
-        mixed_ages = self.rescore < 1 and not self.harvest and self.ledger.round > 0
-        return self.mixture(scores, self.beta, self.ledger.scored_at if mixed_ages else None)
+        return self.mixture(scores, self.beta, self._groups())
+
+    def _groups(self) -> Optional[np.ndarray]:
+        """Images whose scores are brought to scale among themselves, int64, shape (M,); None: all."""
+        strata = count_strata(self.view.object_counts) if self.mixture.stratified else None
+        if self.rescore == 1 or self.harvest or self.ledger.round < 1:
+            return strata
+        ages = self.ledger.scored_at.astype(np.int64)
+        return ages if strata is None else ages * (strata.max() + 1) + strata
 
     # ---------------------------------------------------------------- draws
     def draw(self, size: int, number: int) -> Selection:

@@ -23,7 +23,9 @@ class Importance:
     Args:
         weights (Mapping[str, str or float]): Per column a number, ``'beta'`` or ``'1 - beta'``.
         beta (str or float): See :func:`mmacs.coreset.schedules.beta`.
-        normalisation (str): See :func:`mmacs.coreset.scores.normalise`.
+        normalisation (str): ``'rank'``, ``'minmax'`` or ``'none'``, see :func:`mmacs.coreset.scores.normalise`; or
+            ``'stratified_rank'``: ranks among images with about as many objects, so that importance says nothing of
+            the number of objects.
 
     Raises:
         MmacsError: If there are no weights, or one of the arguments is unknown or out of range.
@@ -53,13 +55,19 @@ class Importance:
         """Beta at a time of a run that ends at ``end``, in epochs or iterations."""
         return beta_at(self.beta, time, end)
 
-    def __call__(self, columns: Dict[str, np.ndarray], beta: float, cohorts: Optional[np.ndarray] = None) -> np.ndarray:
+    @property
+    def stratified(self) -> bool:
+        """Whether it needs the strata of object counts."""
+        return self.normalisation == 'stratified_rank'
+
+    def __call__(self, columns: Dict[str, np.ndarray], beta: float, groups: Optional[np.ndarray] = None) -> np.ndarray:
         """Mix columns.
 
         Args:
             columns (Dict[str, np.ndarray]): Finite scores, each of shape (N,).
             beta (float): In [0, 1].
-            cohorts (np.ndarray, optional): See :func:`mmacs.coreset.scores.normalise`.
+            groups (np.ndarray, optional): Images that are compared among themselves: of scores that models of
+                different age gave, and of counts of objects; see :func:`mmacs.coreset.scores.normalise`.
 
         Returns:
             np.ndarray: Importance, float64, shape (N,).
@@ -67,11 +75,12 @@ class Importance:
         Raises:
             MmacsError: If a score is not finite.
         """
+        how = 'rank' if self.stratified else self.normalisation
         total: Union[float, np.ndarray] = 0.0
         for name, weight in self.weights.items():
             bad = np.flatnonzero(~np.isfinite(columns[name]))
             if len(bad):
                 raise MmacsError(f'{len(bad)} {name} scores are not finite, the first is that of image {bad[0]}')
             factor = {BETA: beta, REST: 1 - beta}.get(weight, weight)
-            total = total + factor * normalise(columns[name], self.normalisation, cohorts)
+            total = total + factor * normalise(columns[name], how, groups)
         return np.asarray(total)

@@ -143,6 +143,18 @@ class ScoringView(Dataset):
         shape = (len(self), max(columns, default=-1) + 1)
         return csr_matrix((np.ones(len(rows), dtype=bool), (rows, columns)), shape=shape)
 
+    @cached_property
+    def object_counts(self) -> np.ndarray:
+        """Objects of each image, crowd and ignored boxes left out, int64, shape (len(self),).
+
+        Raises:
+            MmacsError: If the data set is none of objects.
+        """
+        infos = [self.info(position) for position in range(len(self))]
+        if not all('instances' in info for info in infos):
+            raise MmacsError("normalisation 'stratified_rank' needs a data set with objects: take 'rank'")
+        return np.asarray([sum(not i.get('ignore_flag') for i in info['instances']) for info in infos], dtype=np.int64)
+
     def key(self, sample: Any) -> Any:
         """What tells the image of a data sample (or of an info) apart: its file, or its place in its data set."""
         return sample.get('img_path') or sample.get('sample_idx')

@@ -57,7 +57,8 @@ class CoresetHook(Hook):
             :class:`mmacs.coreset.importance.Importance`; None takes the scorer's own,
             ``dict(evs='beta', ds='1 - beta')``.
         beta (str or float): Schedule of the weight of EVS, see :func:`mmacs.coreset.beta`. Defaults to ``'cosine'``.
-        normalisation (str, optional): ``'rank'``, ``'minmax'`` or ``'none'``; None takes the scorer's own.
+        normalisation (str, optional): ``'rank'``, ``'stratified_rank'``, ``'minmax'`` or ``'none'``; None takes the
+            scorer's own.
         selector (dict): Config of a selector. Defaults to ``dict(type='mmacs.TopK')``.
         class_floor (int): Images that each class has at least, or all it has. Defaults to 0.
         max_gap (int, optional): Rounds after which an image that was in no coreset must be in one.

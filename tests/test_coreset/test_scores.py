@@ -3,9 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from mmacs.coreset import beta, disagreement_score, error_vector_score
-from mmacs.coreset.scores import importance, normalise
+from mmacs.coreset.scores import count_strata, normalise
 from mmacs.errors import MmacsError
 
 
@@ -72,18 +73,34 @@ def test_beta_mistakes(arguments, message):
 
 def test_rank_normalisation_is_invariant_to_scale_and_shares_ties():
     scores = np.array([3.0, -1.0, 3.0, 10.0])
-    assert normalise(scores, 'rank').tolist() == [0.5, 0, 0.5, 1]
-    assert normalise(1e6 * scores + 7, 'rank').tolist() == [0.5, 0, 0.5, 1]
+    assert normalise(scores, 'rank').tolist() == [0.5, 0.125, 0.5, 0.875]
+    assert normalise(1e6 * scores + 7, 'rank').tolist() == [0.5, 0.125, 0.5, 0.875]
     assert normalise(scores, 'minmax')[3] == 1
     assert normalise(np.ones(3), 'minmax').tolist() == [0, 0, 0]
+    assert normalise(np.ones(3), 'rank').tolist() == [0.5] * 3
 
 
-def test_importance_mixes_after_normalisation():
-    evs, ds = np.array([0.0, 1.0, 2.0]), np.array([5e6, 1e6, 3e6])
-    assert importance(evs, ds, 0.75, 'rank').tolist() == [0.25, 0.375, 0.875]
-    assert importance(evs, ds, 1, 'none').tolist() == evs.tolist()
+def test_groups_are_brought_to_scale_among_themselves():
+    scores, groups = np.array([100.0, 1.0, 200.0, 2.0]), np.array([7, 3, 7, 3])
+    assert normalise(scores, 'rank', groups).tolist() == [0.25, 0.25, 0.75, 0.75]
+    assert normalise(scores, 'minmax', groups).tolist() == [0, 0, 1, 1]
+    assert normalise(scores, 'none', groups).tolist() == scores.tolist()
 
 
-def test_scores_that_are_not_finite_stop_the_run():
-    with pytest.raises(MmacsError, match='1 ds scores are not finite, the first is that of image 2'):
-        importance(np.zeros(3), np.array([0, 1, np.nan]), 0.5, 'rank')
+def test_strata_of_counts_are_of_like_size_and_keep_equal_counts_together():
+    counts = np.random.default_rng(0).geometric(0.2, 800)
+    strata = count_strata(counts)
+    assert 5 <= strata.max() + 1 <= 8
+    assert all(len(np.unique(strata[counts == count])) == 1 for count in np.unique(counts))
+    order = np.argsort(counts, kind='stable')
+    assert (np.diff(strata[order]) >= 0).all()
+    assert count_strata(counts[:40]).max() == 0  # too few images for strata
+
+
+def test_stratified_ranks_say_nothing_of_the_number_of_objects():
+    rng = np.random.default_rng(0)
+    counts = rng.geometric(0.2, 2000)
+    scores = np.log(counts) + 0.3 * rng.standard_normal(2000)  # a score that follows the count
+    assert spearmanr(scores, counts)[0] > 0.8
+    ranks = normalise(scores, 'rank', count_strata(counts))
+    assert abs(spearmanr(ranks, counts)[0]) < 0.1

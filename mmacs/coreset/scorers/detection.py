@@ -75,6 +75,7 @@ class DetectionScorer(Scorer):
         'teacher_error': "distance of the teacher's predictions from the ground truth",
     }
     teacher_columns = frozenset({'ds', 'metric_gap', 'teacher_error'})
+    normalisation = 'stratified_rank'
 
     def __init__(self, num_candidates: int = 100, num_hard_negatives: int = 32, score_threshold: float = 0.3) -> None:
         for name, value in (('num_candidates', num_candidates), ('num_hard_negatives', num_hard_negatives)):
