@@ -3,41 +3,54 @@
 A warm scoring round, the teacher's reference already cached, against the same images going through the quantized model
 in inference mode and nothing else; beside them the teacher's pass, what the published code of ACS does (two forward
 passes over a deep copy of the data set), and a training step. From these, what whole runs take in relation to training
-on all images. Sides take turns as in ``tools/benchmark.py``, whose clock this is.
+on all images. The clock is that of :mod:`mmacs.timing`.
 """
 
 import argparse
 import copy
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 import torch
-from benchmark import Spread, environment, ratios, take_turns, verdict
 
 from mmacs import cli
+from mmacs.timing import Spread, environment, ratios, take_turns, verdict
 
 CONFIG = 'configs/retinanet_r18_embedded_w4a4_acs.py'
 PLAIN, WARM, REFERENCE = 'forward alone', 'scoring round, warm', "teacher's reference"
 HALF, HALF_REFERENCE = f'{WARM}, half size', f'{REFERENCE}, half size'  # of the images' sides
+PASSES = (WARM, REFERENCE), (HALF, HALF_REFERENCE)
 RELEASED, STEP = 'two forwards and a copy', 'training'
 
 # What we promise: a warm round in relation to the forward alone; whole runs in relation to training on all images at
-# S = 0.1, R = 10; selection's share of the wall time at S = 0.3, R = 3 and half size.
+# S = 0.1, R = 10; selection's share of the wall time at S = 0.3, R = 3 with `resolution=0.5, rescore=0.5`.
 ROUND_BAR, TOTAL_BAR, SHARE_BAR = 1.15, 0.14, 0.15
 
 Sides = Dict[str, Callable[[], Any]]
 
 
 def build_run(args: argparse.Namespace, folder: Path) -> Any:
-    """A runner of the config with a calibrated model, on part of the images and ready to train on all of them."""
+    """A runner of the config with a calibrated model, on part of the images and ready to train on all of them.
+
+    Raises:
+        MmacsError: If the training data are several data sets.
+    """
     from mmacs.commands import build_runner, load_config
+    from mmacs.errors import MmacsError
     from mmacs.validation import calibrate_runner
 
     args.work_dir = str(folder)
     cfg = load_config(args)
     cfg.load_from, cfg.log_level = args.checkpoint, 'WARNING'
-    cfg.train_dataloader.dataset.indices = args.images
+    dataset = cfg.train_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'datasets' in dataset:
+        raise MmacsError(
+            'benchmark_selection.py measures on a part of one data set: name a config without ConcatDataset'
+        )
+    dataset.indices = args.images
     cfg.train_dataloader.sampler.fraction = 1.0
     cfg.train_dataloader.update(num_workers=args.workers, persistent_workers=False)
     runner = build_runner(cfg, ['train_dataloader'])
@@ -54,7 +67,7 @@ def build_sides(runner: Any, folder: Path) -> Sides:
     """What takes turns, each going once over all images of the run.
 
     Raises:
-        MmacsError: If the config has no CoresetHook.
+        MmacsError: If the config has no CoresetHook, or its data set repeats images.
     """
     from mmacs.coreset.engine import CoresetEngine
     from mmacs.coreset.fidelity import Fidelity
@@ -71,14 +84,16 @@ def build_sides(runner: Any, folder: Path) -> Sides:
     model, loader = unwrapped(runner), runner.train_dataloader
     teacher = make_teacher(model)
     view = ScoringView(loader.dataset, hook.pipeline or deterministic_pipeline(runner.cfg))
+    if len(view) != len(loader.dataset):
+        raise MmacsError('benchmark_selection.py needs images that training shows once: name a config without repeats')
     batch_size = hook.batch_size or loader.batch_size or loader.batch_sampler.batch_size
     sides: Sides = {
         PLAIN: lambda: forward([model], view, batch_size, loader.num_workers),
         RELEASED: lambda: forward([model, teacher], copy.deepcopy(view), batch_size, loader.num_workers),
         STEP: lambda: train(model, loader, runner.optim_wrapper),
     }
-    for warm, reference, fidelity in ((WARM, REFERENCE, Fidelity()), (HALF, HALF_REFERENCE, Fidelity(resolution=0.5))):
-        scoring = ScoringPass(view, batch_size, loader.num_workers, fidelity)
+    for (warm, reference), resolution in zip(PASSES, (1.0, 0.5)):
+        scoring = ScoringPass(view, batch_size, loader.num_workers, Fidelity(resolution))
         engine = CoresetEngine(scoring, hook.scorer, hook.importance, hook.policy)
         hook.scorer.check(model, engine.columns)
         sides.update(scoring_sides(engine, model, teacher, folder / warm, warm, reference))
@@ -128,13 +143,20 @@ def train(model: Any, loader: Any, optim_wrapper: Any) -> None:
         model.train_step(batch, optim_wrapper)
 
 
-def predicted(seconds: Dict[str, float], warm: str, reference: str, fraction: float, interval: int, epochs: int) -> Any:
-    """What a run takes, by the seconds that one pass over some images takes; see :mod:`mmacs.coreset.budget`."""
+def predicted(costs: Tuple[float, float, float], fraction: float, epochs: int, *plan: float) -> Any:
+    """What a run takes; see :mod:`mmacs.coreset.budget`.
+
+    Args:
+        costs (Tuple[float, float, float]): Seconds of scoring some images, of the teacher's reference and of training.
+        fraction (float): Share of the images that an epoch trains on.
+        epochs (int): Length of the run.
+        *plan (float): Epochs between rounds, and the share of the images that a round after the first scores.
+    """
     from mmacs.coreset.budget import Costs, Plan, Work, predict
 
     images = 10_000  # of any number, ratios are the same
     work = Work(images, round(fraction * images) * epochs, images * epochs, epochs)
-    return predict(Costs(seconds[warm], seconds.get(reference, 0.0), seconds[STEP]), work, Plan(interval))
+    return predict(Costs(*costs), work, Plan(*plan))
 
 
 def main() -> None:
@@ -167,14 +189,16 @@ def main() -> None:
         table.add_row(name, f'{spread.median:.2f}', range_of[0], f'{ratio.median:.2f}', range_of[1], bar)
     totals = Table('predicted run', 'total / full training', 'selection / total', 'bar')
     medians = {name: Spread.of(values).median for name, values in seconds.items()}
-    for fraction, interval, warm, reference in ((0.1, 10, WARM, REFERENCE), (0.3, 3, WARM, REFERENCE)) + (
-        (0.3, 3, HALF, HALF_REFERENCE),
+    exact, cheap = ((medians[warm], medians.get(teacher, 0.0), medians[STEP]) for warm, teacher in PASSES)
+    for name, costs, fraction, plan in (
+        ('S = 0.1, R = 10', exact, 0.1, (10,)),
+        ('S = 0.3, R = 3', exact, 0.3, (3,)),
+        ('S = 0.3, R = 3, resolution = rescore = 0.5', cheap, 0.3, (3, 0.5)),
     ):
-        found = predicted(medians, warm, reference, fraction, interval, args.epochs)
+        found = predicted(costs, fraction, args.epochs, *plan)
         ratio = found.total / found.full
-        bar = f'total {verdict(ratio, TOTAL_BAR)}' if interval == 10 else ''
-        bar = f'selection {verdict(found.share, SHARE_BAR)}' if warm == HALF else bar
-        name = f'S = {fraction:g}, R = {interval}' + (', half size' if warm == HALF else '')
+        bar = f'total {verdict(ratio, TOTAL_BAR)}' if fraction == 0.1 else ''
+        bar = f'selection {verdict(found.share, SHARE_BAR)}' if costs is cheap else bar
         totals.add_row(name, f'{ratio:.3f}', f'{found.share:.3f}', bar)
     console = Console(width=max(Console().width, 120))
     console.print(table, totals)

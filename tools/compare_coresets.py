@@ -33,7 +33,8 @@ SELECTIONS: Dict[str, Dict[str, Any]] = {
         unbiased=True,
         full_data_last=0.125,
     ),
-    'mmacs': dict(selector=dict(type='mmacs.GumbelTopK')),
+    # ranks lie in (0, 1): the most important image is drawn about 7 times as often as the least, and none is forgotten
+    'mmacs': dict(selector=dict(type='mmacs.GumbelTopK', temperature=0.5)),
 }
 CLASSIFICATION: Dict[str, Dict[str, Any]] = {
     'GraNd': dict(weights=dict(grand=1.0), rounds=1),

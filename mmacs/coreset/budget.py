@@ -121,6 +121,12 @@ def predict(costs: Costs, work: Work, plan: Plan, cached: bool = False, spent: O
     )
 
 
+def check_budget(budget: float) -> None:
+    """Raise an :class:`~mmacs.errors.MmacsError` unless this is a share above 0 and below 1."""
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget < 1:
+        raise MmacsError(f'selection_budget must be above 0 and below 1, such as 0.05, got {budget!r}')
+
+
 def choose_plan(
     costs: Costs, work: Work, asked: Plan, budget: float, cached: bool = False, spent: Optional[Spent] = None
 ) -> Choice:
@@ -148,8 +154,7 @@ def choose_plan(
     Raises:
         MmacsError: If the budget is out of range.
     """
-    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget < 1:
-        raise MmacsError(f'selection_budget must be above 0 and below 1, such as 0.05, got {budget!r}')
+    check_budget(budget)
     choices = []
     for plan in _plans(asked, during_run=spent is not None):
         prediction = predict(costs, work, plan, cached and plan.resolution == asked.resolution, spent)

@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import numpy as np
 import torch
 from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size
+from scipy.sparse import csr_matrix
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -72,17 +73,37 @@ class CoresetEngine:
         return bool(self.scorer.teacher_columns & set(self.columns))
 
     # ---------------------------------------------------------------- rounds
-    def measure(self, model: nn.Module, teacher: Optional[nn.Module], num_batches: int = 3) -> Tuple[float, float]:
+    def rehearse(self, size: int) -> Selection:
+        """Choose by made-up scores, so that what cannot be chosen is refused before anything is scored.
+
+        Args:
+            size (int): Data set indices to choose.
+        """
+        ledger = Ledger(len(self.view), list(self.ledger.scores))
+        for scores in ledger.scores.values():
+            scores[:] = 0
+        made_up = np.linspace(0, 1, len(self.view))
+        rng = np.random.default_rng(self.seed)
+        return self.policy.choose(made_up, size, rng, ledger, self.view.positions, self._labels())
+
+    def measure(
+        self,
+        model: nn.Module,
+        teacher: Optional[nn.Module],
+        reference: Optional[Reference] = None,
+        num_batches: int = 3,
+    ) -> Tuple[float, float]:
         """What scoring costs, on a few images.
 
         Args:
             model (nn.Module): The quantized model.
             teacher (nn.Module, optional): The full-precision model, if a column needs it.
+            reference (Callable, optional): Gives the teacher's reference of positions, where it is known already.
             num_batches (int): Batches to time per process, after one that warms up.
 
         Returns:
             Tuple[float, float]: Seconds per image, of all processes together, for scoring by the quantized model and
-            for the teacher's reference; the same in all processes.
+            for the teacher's reference, 0 where that is known; the same in all processes.
         """
         batch = self.scoring.batch_size * get_world_size()
         warm, timed = np.split(np.arange(min(len(self.view), (1 + num_batches) * batch)), [min(batch, len(self.view))])
@@ -91,10 +112,10 @@ class CoresetEngine:
         for positions in (warm, timed):
             rows = _Rows()
             start = time.perf_counter()
-            if teacher is not None:
+            if teacher is not None and reference is None:
                 self.scoring.references(self.scorer, teacher, positions, rows.write)
             middle = time.perf_counter()
-            self.scoring.scores(self.scorer, model, positions, self.columns, rows.read)
+            self.scoring.scores(self.scorer, model, positions, self.columns, reference or rows.read)
             seconds = [(time.perf_counter() - middle) / len(positions), (middle - start) / len(positions)]
         broadcast_object_list(seconds)
         return seconds[0], seconds[1]
@@ -118,36 +139,43 @@ class CoresetEngine:
         self.ledger.record(positions, scores)
         facts: Dict[str, float] = {'scored': len(positions)}
         for column, alignment in self._merge_harvest(positions, scores).items():
-            facts[f'harvest_{column}'] = alignment.correlation
+            if alignment.pairs:
+                facts[f'harvest_{column}'] = alignment.correlation
         return {**facts, **{name: float(np.mean(self.ledger.scores[name])) for name in self.ledger.scores}}
 
     def _due(self) -> np.ndarray:
         """Positions to score in this round."""
         fresh = np.zeros(len(self.view), dtype=bool)
+        if self.ledger.round < 0:
+            return self.ledger.stalest(1.0, fresh)
+        checked = np.empty(0, dtype=np.int64)
         if self.harvestable == self.columns:  # nothing of a trained image has to be computed again
-            rng = np.random.default_rng([self.seed, self.ledger.round + 1])
-            trained = np.flatnonzero(np.isfinite(self.ledger.harvested[self.columns[0]]))
-            checked = min(len(trained), max(2 * MIN_PAIRS, len(trained) // 20))
+            trained = np.flatnonzero(self._have_harvest())
             fresh[trained] = True
             if self.rescore > 0:  # some are scored nevertheless, for harvested scores to be aligned with
-                fresh[rng.choice(trained, checked, replace=False)] = False
-        return self.ledger.stalest(1.0 if self.ledger.round < 0 else self.rescore, fresh)
+                rng = np.random.default_rng([self.seed, self.ledger.round + 1])
+                count = min(len(trained), max(2 * MIN_PAIRS, len(trained) // 20))
+                checked = rng.choice(trained, count, replace=False)
+        return np.union1d(self.ledger.stalest(self.rescore, fresh), checked)
+
+    def _have_harvest(self) -> np.ndarray:
+        """Images that training forwards gave scores since the last round, bool, shape (M,)."""
+        return np.all([np.isfinite(self.ledger.harvested[column]) for column in self.harvestable], axis=0)
 
     def _merge_harvest(self, positions: np.ndarray, scores: Dict[str, np.ndarray]) -> Dict[str, Alignment]:
         """Put aligned harvested scores where no exact ones were taken in this round."""
-        found = {}
-        for column in self.harvestable:
-            harvested = self.ledger.harvested[column]
-            have = np.isfinite(harvested)
-            if self.ledger.round > 0 and have.any():
-                both = have[positions]
-                alignment = align(harvested[positions[both]], scores[column][both])
-                found[column] = alignment
-                have[positions] = False
+        found, merged = {}, {}
+        if self.harvestable and self.ledger.round > 0 and (have := self._have_harvest()).any():
+            both, others = have[positions], np.setdiff1d(np.flatnonzero(have), positions)
+            for column in self.harvestable:
+                harvested = self.ledger.harvested[column]
+                alignment = found[column] = align(harvested[positions[both]], scores[column][both])
                 if self.rescore == 0:  # nothing to align with: taken as they are, as InfoBatch does
-                    self.ledger.record(np.flatnonzero(have), {column: harvested[have]})
+                    merged[column] = harvested[others]
                 elif alignment.sound:
-                    self.ledger.record(np.flatnonzero(have), {column: alignment.apply(harvested[have])})
+                    merged[column] = alignment.apply(harvested[others])
+            self.ledger.record(others, merged)
+        for harvested in self.ledger.harvested.values():
             harvested[:] = np.nan
         return found
 
@@ -226,13 +254,17 @@ class CoresetEngine:
             MmacsError: If processes chose different coresets.
         """
         rng = np.random.default_rng([self.seed, number])
-        labels = self.view.labels if self.policy.needs_labels else None
-        self.selection = self.policy.choose(self.importance(), size, rng, self.ledger, self.view.positions, labels)
+        self.selection = self.policy.choose(
+            self.importance(), size, rng, self.ledger, self.view.positions, self._labels()
+        )
         digests = all_gather_object(digest(self.selection.indices))
         if len(set(digests)) > 1:
             raise MmacsError(f'processes chose different coresets: {digests}')
         self.ledger.trained(self.view.positions[self.selection.indices])
         return self.selection
+
+    def _labels(self) -> Optional[csr_matrix]:
+        return self.view.labels if self.policy.needs_labels else None
 
     # ---------------------------------------------------------------- checkpoint
     def state_dict(self) -> Dict[str, Any]:
@@ -269,8 +301,8 @@ class CoresetEngine:
         self.beta, self.seed = state['beta'], state['seed']
         if 'indices' in state:
             probabilities = state.get('probabilities')
-            self.selection = Selection(
-                state['indices'].numpy(), None if probabilities is None else probabilities.numpy()
+            self.selection = Selection(  # MMEngine loads checkpoints to the GPU
+                state['indices'].cpu().numpy(), None if probabilities is None else probabilities.cpu().numpy()
             )
 
 

@@ -71,5 +71,7 @@ class Fidelity:
         for name in ('gt_instances', 'ignored_instances'):
             instances = sample.get(name)
             if instances is not None and 'bboxes' in instances:
+                instances = instances.clone()  # a cloned sample still shares its instances
                 instances.bboxes = instances.bboxes * self.resolution
+                setattr(sample, name, instances)
         return sample

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mmacs.errors import MmacsError
 
-# Columns that the ledger derives from others as it records them: times that an image turned from right to wrong
-# (forgetting events, Toneva et al. 2019, arXiv 1812.05159).
+# Columns that the ledger derives from others as it records them: times that an image turned from right (1) to wrong (0)
+# (forgetting events, Toneva et al. 2019, arXiv 1812.05159). Harvested scores lie between, where a line brought them.
 DERIVED = {'forgetting': 'correct'}
 
 
@@ -28,7 +28,7 @@ class Ledger:
     Attributes:
         scores (Dict[str, np.ndarray]): Last known scores, float32, shape (N,); NaN where there are none.
         harvested (Dict[str, np.ndarray]): Scores from training forwards since the last round, float32, shape (N,);
-            NaN where there are none. They are of another view, so they wait here until :meth:`merge_harvest`.
+            NaN where there are none. They are of another view, so they wait here to be brought to its scale.
         scored_at (np.ndarray): Round in which each image was last scored, int32, shape (N,); -1 for never.
         trained_at (np.ndarray): Round of the last coreset that held it, int32, shape (N,); -1 for never.
         round (int): Number of the current round; -1 before the first.
@@ -48,33 +48,36 @@ class Ledger:
 
         Args:
             share (float): Share of all images, in [0, 1], rounded up.
-            fresh (np.ndarray): Images that need no scoring, bool, shape (N,).
+            fresh (np.ndarray): Images that need no scoring unless they have no scores, bool, shape (N,).
 
         Returns:
             np.ndarray: Positions, int64, ascending.
         """
-        count = int(np.ceil(share * self.num_images))
+        unscored = self.scored_at < 0
+        fresh = fresh & ~unscored
+        count = max(int(np.ceil(share * self.num_images)), np.count_nonzero(unscored))
         # of equal age in a random order that stays: neighbours in a data set are often of one class
         order = np.random.default_rng(0).permutation(self.num_images)
         order = order[np.argsort(np.where(fresh, self.round + 1, self.scored_at)[order], kind='stable')]
-        unscored = int((self.scored_at < 0).sum())
-        wanted = min(max(count, unscored), self.num_images - int((fresh & (self.scored_at >= 0)).sum()))
-        return np.sort(order[:wanted])
+        return np.sort(order[: min(count, np.count_nonzero(~fresh))])
 
     def record(self, positions: np.ndarray, columns: Dict[str, np.ndarray]) -> None:
         """Write scores of the current round.
 
         Args:
             positions (np.ndarray): int64, shape (M,).
-            columns (Dict[str, np.ndarray]): Scores, each of shape (M,).
+            columns (Dict[str, np.ndarray]): Scores, each of shape (M,). Unless they are all that a scorer computes,
+                the images stay as stale as they were.
         """
         for derived, source in DERIVED.items():
             if derived in self.scores and source in columns:
                 count = np.nan_to_num(self.scores[derived][positions], nan=0.0)
-                self.scores[derived][positions] = count + (columns[source] < self.scores[source][positions])
+                forgot = (columns[source] < 0.5) & (self.scores[source][positions] >= 0.5)
+                self.scores[derived][positions] = count + forgot
         for name, values in columns.items():
             self.scores[name][positions] = values
-        self.scored_at[positions] = self.round
+        if columns.keys() == self.harvested.keys():
+            self.scored_at[positions] = self.round
 
     def trained(self, positions: np.ndarray) -> None:
         """Note that these images are in a coreset of the current round."""
@@ -102,7 +105,8 @@ class Ledger:
         if state.keys() != expected.keys():
             theirs, ours = (sorted(k[6:] for k in s if k.startswith('score_')) for s in (state, expected))
             raise MmacsError(f'cannot resume: the checkpoint has the score columns {theirs}, the config needs {ours}')
-        self.scored_at, self.trained_at = state['scored_at'].numpy().copy(), state['trained_at'].numpy().copy()
-        self.round = int(state['round'])
-        self.scores = {name: state[f'score_{name}'].numpy().copy() for name in self.scores}
-        self.harvested = {name: state[f'harvested_{name}'].numpy().copy() for name in self.harvested}
+        arrays = {name: tensor.cpu().numpy().copy() for name, tensor in state.items()}  # MMEngine loads them to the GPU
+        self.scored_at, self.trained_at = arrays['scored_at'], arrays['trained_at']
+        self.round = int(arrays['round'])
+        self.scores = {name: arrays[f'score_{name}'] for name in self.scores}
+        self.harvested = {name: arrays[f'harvested_{name}'] for name in self.harvested}

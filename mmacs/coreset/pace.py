@@ -3,7 +3,17 @@
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
-from mmacs.coreset.budget import Costs, Plan, Prediction, Spent, Work, choose_plan, predict, require_cheaper
+from mmacs.coreset.budget import (
+    Costs,
+    Plan,
+    Prediction,
+    Spent,
+    Work,
+    check_budget,
+    choose_plan,
+    predict,
+    require_cheaper,
+)
 from mmacs.errors import MmacsError
 
 
@@ -47,6 +57,8 @@ class Pace:
     def __init__(
         self, plan: Plan, warmup: int, full_data_last: int, rounds: Optional[int], budget: Optional[float], force: bool
     ) -> None:
+        if budget is not None:
+            check_budget(budget)
         self.asked = self.plan = plan
         self.full_data_last = full_data_last
         self.rounds = rounds
@@ -88,7 +100,7 @@ class Pace:
         Args:
             costs (Costs): Measured seconds per image.
             now (int): Before the first round, or after another one.
-            held (int): Rounds held so far.
+            held (int): Rounds held so far; the run is refused after none, and after two, when a step was measured.
             cached (bool): Whether the teacher's reference is there.
 
         Returns:
@@ -117,10 +129,11 @@ class Pace:
             asked = self.asked._replace(resolution=self.plan.resolution) if held else self.asked
             choice = choose_plan(costs, work, asked, self.budget, cached, spent)
             self.plan, prediction = choice.plan, choice.prediction
-            note = f': {describe(self.plan)} {"stays" if choice.fits else "is the cheapest, and not"} within '
-            note += f'selection_budget={self.budget:g}'
-        require_cheaper(prediction, self.force)
-        return f'{summary(prediction)}{note}.'
+            fits = 'within' if choice.fits else 'the cheapest, though not within'
+            note = f' Plan: {describe(self.plan)}: {fits} selection_budget={self.budget:g}.'
+        if held in (0, 2):  # with an assumed and with a measured step; later on little is left to be saved
+            require_cheaper(prediction, self.force)
+        return f'{summary(prediction)}.{note}'
 
     def costs(self, score: float, teacher: float, now: int) -> Costs:
         """Costs at full resolution from seconds per image at that of the plan.
@@ -143,22 +156,23 @@ class Pace:
         }
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        """Take up the state of a run that is being resumed."""
-        self.plan = Plan(*state['plan'])
+        """Take up the state of a run that is being resumed; without a budget the plan is the config's."""
+        if self.budget is not None:
+            self.plan = Plan(*state['plan'])
         self.next_round = state['next_round']
         self.selection_seconds, self.training_seconds = state['selection_seconds'], state['training_seconds']
 
 
 def describe(plan: Plan) -> str:
     """A plan in words."""
-    return f'interval {plan.interval}, {plan.rescore:.0%} scored per round, resolution {plan.resolution:g}'
+    return f'interval={plan.interval}, rescore={plan.rescore:g}, resolution={plan.resolution:g}'
 
 
 def summary(prediction: Prediction) -> str:
     """A prediction in words."""
-    basis = 'measured' if prediction.measured else 'taken as three scorings'
+    basis = 'training steps measured' if prediction.measured else 'a training step taken as three scorings'
     return (
         f'Predicted: selection {prediction.selection:.1f} s and training {prediction.training:.1f} s, '
         f'{prediction.total / prediction.full:.0%} of training on all images ({prediction.full:.1f} s), selection '
-        f'{prediction.share:.0%} of the total; a training step is {basis}'
+        f'{prediction.share:.0%} of the total ({basis})'
     )

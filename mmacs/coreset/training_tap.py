@@ -9,6 +9,7 @@ from torch import nn
 from mmacs.coreset.engine import CoresetEngine
 from mmacs.coreset.head_tap import HeadTap
 from mmacs.coreset.loss_weights import inverse_probability_weights
+from mmacs.coreset.selectors import Selection
 from mmacs.errors import MmacsError
 
 
@@ -46,25 +47,29 @@ class TrainingTap:
         self._weights: Optional[np.ndarray] = None
         self._seen: Dict[str, Any] = {}
 
-    def selection_changed(self) -> None:
-        """Compute the weights of the engine's new coreset."""
+    def use(self, selection: Selection) -> None:
+        """Weight losses for a new coreset from now on, if they are to be weighted."""
+        self._weights = self.weights(selection)
+
+    def weights(self, selection: Selection) -> Optional[np.ndarray]:
+        """Weight of each image's loss, shape (M,); None if losses are not to be weighted.
+
+        Raises:
+            MmacsError: If the coreset's inclusion probabilities are not known, or a setting is out of range.
+        """
         if not self._unbiased:
-            return
-        selection, positions = self._engine.selection, self._engine.view.positions
+            return None
         if selection.probabilities is None:
             raise MmacsError(
                 'unbiased needs inclusion probabilities: take a selector that draws (GumbelTopK, SoftPruning, '
-                'Stratified, Tiers, Random), without class_floor, max_gap, random_share and trim'
+                'Stratified, Tiers, Random), without class_floor, max_gap and random_share'
             )
-        weights = inverse_probability_weights(
+        positions = self._engine.view.positions
+        weights = np.ones(len(self._engine.view))
+        weights[positions[selection.indices]] = inverse_probability_weights(
             selection.probabilities, len(selection.indices), len(positions), self._max_weight
         )
-        self._weights = np.ones(len(self._engine.view))
-        self._weights[positions[selection.indices]] = weights
-
-    def sweep_began(self) -> None:
-        """All images count alike from now on."""
-        self._weights = None
+        return weights
 
     def begin(self, data_samples: List[Any]) -> None:
         """Attach to the coming forward of these images."""

@@ -124,7 +124,7 @@ class ScoringView(Dataset):
             path = info.get('img_path')
             if path is not None:
                 facts += [Path(path).name, os.path.getsize(path) if os.path.exists(path) else None]
-            digest.update(json.dumps(facts, default=np.ndarray.tolist).encode())
+            digest.update(json.dumps(facts, default=lambda value: np.asarray(value).tolist()).encode())
         return digest.hexdigest()[:16]
 
     @cached_property
@@ -168,7 +168,9 @@ class ScoringView(Dataset):
         """
         found = {self.key(self.info(position)): position for position in range(len(self))}
         if None in found or len(found) != len(self):
-            raise MmacsError('images of this data set cannot be told apart while training: they have no img_path')
+            raise MmacsError(
+                'images of this data set cannot be told apart while training: they have no img_path, or share one'
+            )
         return found
 
     def image_id(self, position: int) -> Any:
@@ -178,7 +180,10 @@ class ScoringView(Dataset):
 
     def positions_of(self, data_samples: Sequence[Any]) -> np.ndarray:
         """Positions of the images of data samples, int64, shape (B,)."""
-        return np.asarray([self.by_key[self.key(sample)] for sample in data_samples], dtype=np.int64)
+        keys = [self.key(sample) for sample in data_samples]
+        if None in keys:
+            raise MmacsError("cannot tell the images of a batch: give the packing transform's meta_keys 'img_path'")
+        return np.asarray([self.by_key[key] for key in keys], dtype=np.int64)
 
     def __getitem__(self, position: int) -> Dict[str, Any]:
         """One image with its data sample, as the pipeline packs them.

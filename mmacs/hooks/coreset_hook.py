@@ -175,6 +175,9 @@ class CoresetHook(Hook):
                 loader, self._sampler, lambda: self._before_batch(runner), lambda number: self._draw(runner, number)
             )
             self._iterator.install(runner.train_loop)
+        rehearsed = self._engine.rehearse(self._sampler.size)
+        if self._tap is not None:
+            self._tap.weights(rehearsed)
         if runner.iter > 0:
             self._resume(runner)
         elif self._engine.needs_teacher:
@@ -189,8 +192,8 @@ class CoresetHook(Hook):
             self._start = time.perf_counter()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Have this iteration's losses weighted, and its outputs recorded."""
-        if self._tap is not None:
+        """Have this iteration's losses weighted, and its outputs recorded, as long as there is a coreset."""
+        if self._tap is not None and not self.pace.sweeps(self._now(runner)):
             self._tap.begin(data_batch['data_samples'])
 
     def after_train_iter(
@@ -292,10 +295,10 @@ class CoresetHook(Hook):
         teacher = run_teacher(runner, self._teacher)[0] if engine.needs_teacher else None
         self._cache = self._cache or self._open_cache(runner)
         if held == 0:
-            costs = pace.costs(*engine.measure(model, teacher), now)
+            costs = pace.costs(*engine.measure(model, teacher, self._cache.rows if self._cache else None), now)
             runner.logger.info(pace.choose(costs, now, held, cached=self._cache is not None))
-            if pace.plan != pace.asked:
-                self._apply_plan()
+            self._apply_plan()
+            if pace.plan.resolution != pace.asked.resolution:
                 self._cache = self._open_cache(runner)
         facts = engine.hold_round(
             model, self.importance.beta_at(now, pace.extent.end), self._reference(runner, teacher)
@@ -319,8 +322,6 @@ class CoresetHook(Hook):
             if self._sweep_start is None:
                 self._sweep_start = number
                 self._sampler.sweep(number)
-                if self._tap is not None:
-                    self._tap.sweep_began()
                 runner.logger.info('From now on training goes evenly through all of the data.')
         elif self._is_new or (engine.selection is not None and self.policy.redraw):
             before, trained_before = self._sampler.indices, engine.ledger.trained_at.copy()
@@ -335,7 +336,7 @@ class CoresetHook(Hook):
     def _use_selection(self) -> None:
         self._sampler.set_indices(self._engine.selection.indices)
         if self._tap is not None:
-            self._tap.selection_changed()
+            self._tap.use(self._engine.selection)
 
     # ---------------------------------------------------------------- teacher
     def _open_cache(self, runner: Runner) -> Optional[ReferenceCache]:
@@ -345,11 +346,12 @@ class CoresetHook(Hook):
     def _cache_place(self, runner: Runner) -> Tuple[Path, str, int]:
         """Folder, key and number of images of the cache."""
         fidelity, view = self._engine.scoring.fidelity, self._engine.view
+        model = runner.cfg.model  # all but the recipe: the teacher is in full precision
         key = cache_key(
             teacher=self._teacher,
             data=view.fingerprint,
             pipeline=repr(self.pipeline or deterministic_pipeline(runner.cfg)),
-            preprocessor=repr(runner.cfg.model.get('data_preprocessor') or unwrapped(runner).data_preprocessor),
+            model=repr([model.get('model', model), runner.cfg.get('data_preprocessor')]),
             scorer=[type(self.scorer).__name__, repr(sorted(vars(self.scorer).items()))],
             fidelity=[fidelity.resolution, fidelity.precision],
             version=__version__,
@@ -370,21 +372,25 @@ class CoresetHook(Hook):
     # ---------------------------------------------------------------- what a person sees
     def _report(self, runner: Runner, before: Optional[np.ndarray], trained_before: np.ndarray) -> None:
         """Log a round, and write it."""
-        engine, sampler, now = self._engine, self._sampler, self._now(runner)
-        until = min(self.pace.next_round, self.pace.extent.end)
-        facts = {'fraction': sampler.fraction, 'images': sampler.size, **self._facts}
+        engine, sampler, pace, now = self._engine, self._sampler, self.pace, self._now(runner)
+        until = pace.extent.end - pace.full_data_last
+        if pace.rounds is None or engine.ledger.round + 1 < pace.rounds:
+            until = min(until, pace.next_round)
+        facts = {'fraction': sampler.fraction, 'images': sampler.size}
         if before is not None:
             facts['overlap'] = len(np.intersect1d(before, sampler.indices)) / sampler.size
+        facts.update(self._facts)
         if engine.noisy.any():
             held = np.zeros(len(engine.view), dtype=bool)
             held[engine.view.positions[sampler.indices]] = True
             facts.update(noise_counts(held, engine.noisy, self.policy.excluded(engine.ledger)))
-        details = ', '.join(f'{name.replace("_", " ")} {facts[name]:.4g}' for name in facts if name not in _SAID)
-        overlap = f', overlap with the last coreset {facts["overlap"]:.1%}' if 'overlap' in facts else ''
+        unit, visit = ('epochs', 'epoch') if self._by_epoch else ('iterations', 'pass')
+        redrawn = f', drawn anew in each {visit}' if self.policy.redraw else ''
+        details = ', '.join(_in_words(name, value) for name, value in facts.items() if name not in _SAID)
         runner.logger.info(
-            f'Coreset for {"epochs" if self._by_epoch else "iterations"} {now + 1} to {until}: {sampler.size} of '
-            f'{len(engine.view.positions)} images ({sampler.fraction:.1%}), {facts["scored"]} scored in '
-            f'{facts["seconds"]:.1f} s{overlap}, {details}, digest {digest(sampler.indices)}'
+            f'Coreset for {unit} {now + 1} to {until}: {sampler.size} of {len(engine.view.positions)} images '
+            f'({sampler.fraction:.1%}){redrawn}, {facts["scored"]} scored in {facts["seconds"]:.1f} s, {details}, '
+            f'digest {digest(sampler.indices)}'
         )
         runner.visualizer.add_scalars({f'coreset/{name}': value for name, value in facts.items()}, step=now)
         if is_main_process():
@@ -395,4 +401,22 @@ class CoresetHook(Hook):
         barrier()
 
 
-_SAID = ('fraction', 'images', 'scored', 'seconds', 'overlap')
+_SAID = ('fraction', 'images', 'scored', 'seconds')
+_WORDS = {
+    'beta': 'beta {value:.3g}',
+    'overlap': 'overlap with the last coreset {value:.1%}',
+    'harvest': 'rank correlation of harvested with exact {column} {value:.2f}',
+    'fidelity': 'rank correlation of {column} with exact scores {value:.2f}',
+    'fidelity_overlap': 'overlap with the coreset of exact scores {value:.1%}',
+    'noisy_chosen': '{value:.0f} chosen images are noisy',
+    'noisy_share': 'which is {value:.1%} of the coreset',
+    'noisy_share_of_all': 'against {value:.1%} of all images',
+    'trim_precision': '{value:.1%} of the trimmed images are noisy',
+    'trim_recall': '{value:.1%} of the noisy images are trimmed',
+}
+
+
+def _in_words(name: str, value: float) -> str:
+    """A fact of a round for the log; what has no words of its own is the mean of a column."""
+    kind, _, column = name.partition('_')
+    return _WORDS.get(name, _WORDS.get(kind, 'mean {name} {value:.4g}')).format(name=name, column=column, value=value)

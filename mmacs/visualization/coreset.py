@@ -15,6 +15,21 @@ from mmengine.registry import DATASETS, init_default_scope
 
 from mmacs.coreset.view import ScoringView
 from mmacs.data_paths import check_data, move_data_root
+from mmacs.visualization.charts import Chart, inline, to_svg
+from mmacs.visualization.coreset_charts import cost_chart, course_charts, score_chart, usage_charts
+from mmacs.visualization.coreset_content_charts import content_charts
+from mmacs.visualization.coreset_contents import read_contents
+from mmacs.visualization.coreset_pictures import draw_galleries
+from mmacs.visualization.coreset_rounds import (
+    History,
+    Record,
+    columns,
+    read_config,
+    read_metric,
+    read_round,
+    read_seconds,
+    round_files,
+)
 
 _MAX_ROUNDS = 6  # whose scores are drawn
 
@@ -58,17 +73,17 @@ def write_report(work_dir: os.PathLike, data_root: Optional[str] = None) -> Path
     seconds, metric = read_seconds(work_dir), read_metric(work_dir)
 
     charts = {
-        'cost': [chart for chart in [_cost_chart(history, seconds)] if chart],
-        'scores': [_score_chart(name, shown) for name in columns(last)],
-        'course': [*_course_charts(history, metric, unit, end), *_usage_charts(history)],
-        'contents': [*_content_charts(contents, last['chosen'], history)] if len(contents.image) else [],
+        'cost': [cost_chart(history, seconds)],
+        'scores': [score_chart(name, shown) for name in columns(last)],
+        'course': [*course_charts(history, metric, unit, end), *usage_charts(history)],
+        'contents': [*content_charts(contents, last['chosen'], history)] if len(contents.image) else [],
     }
     with _replaced(work_dir / 'coreset_report') as folder:
         page = {
-            'galleries': _draw_galleries(last, view, contents, folder),
+            'galleries': draw_galleries(last, view, contents, folder),
             'name': Path(cfg.filename).stem,
             'date': datetime.fromtimestamp(files[-1].stat().st_mtime).strftime('%Y-%m-%d %H:%M'),
-            'facts': _facts(history, last, len(dataset), metric),
+            'facts': _facts(history, last, len(dataset), metric, unit),
             'settings': _settings(cfg),
             'table': _table(history, unit),
             'cost': _cost_sentences(history, seconds, len(last['indices']) / len(dataset)),
@@ -99,40 +114,15 @@ def _replaced(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch)
 
 
-def _inline(png: bytes) -> str:
-    return f'data:image/png;base64,{base64.b64encode(png).decode()}'
-
-
 def _written(chart: Chart, folder: Path) -> Dict[str, str]:
-    """Draw a chart, write its PNG, and give what the page needs of it."""
-    light = _render(chart, 'light')
-    (folder / f'{chart.name}.png').write_bytes(light)
-    return {'title': chart.title, 'text': chart.text, 'light': _inline(light), 'dark': _inline(_render(chart, 'dark'))}
-
-
-def _draw_galleries(record: Record, view: ScoringView, contents: Contents, folder: Path) -> List[Dict[str, Any]]:
-    percentiles = {
-        name: (rankdata(values, 'min', nan_policy='omit') - 1) / len(values)
-        for name, values in _captioned(record).items()
-    }
-    galleries = []
-    for stem, title, text, positions in _galleries(record):
-        pictures = []
-        for number, position in enumerate(positions.tolist(), start=1):
-            was, now = str(record['image_ids'][position]), str(view.image_id(position))
-            if Path(was).name != Path(now).name:  # of paths, the folder may have moved
-                raise MmacsError(
-                    f'the data set has changed: what was image {was} is now {now}; name the data of that run'
-                )
-            png = _picture(view.info(position), contents.names)
-            (folder / f'{stem}_{number:02d}.png').write_bytes(png)
-            pictures.append({'png': _inline(png), **_caption(record, contents, position, percentiles)})
-        galleries.append({'title': title, 'text': text, 'pictures': pictures})
-    return galleries
+    """Draw a chart, write it, and give what the page needs of it."""
+    svg = to_svg(chart)
+    (folder / f'{chart.name}.svg').write_text(svg, encoding='utf-8')
+    return {'title': chart.title, 'text': chart.text, 'svg': inline(svg)}
 
 
 def _facts(
-    history: History, last: Record, num_indices: int, metric: Tuple[str, Dict[int, float]]
+    history: History, last: Record, num_indices: int, metric: Tuple[str, Dict[int, float]], unit: str
 ) -> List[Tuple[str, str]]:
     """The numbers at the top of the page."""
     num_images, size = len(history.times), len(last['indices'])
@@ -148,8 +138,9 @@ def _facts(
         facts.append(
             ('label noise', f'{last["noisy"].mean():.1%} of all, {last["noisy"][last["chosen"]].mean():.1%} of chosen')
         )
-    if metric[1]:
-        facts.append((metric[0], f'{metric[1][max(metric[1])]:.4g} at the end'))
+    name, values = metric
+    if values:
+        facts.append((name, f'{values[max(values)]:.4g} after {unit} {max(values)}'))
     return facts
 
 

@@ -3,6 +3,7 @@
 import os
 from typing import Any, Dict, Sequence
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from mmengine.dataset import BaseDataset, pseudo_collate
 from torch import nn
 
 from mmacs.coreset.view import ScoringView
+from mmacs.errors import MmacsError
 from mmacs.files import atomic_path
+from mmacs.visualization.coreset_rounds import columns
 
 _TRUTH, _PREDICTION = 'lime', 'red'
 
@@ -27,7 +30,8 @@ def draw_extremes(round_file: os.PathLike, view: ScoringView, path: os.PathLike,
         path (os.PathLike): The PNG to write.
         count (int): Images per row. Defaults to 6.
     """
-    record = dict(np.load(round_file))
+    with np.load(round_file) as arrays:
+        record = dict(arrays)
     order = np.argsort(-record['importance'], kind='stable')
     count = min(count, len(order))
     figure = Figure(figsize=(2.2 * count, 5.2), layout='constrained')
@@ -36,8 +40,7 @@ def draw_extremes(round_file: os.PathLike, view: ScoringView, path: os.PathLike,
     for row, (title, positions) in zip(axes, rows.items()):
         for axis, position in zip(row, positions):
             _draw_truth(axis, view.info(position))
-            scores = {key[len('score_') :]: record[key] for key in record if key.startswith('score_')}
-            shown = '   '.join(f'{name.upper()} {values[position]:.2f}' for name, values in scores.items())
+            shown = '   '.join(f'{name} {values[position]:.2f}' for name, values in columns(record).items())
             axis.set_title(shown, fontsize=8)
         row[0].set_ylabel(title, fontsize=11)
     figure.suptitle(f'Coreset selection before epoch {int(record["epoch"]) + 1}', fontsize=11)
@@ -69,7 +72,7 @@ def draw_detections(
         _draw_truth(axis, dataset.get_data_info(index))
         found = result.pred_instances[result.pred_instances.scores > score_threshold].cpu()
         for box, label, score in zip(found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist()):
-            _draw_box(axis, box, _PREDICTION)
+            draw_box(axis, box, _PREDICTION)
             text = f'{dataset.metainfo["classes"][label]} {score:.2f}'
             axis.annotate(
                 text, box[:2], fontsize=7, color='white', va='bottom', backgroundcolor=(0.7, 0, 0, 0.6), clip_on=True
@@ -80,14 +83,35 @@ def draw_detections(
 
 def _draw_truth(axis: Axes, info: Dict[str, Any]) -> None:
     """An image with the boxes of its annotations, those to be ignored dashed."""
-    axis.imshow(info['img'] if 'img' in info else mmcv.imread(info['img_path'], channel_order='rgb'))
+    axis.imshow(read_image(info))
     axis.set_xticks([])
     axis.set_yticks([])
     for instance in info.get('instances', ()):
-        _draw_box(axis, instance['bbox'], _TRUTH, 'dashed' if instance.get('ignore_flag') else 'solid')
+        draw_box(axis, instance['bbox'], _TRUTH, 'dashed' if instance.get('ignore_flag') else 'solid')
 
 
-def _draw_box(axis: Axes, box: Sequence[float], colour: str, style: str = 'solid') -> None:
+def read_image(info: Dict[str, Any]) -> np.ndarray:
+    """The pixels of an image, uint8, shape (H, W, 3) in RGB or (H, W) in grey.
+
+    Args:
+        info (dict): What MMEngine's ``get_data_info`` gives: ``img``, or ``img_path`` of a file.
+
+    Raises:
+        MmacsError: If the file cannot be read.
+    """
+    if 'img' in info:
+        return info['img']
+    try:
+        pixels = mmcv.imread(info['img_path'], channel_order='rgb')
+    except (OSError, cv2.error) as error:
+        raise MmacsError(f'cannot read image {info["img_path"]}: {error}') from error
+    if pixels is None:  # where OpenCV can't decode what is in the file
+        raise MmacsError(f'cannot read image {info["img_path"]}')
+    return pixels
+
+
+def draw_box(axis: Axes, box: Sequence[float], colour: str, style: str = 'solid') -> None:
+    """Outline a box x1, y1, x2, y2 in pixels, in a matplotlib colour and line style."""
     x1, y1, x2, y2 = box
     for width, shade in ((2.4, 'black'), (1.2, colour)):  # a dark edge shows on any background
         axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=shade, lw=width, ls=style))

@@ -6,17 +6,8 @@ from mmdet.registry import DATASETS
 
 from mmacs.coreset.view import ScoringView
 from mmacs.errors import MmacsError
-from mmacs.visualization.coreset import (
-    Contents,
-    History,
-    class_shares,
-    cut,
-    most_shifted,
-    read_contents,
-    read_metric,
-    read_round,
-    round_files,
-)
+from mmacs.visualization.coreset_contents import Contents, class_shares, most_shifted, read_contents
+from mmacs.visualization.coreset_rounds import History, cut, read_metric, read_round, round_files
 
 
 def write_round(work_dir, number, chosen, importance, ids, positions=None, **extra):
@@ -140,7 +131,7 @@ def test_the_metric_is_that_of_validation_and_the_newest_of_each_epoch(tmp_path)
     [
         (lambda path: path.write_bytes(path.read_bytes()[:200]), 'is damaged'),
         (
-            lambda path: np.savez(path, epoch=0, iteration=0, indices=[0], positions=[0]),
+            lambda path: np.savez(path, epoch=0, iteration=0, beta=0, seconds=0, digest='', indices=[0], positions=[0]),
             'no image_ids and no importance',
         ),
         (lambda path: None, '2 images (2 with repeats) when round_000.npz was written, 3 (3) now'),

@@ -1,0 +1,285 @@
+"""Whole runs with the options of CoresetHook, several at once: the narrow detector, and a small classifier."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+from mmacs.coreset.scorers import ClassificationScorer
+from mmacs.errors import MmacsError
+
+from ..conftest import REPO, run_config
+from .test_run import load_checkpoint, rounds, weights
+
+pytest.importorskip('mmpretrain')
+
+
+class Stream(Hook):
+    """Keeps which images each iteration shows."""
+
+    def __init__(self):
+        self.images = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        samples = data_batch['data_samples']
+        self.images.append([sample.get('img_id', sample.get('sample_idx')) for sample in samples])
+
+
+class HalfPrecision(OptimWrapper):
+    """Autocast as AmpOptimWrapper's, which needs a GPU."""
+
+    def optim_context(self, model):
+        return torch.autocast('cpu', torch.bfloat16)
+
+
+@pytest.fixture(scope='module')
+def tiles(tmp_path_factory):
+    return tmp_path_factory.mktemp('tiles')
+
+
+@pytest.fixture
+def classifier(tiles, tmp_path):
+    """Config of a small classifier on half of 64 tiles, 16 to a batch, without weights to start from."""
+
+    def config(name: str, epochs: int, **coreset) -> Config:
+        DefaultScope._instance_dict.clear()
+        cfg = Config.fromfile(REPO / 'configs' / 'resnet20_embedded_w4a4_acs.py')
+        cfg.load_from = None
+        cfg.work_dir = str(tmp_path / name)
+        two_stages = dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,))
+        cfg.model.model.backbone = dict(type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8, **two_stages)
+        cfg.model.model.head.in_channels = 16
+        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+            loader.update(num_workers=0, persistent_workers=False, batch_size=16)
+            loader.dataset.update(data_root=str(tiles), spec=dict(num_train=128, num_test=10))
+            loader.dataset.pipeline = [dict(type='PackInputs')]
+        cfg.train_dataloader.dataset.indices = 64
+        cfg.train_dataloader.sampler.fraction = 0.5
+        cfg.train_cfg.update(max_epochs=epochs, val_interval=100)
+        cfg.param_scheduler = None
+        cfg.default_hooks.logger.interval = 1
+        cfg.default_hooks.coreset.update(interval=1, force=True, selector=dict(type='mmacs.TopK'))
+        cfg.default_hooks.coreset.update(coreset)
+        cfg.randomness = dict(seed=0)
+        return cfg
+
+    return config
+
+
+def detector(data: Path, work_dir: Path, epochs: int = 1, **coreset) -> Config:
+    """The narrow RetinaNet, without augmentation."""
+    cfg = run_config('retinanet_r18_w4a4_acs.py', data, work_dir, **{'train_cfg.max_epochs': epochs})
+    for transform in cfg.train_dataloader.dataset.pipeline:
+        if transform.type == 'RandomFlip':
+            transform.prob = 0.0
+    cfg.param_scheduler = None
+    cfg.default_hooks.coreset.update(coreset)
+    return cfg
+
+
+def run(cfg: Config, resume_from=None):
+    """Train, resumed from a checkpoint if one is given; returns the runner and the images of each iteration."""
+    if resume_from is not None:
+        cfg.resume, cfg.load_from = True, str(resume_from)
+    cfg.experiment_name = Path(cfg.work_dir).name
+    runner, stream = Runner.from_cfg(cfg), Stream()
+    runner.register_hook(stream)
+    runner.train()
+    return runner, stream.images
+
+
+def require_continued(one: Runner, other: Runner, starts) -> None:
+    """Require that a resumed run held rounds at these iterations, all as the whole run did, and has its weights."""
+    whole, rest = ({int(r['iteration']): r for r in rounds(Path(runner.work_dir))} for runner in (one, other))
+    assert list(rest) == starts
+    for iteration, record in rest.items():
+        assert all(np.array_equal(record[key], whole[iteration][key]) for key in record if key != 'seconds')
+    first, second = weights(one), weights(other)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def log_of(work_dir: Path) -> str:
+    return sorted(work_dir.glob('*/*.log'))[-1].read_text()
+
+
+def scalars_of(work_dir: Path):
+    """Scalars of each round."""
+    lines = sorted(work_dir.glob('*/vis_data/scalars.json'))[-1].read_text().splitlines()
+    return [record for record in map(json.loads, lines) if 'coreset/images' in record]
+
+
+def test_an_iteration_based_run_goes_on_in_the_middle_of_an_interval(tiny_coco, tmp_path):
+    def config(name):
+        selector = dict(type='mmacs.GumbelTopK')
+        when = dict(interval=4, warmup=2, full_data_last=6)
+        cfg = detector(tiny_coco, tmp_path / name, selector=selector, unbiased=True, harvest=True, rescore=0.5, **when)
+        cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=14, val_begin=100)
+        cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=5)
+        return cfg
+
+    whole, images = run(config('whole'))
+    require_continued(whole, whole, [2, 6])
+    assert len(set(sum(images[8:14], []))) == 10  # the sweep: 5 images in a pass of 3 iterations, then the other 5
+    log = log_of(tmp_path / 'whole')
+    assert 'Coreset for iterations 3 to 6: 5 of 10 images (50.0%), drawn anew in each pass, 10 scored in' in log
+    assert 'Coreset for iterations 7 to 8' in log
+    assert log.count('From now on training goes evenly through all of the data.') == 1
+    for stop, starts in ((5, [6]), (10, [])):  # in the middle of a pass that was drawn anew, and of the sweep
+        resumed, rest = run(config(f'from_{stop}'), tmp_path / 'whole' / f'iter_{stop}.pth')
+        assert rest == images[stop:]
+        require_continued(whole, resumed, starts)
+
+
+def test_every_epoch_has_its_images_and_a_resumed_run_goes_on(classifier, tmp_path):
+    what = dict(selector=dict(type='mmacs.GumbelTopK'), class_floor=1, max_gap=2, random_share=0.25)
+    what.update(weights=dict(evs='beta', ds='1 - beta', forgetting=0.1), interval=2, warmup=1, full_data_last=2)
+    cfg = classifier('whole', 6, **what)
+    cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
+    whole, images = run(cfg)
+    epochs = [sum(images[i : i + 2], []) for i in range(0, 12, 2)]
+    assert all(len(set(epoch)) == len(epoch) == 32 for epoch in epochs)
+    assert set(epochs[1]) == set(rounds(tmp_path / 'whole')[0]['indices'])
+    assert set(epochs[2]) not in (set(epochs[1]), set(epochs[3]))
+    assert set(epochs[4]) | set(epochs[5]) == set(range(64))
+    for stop, starts in ((1, [2, 6]), (2, [6]), (5, [])):
+        resumed, rest = run(classifier(f'from_{stop}', 6, **what), tmp_path / 'whole' / f'epoch_{stop}.pth')
+        assert rest == images[2 * stop :]
+        require_continued(whole, resumed, starts)
+
+
+def test_harvested_scores_stand_in_for_exact_ones_without_a_teacher(classifier, tmp_path):
+    cfg = classifier('run', 2, weights=dict(evs=1.0), harvest=True, rescore=0.2)
+    cfg.train_dataloader.dataset.indices = 128
+    cfg.optim_wrapper.type = HalfPrecision
+    cfg.custom_hooks = [dict(type='EMAHook')]
+    run(cfg)
+    first, second = rounds(tmp_path / 'run')
+    assert (second['scored_at'][first['indices']] == 1).all()
+    assert scalars_of(tmp_path / 'run')[1]['coreset/scored'] < 64
+    assert 'rank correlation of harvested with exact evs' in log_of(tmp_path / 'run')
+    assert {path.name for path in (tmp_path / 'run').iterdir()}.isdisjoint({'teacher.pth', 'teacher_cache'})
+
+
+def test_a_detector_that_does_not_move_harvests_its_exact_scores(tiny_coco, tmp_path):
+    cfg = detector(tiny_coco, tmp_path / 'run', weights=dict(evs=1.0, loss=1.0), harvest=True)
+    cfg.optim_wrapper.optimizer.lr = 0.0
+    cfg.train_dataloader.batch_size = 1
+    run(cfg)
+    ledger = load_checkpoint(tmp_path / 'run' / 'epoch_1.pth')['mmacs_coreset']['ledger']
+    trained = rounds(tmp_path / 'run')[0]['indices']
+    for column in ('evs', 'loss'):
+        assert ledger[f'harvested_{column}'].isfinite().nonzero().flatten().tolist() == trained.tolist()
+        torch.testing.assert_close(
+            ledger[f'harvested_{column}'][trained], ledger[f'score_{column}'][trained], rtol=1e-3, atol=0
+        )
+
+
+def test_info_batch_scores_nothing_after_the_first_round(classifier, tmp_path):
+    what = dict(weights=dict(loss=1.0, forgetting=0.0), normalisation='none', selector=dict(type='mmacs.SoftPruning'))
+    cfg = classifier('run', 3, harvest=True, rescore=0.0, unbiased=True, **what)
+    cfg.train_dataloader.dataset.pipeline.insert(0, dict(type='RandomFlip', prob=0.5, direction='horizontal'))
+    _, images = run(cfg)
+    assert [record['coreset/scored'] for record in scalars_of(tmp_path / 'run')] == [64, 0, 0]
+    records = rounds(tmp_path / 'run')
+    for number in (0, 1):
+        assert set(np.flatnonzero(records[number + 1]['scored_at'] == number + 1)) == set(
+            sum(images[2 * number : 2 * number + 2], [])
+        )
+    turned_wrong = records[1]['score_correct'] < records[0]['score_correct']
+    np.testing.assert_array_equal(records[1]['score_forgetting'], turned_wrong)
+
+
+@pytest.mark.parametrize('options', [{}, dict(selector=dict(type='mmacs.GumbelTopK'), class_floor=1)])
+def test_unbiased_needs_probabilities(classifier, options):
+    with pytest.raises(MmacsError, match='unbiased needs inclusion probabilities: take a selector that draws'):
+        run(classifier('run', 1, unbiased=True, **options))
+
+
+def test_noise_is_counted_and_suspects_are_left_out_of_fast_scoring_beside_distillation(classifier, tmp_path):
+    cfg = classifier('run', 2, trim=0.25, resolution=0.5, precision='bfloat16')
+    data = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(type='mmacs.NoisyLabels', dataset=data, noise=dict(symmetric=0.3))
+    cfg.custom_hooks = [dict(type='mmacs.DistillationHook')]
+    run(cfg)
+    log, scalars = log_of(tmp_path / 'run'), scalars_of(tmp_path / 'run')
+    for record, seen in zip(rounds(tmp_path / 'run'), scalars):
+        chosen, noisy, trimmed = record['indices'], record['noisy'], record['trimmed']
+        assert trimmed.sum() == 16 and not trimmed[chosen].any()
+        assert seen['coreset/noisy_chosen'] == noisy[chosen].sum() > 0
+        assert (
+            f'{noisy[chosen].sum()} chosen images are noisy, which is {noisy[chosen].mean():.1%} of the coreset, '
+            f'against {noisy.mean():.1%} of all images, {noisy[trimmed].mean():.1%} of the trimmed images are noisy'
+        ) in log
+    assert 0 < scalars[0]['coreset/fidelity_ds'] <= 1 and 'coreset/fidelity_ds' not in scalars[1]
+    assert 'rank correlation of ds with exact scores 0.' in log
+    assert 'overlap with the coreset of exact scores' in log
+
+
+def test_the_teacher_runs_once_for_all_runs_that_see_the_same(classifier, tmp_path, monkeypatch):
+    seen = []
+
+    def reference(self, teacher, inputs, data_samples, original=ClassificationScorer.reference):
+        seen.extend(data_samples)
+        return original(self, teacher, inputs, data_samples)
+
+    monkeypatch.setattr(ClassificationScorer, 'reference', reference)
+
+    def shown(name, resume_from=None, epochs=1, **changes):
+        """Images that the teacher of a run sees besides the 64 that its cost is measured on, and the run's log."""
+        cfg = classifier(name, epochs, cache_dir=str(tmp_path / 'cache'))
+        cfg.train_dataloader.dataset.indices = 128
+        cfg.merge_from_dict(changes)
+        seen.clear()
+        run(cfg, resume_from)
+        return max(len(seen) - 64, 0), log_of(tmp_path / name)
+
+    assert shown('first')[0] == 128
+    assert shown('second', **{'model.recipe': dict(preset='w2a2')})[0] == 0
+    assert shown('resumed', tmp_path / 'first' / 'epoch_1.pth', 2)[0] == 0
+    assert not seen
+    pipeline = [dict(type='mmpretrain.Resize', scale=40), dict(type='PackInputs')]
+    assert shown('resized', **{'val_dataloader.dataset.pipeline': pipeline})[0] == 128
+    assert shown('normalised', **{'data_preprocessor.mean': [0, 0, 0]})[0] == 128
+    for path in (tmp_path / 'cache').glob('*/teacher_error.npy'):
+        path.write_bytes(path.read_bytes()[:-4] + b'oops')
+    images, log = shown('damaged')
+    assert images == 128
+    assert 'The teacher runs on all images, because' in log and 'teacher_error.npy is damaged' in log
+
+
+def test_a_plan_that_a_budget_changed_survives_a_resume(classifier, tmp_path):
+    run(classifier('run', 3, selection_budget=0.001))
+    log = log_of(tmp_path / 'run')
+    assert 'interval 4, 100% scored per round, resolution 0.5 is the cheapest, and not within' in log
+    assert 'Coreset for epochs 1 to 3: ' in log
+    resumed, _ = run(classifier('resumed', 5, selection_budget=0.001), tmp_path / 'run' / 'epoch_2.pth')
+    assert [int(record['epoch']) for record in rounds(tmp_path / 'resumed')] == [4]
+    state = load_checkpoint(tmp_path / 'resumed' / 'epoch_5.pth')['mmacs_coreset']
+    assert state['pace']['plan'][2] == 0.5
+
+
+def test_a_run_that_would_take_longer_than_full_training_is_refused(classifier):
+    cfg = classifier('run', 4, force=False)
+    cfg.train_dataloader.sampler.fraction = 0.95
+    with pytest.raises(MmacsError, match='of training on all images, a trained image taken as three scored ones'):
+        run(cfg)
+
+
+def test_a_resumed_run_refuses_other_columns_and_changed_annotations(tiny_coco, tmp_path):
+    run(detector(tiny_coco, tmp_path / 'run', weights=dict(evs=1.0), rounds=1, interval=5))
+    assert 'Coreset for epochs 1 to 1: ' in log_of(tmp_path / 'run')
+    checkpoint = tmp_path / 'run' / 'epoch_1.pth'
+    with pytest.raises(MmacsError, match=r"has the score columns \['evs'\], the config needs \['sufficiency'"):
+        run(detector(tiny_coco, tmp_path / 'columns', 2, weights=dict(sufficiency=1.0)), checkpoint)
+    content = json.loads((tiny_coco / 'annotations.json').read_text())
+    content['annotations'][0]['bbox'][0] += 1
+    (tiny_coco / 'annotations.json').write_text(json.dumps(content))
+    with pytest.raises(MmacsError, match='names, order or annotations of the training images are not those'):
+        run(detector(tiny_coco, tmp_path / 'changed', 2, weights=dict(evs=1.0)), checkpoint)
