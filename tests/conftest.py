@@ -1,5 +1,6 @@
 """Shared fixtures: small detectors built from MMDetection's own configs, and a small COCO data set on disk."""
 
+import gc
 import json
 import runpy
 import sys
@@ -7,15 +8,27 @@ from pathlib import Path
 
 import cv2
 import mmdet
+import mmengine.config.config
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from mmengine.utils import ManagerMixin
+
+# Laying out configs, describing the machine and collecting garbage take MMEngine a third of so small a run.
+mmengine.config.config.FormatCode = lambda text, **kwargs: (text, True)
+Runner._log_env = lambda *args: None
 
 REPO = Path(__file__).parents[1]
 SHIPPED = Path(mmdet.__file__).parent / '.mim' / 'configs'  # MMDetection's own
+
+
+def pytest_collection_finish(session):
+    """What was imported stays: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def forget_instances(manager: type) -> None:

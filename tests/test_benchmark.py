@@ -19,18 +19,6 @@ def tool():
     return module
 
 
-def test_sides_take_turns_after_one_turn_to_warm_up(tool):
-    ran = []
-    seconds = tool.take_turns({name: lambda name=name: ran.append(name) for name in 'ab'}, 2, CPU)
-    assert ran == list('ababab')
-    assert [len(values) for values in seconds.values()] == [2, 2]
-
-
-def test_ratios_are_taken_within_a_turn(tool):
-    slow_turn = tool.ratios({'base': [1, 10, 1], 'other': [2, 20, 3]}, 'base')['other']
-    assert slow_turn == (2, 2, 3)
-
-
 def test_shared_storages_count_once(tool):
     x = torch.zeros(4)
     assert tool.storage_bytes([x, x[1:], x.view(2, 2), torch.zeros(1), None]) == 16 + 4
@@ -85,8 +73,3 @@ def test_a_swapped_model_gives_the_same_outputs_level_by_level(tool, tiny_retina
     for ours, theirs in zip(before, after):
         for a, b in zip(ours, theirs):
             assert (a - b).norm() <= 0.05 * a.norm()  # x / s and x * (1 / s) may round to different levels
-
-
-def test_verdict_includes_the_bar_itself(tool):
-    assert tool.verdict(1.15, 1.15) == '<= 1.15: met'
-    assert tool.verdict(1.16, 1.15) == '<= 1.15: missed'

@@ -26,7 +26,7 @@ def test_no_coco_names_the_missing_paths_and_the_ways_out(command):
     ('options', 'message'),
     [
         (['train_dataloader.sampler.fraction=0'], 'error: fraction must be above 0 and at most 1, got 0'),
-        (['default_hooks.coreset.interval=0'], 'error: interval must be a whole number of epochs, at least 1, got 0'),
+        (['default_hooks.coreset.interval=0'], 'error: interval must be a whole number, at least 1, got 0'),
         (['model.recipe.weight.bits=0'], 'error: bits must be an integer from 1 to 16, or 32 for full precision'),
         (['model.recipe.preset=w4a5'], "error: unknown preset 'w4a5': did you mean 'w4a"),
         (['default_hooks.coreset.type=mmacs.CoresetHok'], "unknown hook 'mmacs.CoresetHok': did you mean 'mmacs.Cor"),

@@ -39,6 +39,7 @@ class TrainingTap:
                 f'harvest: none of {engine.columns} can be had from a training forward, but '
                 f'{sorted(engine.scorer.harvestable)} can'
             )
+        _ = engine.view.by_key  # refuses now if images cannot be told apart
         self._engine = engine
         self._model = model
         self._unbiased = unbiased

@@ -105,10 +105,14 @@ class ScoringView(Dataset):
 
     @cached_property
     def by_shape(self) -> np.ndarray:
-        """All positions, int64, those of one image shape next to each other, so that batches need not be split."""
+        """All positions, int64, such that batches need seldom be split by their padded shape.
+
+        Images of one shape lie next to each other, and shapes are in the order of their proportions: what is resized
+        to one scale has the same shape then if it has the same proportions.
+        """
         infos = map(self.info, range(len(self)))
-        shapes = np.asarray([(info.get('height', 0), info.get('width', 0)) for info in infos]).reshape(-1, 2)
-        return np.lexsort((shapes[:, 1], shapes[:, 0]))  # stable: positions ascend within a shape
+        shapes = np.asarray([(info.get('height', 1), info.get('width', 1)) for info in infos]).reshape(-1, 2)
+        return np.lexsort((shapes[:, 0], shapes[:, 1] / shapes[:, 0]))  # stable: positions ascend within a shape
 
     @cached_property
     def fingerprint(self) -> str:
@@ -181,7 +185,7 @@ class ScoringView(Dataset):
     def positions_of(self, data_samples: Sequence[Any]) -> np.ndarray:
         """Positions of the images of data samples, int64, shape (B,)."""
         keys = [self.key(sample) for sample in data_samples]
-        if None in keys:
+        if not self.by_key.keys() >= set(keys):
             raise MmacsError("cannot tell the images of a batch: give the packing transform's meta_keys 'img_path'")
         return np.asarray([self.by_key[key] for key in keys], dtype=np.int64)
 

@@ -19,7 +19,7 @@ from mmacs.coreset.importance import Importance
 from mmacs.coreset.pace import Extent, Pace
 from mmacs.coreset.policy import Policy
 from mmacs.coreset.reference_cache import CacheWriter, ReferenceCache, cache_key, open_cache
-from mmacs.coreset.round_file import write_round
+from mmacs.coreset.round_record import in_words, write_round
 from mmacs.coreset.scoring import ScoringPass
 from mmacs.coreset.selectors import digest
 from mmacs.coreset.training_tap import TrainingTap
@@ -166,6 +166,11 @@ class CoresetHook(Hook):
         self._tap = None
         if self.harvest or self.unbiased:
             self._tap = TrainingTap(self._engine, model, self.unbiased, self.max_weight)
+        if self.pace.asked.rescore == 0 and self._engine.harvestable != self._engine.columns and self.pace.rounds != 1:
+            raise MmacsError(
+                'rescore=0 scores nothing after the first round: set harvest=True with columns that training gives, a '
+                'rescore above 0, or rounds=1'
+            )
         self._by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
         end = runner.max_epochs if self._by_epoch else runner.max_iters
         per_unit = self._sampler.size if self._by_epoch else batch_size * get_world_size()
@@ -256,6 +261,11 @@ class CoresetHook(Hook):
         if self._sweep_start is not None:
             self._sampler.sweep(self._sweep_start)
         elif self._engine.selection is not None:
+            if len(self._engine.selection.indices) != self._sampler.size:
+                raise MmacsError(
+                    f'cannot resume: the coreset held {len(self._engine.selection.indices)} images and would now hold '
+                    f'{self._sampler.size}; fraction and repeats of the data set must stay as they were'
+                )
             self._use_selection()
             runner.logger.info(
                 f'Resumed the coreset of round {self._engine.ledger.round}, digest {digest(self._sampler.indices)}.'
@@ -386,7 +396,8 @@ class CoresetHook(Hook):
             facts.update(noise_counts(held, engine.noisy, self.policy.excluded(engine.ledger)))
         unit, visit = ('epochs', 'epoch') if self._by_epoch else ('iterations', 'pass')
         redrawn = f', drawn anew in each {visit}' if self.policy.redraw else ''
-        details = ', '.join(_in_words(name, value) for name, value in facts.items() if name not in _SAID)
+        said = ('fraction', 'images', 'scored', 'seconds')
+        details = in_words({name: value for name, value in facts.items() if name not in said})
         runner.logger.info(
             f'Coreset for {unit} {now + 1} to {until}: {sampler.size} of {len(engine.view.positions)} images '
             f'({sampler.fraction:.1%}){redrawn}, {facts["scored"]} scored in {facts["seconds"]:.1f} s, {details}, '
@@ -399,24 +410,3 @@ class CoresetHook(Hook):
                 path, engine, trained_before, epoch=runner.epoch, iteration=runner.iter, seconds=facts['seconds']
             )
         barrier()
-
-
-_SAID = ('fraction', 'images', 'scored', 'seconds')
-_WORDS = {
-    'beta': 'beta {value:.3g}',
-    'overlap': 'overlap with the last coreset {value:.1%}',
-    'harvest': 'rank correlation of harvested with exact {column} {value:.2f}',
-    'fidelity': 'rank correlation of {column} with exact scores {value:.2f}',
-    'fidelity_overlap': 'overlap with the coreset of exact scores {value:.1%}',
-    'noisy_chosen': '{value:.0f} chosen images are noisy',
-    'noisy_share': 'which is {value:.1%} of the coreset',
-    'noisy_share_of_all': 'against {value:.1%} of all images',
-    'trim_precision': '{value:.1%} of the trimmed images are noisy',
-    'trim_recall': '{value:.1%} of the noisy images are trimmed',
-}
-
-
-def _in_words(name: str, value: float) -> str:
-    """A fact of a round for the log; what has no words of its own is the mean of a column."""
-    kind, _, column = name.partition('_')
-    return _WORDS.get(name, _WORDS.get(kind, 'mean {name} {value:.4g}')).format(name=name, column=column, value=value)

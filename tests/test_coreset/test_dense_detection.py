@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 
 from mmacs.coreset.scorers import DenseDetectionScorer
-from mmacs.coreset.scorers.dense_detection import dense_levels
+from mmacs.coreset.scorers.dense_detection import dense_levels, predictions_at
 from mmacs.coreset.scorers.detection import Candidates, disagreement, error_vectors, most_confident
 from mmacs.errors import MmacsError
 
@@ -155,7 +155,7 @@ def test_one_anchor_stands_for_each_place(retinanet):
     for level, size in zip(dense_levels(model.bbox_head, outputs), sizes):
         assert size == level.num_places
         every = torch.arange(size * 9).expand(2, -1)
-        probs, _ = level.at(every)
+        probs, *_ = level.at(every)
         best = probs.amax(2).unflatten(1, (size, 9))
         keys = found.key[:, start : start + size]
         torch.testing.assert_close(found.probs[:, start : start + size].amax(2), best.amax(2))
@@ -252,9 +252,9 @@ def test_boxes_and_scores_are_those_that_the_head_predicts(name, monkeypatch):
             *maps, batch_img_metas=metas, cfg=test_cfg, rescale=False, with_nms=False
         )[0]
         levels = dense_levels(model.bbox_head, maps)
-        every = [level.at(torch.arange(level.num_places * level.num_priors)[None]) for level in levels]
+        every = [torch.arange(level.num_places * level.num_priors)[None] for level in levels]
+        probs, boxes = (part[0] for part in predictions_at(levels, every))
     assert isinstance(predicted, InstanceData)
-    probs, boxes = (torch.cat(parts, 1)[0] for parts in zip(*every))
     scores = predicted.scores * predicted.get('score_factors', 1)
     # each prediction is among ours (one row per class there), but for coordinates that the head clips to the image
     for i in range(0, len(predicted), len(predicted) // 40):

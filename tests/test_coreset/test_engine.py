@@ -12,7 +12,7 @@ from mmacs.coreset.engine import CoresetEngine
 from mmacs.coreset.floors import Floors
 from mmacs.coreset.importance import Importance
 from mmacs.coreset.policy import Policy
-from mmacs.coreset.round_file import write_round
+from mmacs.coreset.round_record import write_round
 from mmacs.coreset.scorers import Scorer
 from mmacs.coreset.scores import count_strata
 from mmacs.coreset.scoring import ScoringPass, round_scores
@@ -28,7 +28,7 @@ class Images(BaseDataset):
 
     def __init__(self, count=IMAGES, shift=0):
         self.count, self.shift = count, shift
-        super().__init__()
+        super().__init__(serialize_data=False)  # which takes a while
 
     def load_data_list(self):
         return [
@@ -255,6 +255,15 @@ def test_a_draw_is_a_function_of_seed_number_and_scores():
     assert len(set(map(tuple, draws))) == 4 and all(len(set(drawn)) == 50 for drawn in draws)
 
 
+def test_what_cannot_be_chosen_is_refused_before_anything_is_scored():
+    own = engine(policy=Policy(TopK(), Floors(class_floor=20)))
+    with pytest.raises(MmacsError, match='class_floor=20 needs 60 images, more than the 30'):
+        own.rehearse(30)
+    assert len(own.rehearse(60).indices) == 60
+    assert own.selection is None and own.scoring.asked == []
+    assert own.ledger.round == -1 and (own.ledger.trained_at == -1).all() and np.isnan(own.ledger.scores['evs']).all()
+
+
 def test_a_draw_is_noted_for_the_images_behind_it():
     own = engine({'evs': 1.0})
     hold(own)
@@ -393,6 +402,8 @@ def test_costs_are_measured_on_a_few_images_that_need_not_be_many(monkeypatch, i
     monkeypatch.setattr(Kept, 'columns', dict.fromkeys(own.columns, np.zeros(images)))
     assert min(own.measure(None, 'teacher')) > 0
     assert [len(positions) for positions in own.scoring.asked] == asked
+    monkeypatch.setattr(Kept, 'references', None)  # which known ones make needless
+    own.measure(None, 'teacher', lambda rows: {'teacher_error': torch.from_numpy(rows)})
     assert own.ledger.round == -1 and np.isnan(own.ledger.scores['evs']).all()
 
 

@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 
 import pytest
 
@@ -83,6 +84,14 @@ def test_a_run_dearer_than_full_training_is_refused_with_its_numbers_unless_forc
     assert '123% of training on all images' in pace(Plan(1), dear, force=True).choose(STEP, 0, 0, cached=True)
 
 
+@pytest.mark.parametrize(('held', 'refused'), [(2, True), (3, False), (9, False)])
+def test_a_run_is_refused_once_more_when_a_step_was_measured_but_not_near_its_end(held, refused):
+    own = pace()
+    own.selection_seconds, own.training_seconds = 40.0, 1.0
+    with pytest.raises(MmacsError, match='more than') if refused else nullcontext():
+        own.choose(STEP, 6, held, cached=True)
+
+
 def test_a_budget_makes_the_plan_cheaper_and_rounds_rarer():
     own = pace(Plan(1), budget=0.3)
     assert 'selection_budget=0.3' in own.choose(STEP, 0, 0, cached=True)
@@ -130,3 +139,6 @@ def test_state_survives_a_checkpoint():
     other.load_state_dict(json.loads(json.dumps(own.state_dict())))
     assert other.state_dict() == own.state_dict() and isinstance(other.plan, Plan)
     assert calendar(other) == [now for now in range(12) if now and now % own.plan.interval == 0]
+    unlimited = pace(Plan(5))
+    unlimited.load_state_dict(own.state_dict())
+    assert unlimited.plan == Plan(5)  # the config's, which may have been changed

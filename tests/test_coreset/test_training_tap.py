@@ -58,7 +58,7 @@ class Frozen(nn.Module):
 
 
 def engine(harvest=True, weights=None, selector=None):
-    view = ScoringView(RepeatDataset(Images(), 2), [])
+    view = ScoringView(RepeatDataset(Images(serialize_data=False), 2), [])
     importance = Importance(weights or {'evs': 1.0})
     return CoresetEngine(ScoringPass(view, 2), Largest(), importance, Policy(selector or TopK(), Floors()), harvest)
 

@@ -92,9 +92,9 @@ def test_an_unknown_wrapper_is_named(tiny_coco):
 class Listed(BaseDataset):
     """Images that are given as infos."""
 
-    def __init__(self, infos, **arguments):
+    def __init__(self, infos):
         self.infos = infos
-        super().__init__(**arguments)
+        super().__init__(serialize_data=False)  # which takes a while
 
     def load_data_list(self):
         return copy.deepcopy(self.infos)
@@ -197,6 +197,9 @@ def test_images_are_found_again_by_their_data_samples(tiny_coco):
     assert view.positions_of(samples).tolist() == [2, 0, 2]
     assert view.by_key[str(tiny_coco / 'images' / '003.png')] == 2
     assert view.positions_of([]).shape == (0,)
+    for unknown in ({}, {'sample_idx': 2}):  # as where the transform that packs leaves the path out
+        with pytest.raises(MmacsError, match="give the packing transform's meta_keys 'img_path'"):
+            view.positions_of([unknown])
 
 
 def test_images_without_files_are_found_by_their_place():

@@ -257,7 +257,7 @@ def test_the_teacher_runs_once_for_all_runs_that_see_the_same(classifier, tmp_pa
 def test_a_plan_that_a_budget_changed_survives_a_resume(classifier, tmp_path):
     run(classifier('run', 3, selection_budget=0.001))
     log = log_of(tmp_path / 'run')
-    assert 'interval 4, 100% scored per round, resolution 0.5 is the cheapest, and not within' in log
+    assert 'interval=4, rescore=1, resolution=0.5: the cheapest, though not within' in log
     assert 'Coreset for epochs 1 to 3: ' in log
     resumed, _ = run(classifier('resumed', 5, selection_budget=0.001), tmp_path / 'run' / 'epoch_2.pth')
     assert [int(record['epoch']) for record in rounds(tmp_path / 'resumed')] == [4]

@@ -88,12 +88,10 @@ class DenseDetectionScorer(DetectionScorer):
 
     def candidates(self, model: nn.Module, outputs: Any, data_samples: List[Any]) -> Candidates:
         """See :meth:`DetectionScorer.candidates`."""
-        parts = []
-        for number, level in enumerate(dense_levels(model.bbox_head, outputs)):
-            key = level.best_anchors()
-            parts.append((*level.at(key), key.new_full(key.shape[1:], number), key))
-        probs, boxes, numbers, keys = zip(*parts)
-        return Candidates(torch.cat(probs, 1), torch.cat(boxes, 1), torch.cat(numbers), torch.cat(keys, 1))
+        levels = dense_levels(model.bbox_head, outputs)
+        keys = [level.best_anchors() for level in levels]
+        numbers = torch.cat([key.new_full(key.shape[1:], number) for number, key in enumerate(keys)])
+        return Candidates(*predictions_at(levels, keys), numbers, torch.cat(keys, 1), levels)
 
     def at_teachers(
         self,
@@ -105,14 +103,12 @@ class DenseDetectionScorer(DetectionScorer):
         reference: Dict[str, Tensor],
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """The same anchors; the teacher is silent about the places that it kept none of."""
-        levels = dense_levels(model.bbox_head, outputs)
-        predicted, silent = [], []
+        levels, silent = own.source, []
         for level, keys in zip(levels, teacher.key.chunk(len(levels), 1)):
-            predicted.append(level.at(keys.clamp_min(0)))
             places = keys.div(level.num_priors, rounding_mode='floor')
             is_silent = torch.ones(len(keys), level.num_places + 1, dtype=torch.bool, device=keys.device)
             silent.append(is_silent.scatter_(1, places % (level.num_places + 1), False)[:, :-1])  # -1 goes last
-        probs, boxes = (torch.cat(parts, 1) for parts in zip(*predicted))
+        probs, boxes = predictions_at(levels, teacher.key.clamp_min(0).chunk(len(levels), 1))
         return probs, boxes, torch.cat(silent, 1)
 
     def detections(self, model: nn.Module, outputs: Any, data_samples: List[Any]) -> List[Any]:
@@ -181,19 +177,21 @@ class DenseLevel(NamedTuple):
             confidence = self.logits.amax(2)  # the greatest logit has the greatest probability
             if self.quality is not None:
                 confidence = self._probabilities(confidence, 1) * self.quality.sigmoid()
-        return places * self.num_priors + confidence.argmax(1).flatten(1)
+        return places * self.num_priors + confidence.max(1).indices.flatten(1)  # much faster here than argmax
 
-    def at(self, anchors: Tensor) -> Tuple[Tensor, Tensor]:
-        """Class probabilities (B, M, K) and boxes (B, M, 4) of anchors, indices into ``priors`` (B, M)."""
+    def at(self, anchors: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Class probabilities (B, M, K), box codes (B, M, D) and priors (B, M, 4 or 2) of anchors.
+
+        Args:
+            anchors (Tensor): Indices into ``priors``, int64, shape (B, M).
+        """
         place, prior = anchors.div(self.num_priors, rounding_mode='floor'), anchors % self.num_priors
         rows = torch.arange(len(anchors), device=anchors.device)[:, None]
         where = (rows, prior, slice(None), place)
         probs = self._probabilities(self.logits.flatten(3)[where], 2)
         if self.quality is not None:
             probs = probs * self.quality.flatten(2)[rows, prior, place].sigmoid()[..., None]
-        codes = self.codes.flatten(3)[where].flatten(0, 1)
-        boxes = decode(self.head, self.number, codes, self.priors[anchors].flatten(0, 1))
-        return probs, boxes.clamp(-_FAR, _FAR).unflatten(0, anchors.shape)
+        return probs, self.codes.flatten(3)[where], self.priors[anchors]
 
     def _probabilities(self, logits: Tensor, dim: int) -> Tensor:
         if isinstance(self.head, TOODHead):  # gives probabilities
@@ -226,29 +224,45 @@ def dense_levels(head: nn.Module, outputs: Any) -> List[DenseLevel]:
     return levels
 
 
-def decode(head: nn.Module, level: int, codes: Tensor, priors: Tensor) -> Tensor:
+def predictions_at(levels: Sequence[DenseLevel], anchors: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
+    """Class probabilities (B, M, K) and boxes (B, M, 4) of anchors; M are those of all levels, one after the other.
+
+    Args:
+        levels (Sequence[DenseLevel]): The levels.
+        anchors (Sequence[Tensor]): Per level indices into its ``priors``, int64, shape (B, M of the level).
+    """
+    parts = zip(*(level.at(chosen) for level, chosen in zip(levels, anchors)))
+    probs, codes, priors = (torch.cat(part, 1) for part in parts)
+    numbers = torch.cat([chosen.new_full(chosen.shape, level.number) for level, chosen in zip(levels, anchors)], 1)
+    # of all levels at once: of so few boxes decoding costs the calls, not the arithmetic
+    boxes = decode(levels[0].head, numbers.flatten(), codes.flatten(0, 1), priors.flatten(0, 1))
+    return probs, boxes.clamp(-_FAR, _FAR).unflatten(0, numbers.shape)
+
+
+def decode(head: nn.Module, level: Tensor, codes: Tensor, priors: Tensor) -> Tensor:
     """Boxes from box codes, not clipped to the image.
 
     Args:
         head (nn.Module): The head.
-        level (int): Number of the pyramid level.
+        level (Tensor): Numbers of their pyramid levels, int64, shape (N,).
         codes (Tensor): Shape (N, D).
         priors (Tensor): Their anchors (N, 4) or points (N, 2).
 
     Returns:
         Tensor: x1, y1, x2, y2 in pixels of the input, shape (N, 4).
     """
-    stride = torch.as_tensor(head.prior_generator.strides[level], dtype=torch.float32, device=codes.device).expand(2)
+    strides = codes.new_tensor(head.prior_generator.strides)
+    stride = strides.reshape(len(strides), -1).expand(-1, 2)[level]
     if isinstance(head, TOODHead):
-        return codes * stride[0]
+        return codes * stride[:, :1]
     if isinstance(head, RepPointsHead):
-        return codes * stride[0] + priors[:, :2].repeat(1, 2)
+        return codes * stride[:, :1] + priors[:, :2].repeat(1, 2)
     if isinstance(head, FoveaHead):
-        return _distances_to_boxes(priors, head.base_edge_list[level] * codes.exp())
+        return _distances_to_boxes(priors, codes.new_tensor(head.base_edge_list)[level, None] * codes.exp())
     if isinstance(head, YOLOXHead):
-        return head._bbox_decode(torch.cat([priors, stride.expand(len(priors), 2)], 1), codes)
+        return head._bbox_decode(torch.cat([priors, stride], 1), codes)
     if isinstance(head, GFLHead):  # a distribution over distances, in strides, from the anchor's centre
-        codes, priors = head.integral(codes) * stride[0], head.anchor_center(priors)
+        codes, priors = head.integral(codes) * stride[:, :1], head.anchor_center(priors)
     return _plain(head.bbox_coder.decode(priors, codes))
 
 

@@ -27,6 +27,7 @@ class Candidates(NamedTuple):
     boxes: Tensor  # (B, C, 4), x1, y1, x2, y2 in pixels of the input
     level: Tensor  # (C,), int64, the pyramid level, rising from 0
     key: Tensor  # (B, C), int64, which anchor, RoI or query of its level; -1 fills up shorter rows
+    source: Any = None  # what a scorer read them from, if it needs that again
 
 
 class DetectionScorer(Scorer):
@@ -284,7 +285,7 @@ def error_vectors(
     Returns:
         Tensor: Scores, shape (B,).
     """
-    probs, boxes, level, key = found
+    probs, boxes, level, key = found[:4]
     error = probs.new_zeros(len(probs))
     background = key >= 0
     if objects.shape[1] and probs.shape[1]:

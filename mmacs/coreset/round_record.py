@@ -1,13 +1,26 @@
-"""The record of a round on disk."""
+"""The record of a round, on disk and in words."""
 
 import os
-from typing import Any
+from typing import Any, Mapping
 
 import numpy as np
 
 from mmacs.coreset.engine import CoresetEngine
 from mmacs.coreset.selectors import digest
 from mmacs.files import atomic_path
+
+_WORDS = {
+    'beta': 'beta {value:.3g}',
+    'overlap': 'overlap with the last coreset {value:.1%}',
+    'harvest': 'rank correlation of harvested with exact {column} {value:.2f}',
+    'fidelity': 'rank correlation of {column} with exact scores {value:.2f}',
+    'fidelity_overlap': 'overlap with the coreset of exact scores {value:.1%}',
+    'noisy_chosen': '{value:.0f} chosen images are noisy',
+    'noisy_share': 'which is {value:.1%} of the coreset',
+    'noisy_share_of_all': 'against {value:.1%} of all images',
+    'trim_precision': '{value:.1%} of the trimmed images are noisy',
+    'trim_recall': '{value:.1%} of the noisy images are trimmed',
+}
 
 
 def write_round(path: os.PathLike, engine: CoresetEngine, trained_at: np.ndarray, **facts: Any) -> None:
@@ -46,3 +59,13 @@ def write_round(path: os.PathLike, engine: CoresetEngine, trained_at: np.ndarray
             **arrays,
             **facts,
         )
+
+
+def in_words(facts: Mapping[str, float]) -> str:
+    """Facts of a round for the log; what has no words of its own is the mean of a column."""
+    words = []
+    for name, value in facts.items():
+        kind, _, column = name.partition('_')
+        text = _WORDS.get(name, _WORDS.get(kind, 'mean {name} {value:.4g}'))
+        words.append(text.format(name=name, column=column, value=value))
+    return ', '.join(words)
