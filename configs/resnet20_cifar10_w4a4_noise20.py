@@ -1,4 +1,6 @@
-# A fifth of the labels wrong, and the fifth of the images that look most mislabelled left out.
+# A fifth of the labels wrong, and the fifth of the images that look most mislabelled left out. The public weights,
+# which are the teacher too, were trained on the right labels: an upper bound. A fair trial starts from weights that saw
+# the wrong ones: train resnet20_cifar10_noise20.py and set load_from to what it ends with.
 _base_ = './resnet20_cifar10_w4a4_acs.py'
 
 train_dataloader = dict(

@@ -26,7 +26,15 @@ train_dataloader = dict(
 val_dataloader = dict(
     dataset=dict(data_root=data_root, data_prefix=dict(img='val/'), metainfo=metainfo, pipeline=test_pipeline)
 )
-test_dataloader = val_dataloader
+test_dataloader = dict(
+    dataset=dict(
+        data_root=data_root,
+        ann_file='annotations/instances_val.json',
+        data_prefix=dict(img='val/'),
+        metainfo=metainfo,
+        pipeline=test_pipeline,
+    )
+)
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 

@@ -94,4 +94,5 @@ def _start_cpu_processes(cfg: Config) -> None:
 def _stop_cpu_processes() -> None:
     """End gloo's threads, which abort a process that ends before them."""
     gc.collect()  # a runner that is in a cycle keeps the distributed model, and so the threads
-    torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -2,18 +2,23 @@
 
 import argparse
 import copy
+import gc
 import hashlib
 import json
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Mapping, Tuple
 
+import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 
 from mmacs.checkpoints import latest_checkpoint
 from mmacs.commands import build_runner, load_config
+from mmacs.coreset.view import ScoringView
+from mmacs.data_paths import check_data
 from mmacs.errors import MmacsError, unknown_name
 from mmacs.files import atomic_path
 
@@ -24,7 +29,7 @@ class TrainingTime(Hook):
     Sums travel in the checkpoint, so that a resumed run has those of all its epochs.
     """
 
-    priority = 'LOW'  # starts after rounds and ends before the checkpoint is written
+    priority = 'VERY_HIGH'  # CoresetHook's, so that no row is charged for what other hooks do after an epoch
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -96,6 +101,20 @@ def cell_config(cfg: Config, name: str, folder: Path) -> Config:
     return cell
 
 
+def read_training_files(cfg: Config) -> None:
+    """Read each training image's file once, so that the first cell is not alone to pay for a cold file cache.
+
+    Raises:
+        MmacsError: If data is missing.
+    """
+    check_data(cfg, ['train_dataloader'])
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    view = ScoringView(DATASETS.build(cfg.train_dataloader.dataset), [])
+    paths = (Path(view.info(position).get('img_path') or '') for position in range(len(view)))
+    for path in filter(Path.is_file, paths):
+        path.read_bytes()
+
+
 def train(cfg: Config, *hooks: Hook) -> Dict[str, float]:
     """Train, going on from the last checkpoint if there is one.
 
@@ -130,13 +149,16 @@ def fill(cfg: Config, folder: Path, stages: Dict[str, Callable[[Config], Any]]) 
         stages (Dict[str, Callable]): What to compute of a copy of the config, by name; results are what JSON can hold.
 
     Returns:
-        dict: Results by name, and under ``'settings'`` the hash of the config.
+        dict: Results by name, and under ``'settings'`` the hash of the config and of the checkpoint it starts from.
 
     Raises:
         MmacsError: If the folder holds results of other settings.
     """
     file = folder / 'result.json'
     settings = {key: value for key, value in cfg.to_dict().items() if key != 'work_dir'}
+    start = Path(cfg.get('load_from') or '')
+    if start.is_file():
+        settings['load_from_sha256'] = hashlib.sha256(start.read_bytes()).hexdigest()[:16]
     under = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
     result = json.loads(file.read_text()) if file.exists() else {'settings': under}
     if result['settings'] != under:
@@ -146,4 +168,6 @@ def fill(cfg: Config, folder: Path, stages: Dict[str, Callable[[Config], Any]]) 
             result[stage] = compute(copy.deepcopy(cfg))
             with atomic_path(file) as path:
                 path.write_text(json.dumps(result) + '\n')
+            gc.collect()  # a runner is in cycles, and would keep its model while the next one trains
+            torch.cuda.empty_cache()
     return result

@@ -1,17 +1,35 @@
-"""Every shipped config builds its model, and names things that exist."""
+"""Every shipped config builds its model, names things that exist, and asks for coresets that can be had."""
 
 import re
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.registry import HOOKS, MODELS, DefaultScope, init_default_scope
+from scipy.sparse import csr_matrix
 
+from mmacs.coreset.ledger import Ledger
+from mmacs.coreset.selectors import coreset_size
 from mmacs.errors import MmacsError
+from mmacs.hooks import CoresetHook
 from mmacs.quantization import quantizers
 
 from .conftest import REPO
 
 CONFIGS = sorted(path.name for path in (REPO / 'configs').glob('*.py'))
+
+
+def choose(hook: CoresetHook, fraction: float, num_images: int = 100) -> np.ndarray:
+    """A coreset by a hook's settings from made-up scores, of images of ten classes."""
+    ledger = Ledger(num_images, [*hook.importance.columns, 'teacher_error', 'ds'])
+    for scores in ledger.scores.values():
+        scores[:] = 0
+    positions, rng = np.arange(num_images), np.random.default_rng(0)
+    labels = csr_matrix(np.eye(10, dtype=bool)[positions % 10])
+    size = coreset_size(fraction, num_images)
+    chosen = hook.policy.choose(np.linspace(0, 1, num_images), size, rng, ledger, positions, labels).indices
+    assert len(np.unique(chosen)) == size
+    return chosen
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -29,7 +47,12 @@ def test_config_builds(name):
     assert (next(quantizers(model), None) is not None) == quantized
     for hook in cfg.default_hooks.values():
         if hook.type.startswith('mmacs.'):
-            HOOKS.build(hook)
+            built = HOOKS.build(hook)
+            if isinstance(built, CoresetHook):
+                choose(built, cfg.train_dataloader.sampler.fraction)
+    for loader, evaluator in ((cfg.val_dataloader, cfg.val_evaluator), (cfg.test_dataloader, cfg.test_evaluator)):
+        if 'ann_file' in evaluator:
+            assert evaluator.ann_file == loader.dataset.data_root + loader.dataset.ann_file
     if quantized:
         assert cfg.optim_wrapper.constructor == 'mmacs.QuantizationOptimWrapperConstructor'
         assert cfg.train_dataloader.sampler.type == 'mmacs.CoresetSampler'

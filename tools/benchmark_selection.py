@@ -111,7 +111,7 @@ def scoring_sides(engine: Any, model: Any, teacher: Any, folder: Path, warm: str
 
         def fill() -> Callable[..., Any]:
             with tempfile.TemporaryDirectory(dir=folder) as new, CacheWriter(new, 'key', len(engine.view)) as writer:
-                scoring.references(scorer, teacher, positions, writer.write)
+                scoring.references(scorer, teacher, engine.columns, positions, writer.write)
                 return writer.finish().rows  # memory-mapped files stay readable without their names
 
         folder.mkdir()

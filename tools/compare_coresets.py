@@ -13,6 +13,11 @@ import numpy as np
 
 from mmacs import cli
 
+
+def _balanced(selector: Dict[str, Any]) -> Dict[str, Any]:
+    return dict(type='mmacs.ClassBalanced', selector=selector)
+
+
 # Rows without selection: changes of the sampler. 'RS2' is repeated random, the baseline that methods have to beat.
 BASELINES: Dict[str, Dict[str, Any]] = {'full': dict(fraction=1.0), 'static': dict(redraw=False), 'RS2': {}}
 # Changes of the CoresetHook. A share of the run's epochs stands for the epochs of `warmup` and `full_data_last`.
@@ -22,7 +27,8 @@ SELECTIONS: Dict[str, Dict[str, Any]] = {
     'ACS': dict(beta='cosine'),  # the paper
     'ACS-code': dict(beta='half_cosine'),  # its released code
     'EL2N': dict(weights=dict(evs=1.0), warmup=0.15, rounds=1),
-    'CCS': dict(selector=dict(type='mmacs.Stratified')),
+    # strata of raw errors, since those of ranks are all alike; the share that is cut is ours
+    'CCS': dict(weights=dict(evs=1.0), normalisation='none', selector=dict(type='mmacs.Stratified', hard_cut=0.1)),
     'InfoBatch': dict(  # scores nothing by itself after the first round: losses are those of training
         weights=dict(loss=1.0),
         normalisation='none',
@@ -33,15 +39,19 @@ SELECTIONS: Dict[str, Dict[str, Any]] = {
         unbiased=True,
         full_data_last=0.125,
     ),
-    # ranks lie in (0, 1): the most important image is drawn about 7 times as often as the least, and none is forgotten
+    # ranks lie in (0, 1): the odds of the most important image are about 7 times those of the least
     'mmacs': dict(selector=dict(type='mmacs.GumbelTopK', temperature=0.5)),
 }
 CLASSIFICATION: Dict[str, Dict[str, Any]] = {
+    # these two as above, with the classes balanced; ranks, which detectors have by default, classifiers have to ask for
+    'CCS': dict(SELECTIONS['CCS'], selector=_balanced(SELECTIONS['CCS']['selector'])),
+    'mmacs': dict(normalisation='rank', selector=_balanced(SELECTIONS['mmacs']['selector'])),
     'GraNd': dict(weights=dict(grand=1.0), rounds=1),
     'forgetting': dict(weights=dict(forgetting=1.0, evs=0.1), interval=1),  # errors order images of equal counts
     'margin': dict(weights=dict(margin=1.0)),
     'entropy': dict(weights=dict(entropy=1.0)),
-    'moderate': dict(selector=dict(type='mmacs.ClassBalanced', selector=dict(type='mmacs.Moderate'))),
+    # nearest to the median importance; the paper's distances are those to the class centre in feature space
+    'moderate': dict(selector=_balanced(dict(type='mmacs.Moderate'))),
 }
 DETECTION: Dict[str, Dict[str, Any]] = {
     'gap': dict(weights=dict(metric_gap=1.0)),
@@ -54,6 +64,9 @@ DETECTION: Dict[str, Dict[str, Any]] = {
         max_gap=2,
     ),
 }
+# What rows take from the config's own CoresetHook. All else is a row's or the hook's default, save that classes which
+# the config balances stay balanced.
+SHARED = ('type', 'scorer', 'interval', 'cache_dir', 'pipeline', 'batch_size')
 DEFAULT = ('full', 'static', 'RS2', 'EVS', 'DS', 'ACS', 'gap', 'mmacs')
 
 Cell = Tuple[str, float, int]  # method, fraction, seed
@@ -89,10 +102,16 @@ def cell_config(cfg: Any, method: str, fraction: float, seed: int, folder: Path)
         cell.train_dataloader.sampler.update(changes)
         del cell.default_hooks['coreset']
         return cell
-    cell.default_hooks.coreset.force = True  # what a method costs is what the table shows
+    hook = cell.default_hooks.coreset
+    balanced = hook.get('selector', {}).get('type', '').endswith('ClassBalanced')
+    for name in set(hook) - set(SHARED):
+        del hook[name]
+    if balanced:
+        hook.selector = dict(type='mmacs.ClassBalanced')
+    hook.force = True  # what a method costs is what the table shows
     for name, value in changes.items():
         share = name in ('warmup', 'full_data_last')
-        cell.default_hooks.coreset[name] = max(1, round(value * epochs)) if share else value
+        hook[name] = max(1, round(value * epochs)) if share else value
     return cell
 
 
@@ -129,16 +148,20 @@ def summarise(results: Results) -> List[Dict[str, Any]]:
     Returns:
         List[dict]: ``method``, ``fraction``, ``seeds``, ``metrics`` (per name ``mean`` and ``std``, the latter None for
         one seed), mean ``training_seconds``, ``selection_seconds`` and ``seconds`` (their sum), and, where there are
-        seeds in common, ``of_full``: mean first metric and mean seconds over those of full data, same seeds.
+        seeds in common, ``of_full``: mean first metric (None where that of full data is 0) and mean seconds over those
+        of full data, same seeds.
     """
+    missing = _missing_values(results)
     records = []
     for (method, fraction), runs in results.items():
-        names = dict.fromkeys(name for run in runs.values() for name in run['metrics'])
         record = {
             'method': method,
             'fraction': fraction,
             'seeds': list(runs),
-            'metrics': {name: _spread([run['metrics'].get(name, 0.0) for run in runs.values()]) for name in names},
+            'metrics': {
+                name: _spread([run['metrics'].get(name, value) for run in runs.values()])
+                for name, value in missing.items()
+            },
         }
         for name in ('training_seconds', 'selection_seconds'):
             record[name] = float(np.mean([run[name] for run in runs.values()]))
@@ -148,47 +171,55 @@ def summarise(results: Results) -> List[Dict[str, Any]]:
     return records
 
 
+def _missing_values(results: Results) -> Dict[str, float]:
+    """All metrics, with what stands for each where nothing at all is detected, of which MMDetection gives none.
+
+    It is 0, or COCO's -1 where there is nothing to detect, such as no objects of a size.
+    """
+    cells = [run['metrics'] for runs in results.values() for run in runs.values()]
+    names = dict.fromkeys(name for metrics in cells for name in metrics)
+    return {name: -1.0 if any(metrics.get(name) == -1 for metrics in cells) else 0.0 for name in names}
+
+
 def _spread(values: List[float]) -> Dict[str, Optional[float]]:
     return {'mean': float(np.mean(values)), 'std': float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
-def _relative(runs: Dict[int, Dict[str, Any]], full: Dict[int, Dict[str, Any]]) -> Optional[Dict[str, float]]:
+def _relative(runs: Dict[int, Dict[str, Any]], full: Dict[int, Dict[str, Any]]) -> Optional[Dict[str, Any]]:
     from mmacs.comparison import first_metric
 
-    def mean(of: Dict[int, Dict[str, Any]]) -> np.ndarray:
-        pairs = [(first_metric(r['metrics']), r['training_seconds'] + r['selection_seconds']) for r in of.values()]
-        return np.mean(pairs, axis=0)
+    def mean(of: Dict[int, Dict[str, Any]]) -> List[float]:
+        cells = [of[seed] for seed in common]
+        pairs = [(first_metric(c['metrics']), c['training_seconds'] + c['selection_seconds']) for c in cells]
+        return np.mean(pairs, axis=0).tolist()
 
     common = [seed for seed in runs if seed in full]
     if not common:
         return None
-    with np.errstate(divide='ignore', invalid='ignore'):
-        metric, seconds = mean({s: runs[s] for s in common}) / mean({s: full[s] for s in common})
-    return {'metric': float(metric), 'seconds': float(seconds)}
+    (metric, seconds), (full_metric, full_seconds) = mean(runs), mean(full)
+    return {'metric': metric / full_metric if full_metric else None, 'seconds': seconds / full_seconds}
 
 
 def render(records: List[Dict[str, Any]]) -> str:
     """The table in Markdown: all metrics, the first with its standard deviation over seeds, and where the time went."""
-    names = list(dict.fromkeys(name for record in records for name in record['metrics']))
-    heads = [name.split('/')[-1].removeprefix('bbox_') for name in names]
+    heads = [name.split('/')[-1].removeprefix('bbox_') for name in records[0]['metrics']]
     columns = ['method', 'images', *heads, 'n', 'training s', 'selection s', 'total s']
     columns += [f'{heads[0] if heads else "metric"} / full', 'total / full']
     lines = ['| ' + ' | '.join(columns) + ' |', '|---' * len(columns) + '|']
     for record in records:
         cells = [record['method'], f'{record["fraction"]:.0%}']
-        cells += [_cell(record['metrics'].get(name), number == 0) for number, name in enumerate(names)]
+        cells += [_cell(spread, number == 0) for number, spread in enumerate(record['metrics'].values())]
         cells.append(str(len(record['seeds'])))
         cells += [f'{record[name]:.0f}' for name in ('training_seconds', 'selection_seconds', 'seconds')]
         relative = record['of_full']
-        cells += [f'{relative["metric"]:.3f}', f'{relative["seconds"]:.3f}'] if relative else ['', '']
+        ratios = [relative['metric'], relative['seconds']] if relative else [None, None]
+        cells += ['' if ratio is None else f'{ratio:.3f}' for ratio in ratios]
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
 
-def _cell(spread: Optional[Dict[str, Any]], with_std: bool) -> str:
+def _cell(spread: Dict[str, Any], with_std: bool) -> str:
     """Shares with three decimals, percentages with two."""
-    if spread is None:
-        return ''
     digits = 3 if abs(spread['mean']) <= 1 else 2
     text = f'{spread["mean"]:.{digits}f}'
     return f'{text} ± {spread["std"]:.{digits}f}' if with_std and spread['std'] is not None else text
@@ -211,7 +242,7 @@ def write(folder: Path, config: str, results: Results) -> None:
 def main() -> None:
     """Fill the table cell by cell, and write it after each."""
     from mmacs.commands import common_parser
-    from mmacs.comparison import fill, prepare, require_known
+    from mmacs.comparison import fill, prepare, read_training_files, require_known
 
     known = list(dict.fromkeys([*BASELINES, *SELECTIONS, *CLASSIFICATION, *DETECTION]))
     parser = common_parser(__doc__.splitlines()[0])
@@ -224,6 +255,7 @@ def main() -> None:
     available = methods_for(cfg)
     methods = args.methods or [method for method in DEFAULT if method in available]
     require_known(methods, available)
+    read_training_files(cfg)
     results: Results = {}
     for method, fraction, seed in order_of(methods, args.fractions, args.seeds, args.order):
         cell = folder / f'{method}_{fraction:g}_seed{seed}'

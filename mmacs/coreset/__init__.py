@@ -1,7 +1,7 @@
 from mmacs.coreset.importance import Importance
 from mmacs.coreset.sampler import CoresetSampler
 from mmacs.coreset.schedules import beta
-from mmacs.coreset.scores import disagreement_score, error_vector_score, normalise
+from mmacs.coreset.scores import error_vector_score, normalise
 from mmacs.coreset.selectors import coreset_size, digest, top_k
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     'beta',
     'coreset_size',
     'digest',
-    'disagreement_score',
     'error_vector_score',
     'normalise',
     'top_k',

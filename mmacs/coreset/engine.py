@@ -15,7 +15,7 @@ from mmacs.coreset.importance import Importance
 from mmacs.coreset.ledger import Ledger, scored_columns
 from mmacs.coreset.policy import Policy
 from mmacs.coreset.scorers import Scorer
-from mmacs.coreset.scores import count_strata
+from mmacs.coreset.scores import MAX_STRATA, count_strata
 from mmacs.coreset.scoring import ScoringPass
 from mmacs.coreset.selectors import Selection, digest, top_k
 from mmacs.errors import MmacsError
@@ -39,6 +39,7 @@ class CoresetEngine:
         noisy (np.ndarray): Images whose labels were made wrong on purpose, bool, shape (N,).
         beta (float): Weight of the error score in the current round.
         seed (int): Of all draws.
+        data (str): Fingerprint of the images.
         selection (Selection): The current coreset, None before the first round.
     """
 
@@ -63,6 +64,8 @@ class CoresetEngine:
         self.harvestable = [c for c in self.columns if harvest and c in scorer.harvestable]
         noise = (self.view.info(position).get('noise') for position in range(len(self.view)))
         self.noisy = np.fromiter(map(bool, noise), dtype=bool, count=len(self.view))
+        self.data = self.view.fingerprint
+        self.trusts_harvest = True  # whether the last harvested scores were sound
         self.beta = 0.0
         self.seed = 0
         self.selection: Optional[Selection] = None
@@ -113,7 +116,7 @@ class CoresetEngine:
             rows = _Rows()
             start = time.perf_counter()
             if teacher is not None and reference is None:
-                self.scoring.references(self.scorer, teacher, positions, rows.write)
+                self.scoring.references(self.scorer, teacher, self.columns, positions, rows.write)
             middle = time.perf_counter()
             self.scoring.scores(self.scorer, model, positions, self.columns, reference or rows.read)
             seconds = [(time.perf_counter() - middle) / len(positions), (middle - start) / len(positions)]
@@ -149,9 +152,9 @@ class CoresetEngine:
         if self.ledger.round < 0:
             return self.ledger.stalest(1.0, fresh)
         checked = np.empty(0, dtype=np.int64)
-        if self.harvestable == self.columns:  # nothing of a trained image has to be computed again
+        if self.harvestable == self.columns:
             trained = np.flatnonzero(self._have_harvest())
-            fresh[trained] = True
+            fresh[trained] = self.trusts_harvest  # if so, nothing of a trained image has to be computed again
             if self.rescore > 0:  # some are scored nevertheless, for harvested scores to be aligned with
                 rng = np.random.default_rng([self.seed, self.ledger.round + 1])
                 count = min(len(trained), max(2 * MIN_PAIRS, len(trained) // 20))
@@ -175,6 +178,7 @@ class CoresetEngine:
                 elif alignment.sound:
                     merged[column] = alignment.apply(harvested[others])
             self.ledger.record(others, merged)
+            self.trusts_harvest = len(merged) == len(found)
         for harvested in self.ledger.harvested.values():
             harvested[:] = np.nan
         return found
@@ -214,7 +218,7 @@ class CoresetEngine:
         chosen = np.sort(np.random.default_rng(self.seed).permutation(len(self.view))[:num_images])
         rows = _Rows()
         if teacher is not None:
-            exact.references(self.scorer, teacher, chosen, rows.write)
+            exact.references(self.scorer, teacher, self.columns, chosen, rows.write)
         slow = exact.scores(self.scorer, model, chosen, self.columns, rows.read)
         fast = {name: self.ledger.scores[name][chosen] for name in self.columns}
         facts = {}
@@ -237,10 +241,16 @@ class CoresetEngine:
     def _groups(self) -> Optional[np.ndarray]:
         """Images whose scores are brought to scale among themselves, int64, shape (M,); None: all."""
         strata = count_strata(self.view.object_counts) if self.mixture.stratified else None
-        if self.rescore == 1 or self.harvest or self.ledger.round < 1:
-            return strata
         ages = self.ledger.scored_at.astype(np.int64)
-        return ages if strata is None else ages * (strata.max() + 1) + strata
+        if self.harvest or np.ptp(ages) == 0:
+            return strata
+        if strata is None:
+            return ages
+        groups = np.empty_like(ages)
+        for age in np.unique(ages):
+            own = ages == age
+            groups[own] = age * MAX_STRATA + count_strata(self.view.object_counts[own])
+        return groups
 
     # ---------------------------------------------------------------- draws
     def draw(self, size: int, number: int) -> Selection:
@@ -276,7 +286,8 @@ class CoresetEngine:
             'ledger': self.ledger.state_dict(),
             'beta': self.beta,
             'seed': self.seed,
-            'data': self.view.fingerprint,
+            'trusts_harvest': self.trusts_harvest,
+            'data': self.data,
             'images': len(self.view),
             **selection,
         }
@@ -292,13 +303,13 @@ class CoresetEngine:
                 f'cannot resume: the data set had {state["images"]} images when the checkpoint was written and now has '
                 f'{len(self.view)}'
             )
-        if state['data'] != self.view.fingerprint:
+        if state['data'] != self.data:
             raise MmacsError(
                 'cannot resume: names, order or annotations of the training images are not those that they were when '
                 'the checkpoint was written'
             )
         self.ledger.load_state_dict(state['ledger'])
-        self.beta, self.seed = state['beta'], state['seed']
+        self.beta, self.seed, self.trusts_harvest = state['beta'], state['seed'], state['trusts_harvest']
         if 'indices' in state:
             probabilities = state.get('probabilities')
             self.selection = Selection(  # MMEngine loads checkpoints to the GPU

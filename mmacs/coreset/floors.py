@@ -19,7 +19,8 @@ class Floors:
 
     1. ``max_gap``: images that were away too long. If more are due than the budget buys, those away longest come
        first, then those of higher score, then those of lower index; the others follow in the next rounds, each before
-       its gap is twice the maximum.
+       its gap is twice the maximum. That this can be kept is checked where a coreset stays for a round; one that is
+       drawn anew in each epoch holds more images per round than the budget, how many depends on the interval.
     2. ``class_floor``: for each class, from the rarest on, its images of highest score until enough are chosen. Images
        chosen before count. What overdue images left of the budget may be too little for all classes.
     3. ``random_share``: drawn uniformly from what is left.
@@ -89,7 +90,8 @@ class Floors:
         chosen = np.zeros(len(scores), dtype=bool)
         left = size
         if self.max_gap:
-            self._check_gap(size, num_free, len(scores))
+            if not (selector.redraw or self.random_share):
+                self._check_gap(size, num_free, len(scores))
             due = np.flatnonzero(free & (gaps >= self.max_gap))
             due = longest_away(due, scores, gaps, left)
             chosen[due] = True

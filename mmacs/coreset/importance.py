@@ -6,10 +6,11 @@ from typing import Dict, List, Mapping, Optional, Union
 import numpy as np
 
 from mmacs.coreset.schedules import beta as beta_at
-from mmacs.coreset.scores import NORMALISATIONS, normalise
+from mmacs.coreset.scores import normalise
 from mmacs.errors import MmacsError, unknown_name
 
 BETA, REST = 'beta', '1 - beta'
+NORMALISATIONS = ('rank', 'stratified_rank', 'minmax', 'none')
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
+from mmengine.dist import broadcast_object_list
+
 from mmacs.coreset.budget import (
     Costs,
     Plan,
@@ -52,6 +54,7 @@ class Pace:
         next_round (int): When the next round is due.
         selection_seconds (float): Spent so far.
         training_seconds (float): Spent so far.
+        trained (int): Images trained on so far, in all processes.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Pace:
         self.next_round = warmup
         self.selection_seconds = 0.0
         self.training_seconds = 0.0
+        self.trained = 0
         self.extent: Optional[Extent] = None
 
     def begin(self, extent: Extent) -> None:
@@ -86,6 +90,10 @@ class Pace:
         """Whether a round is due, after ``held`` rounds."""
         return now >= self.next_round and not self.sweeps(now) and (self.rounds is None or held < self.rounds)
 
+    def awaits(self, held: int) -> bool:
+        """Whether there will be another round after ``held`` rounds."""
+        return self.next_round < self.extent.end - self.full_data_last and (self.rounds is None or held < self.rounds)
+
     def sweeps(self, now: int) -> bool:
         """Whether training goes through all data now."""
         return now >= self.extent.end - self.full_data_last
@@ -100,7 +108,8 @@ class Pace:
         Args:
             costs (Costs): Measured seconds per image.
             now (int): Before the first round, or after another one.
-            held (int): Rounds held so far; the run is refused after none, and after two, when a step was measured.
+            held (int): Rounds held so far; the run may be refused after none, and after two, when training was
+                measured.
             cached (bool): Whether the teacher's reference is there.
 
         Returns:
@@ -109,6 +118,9 @@ class Pace:
         Raises:
             MmacsError: If the run is predicted to take longer than training on all images.
         """
+        agreed = [costs, self.selection_seconds, self.training_seconds]
+        broadcast_object_list(agreed)  # clocks differ between processes; what is decided by them must not
+        costs, self.selection_seconds, self.training_seconds = agreed
         extent = self.extent
         left = extent.end - self.full_data_last - now
         if self.rounds is not None:
@@ -135,14 +147,13 @@ class Pace:
             require_cheaper(prediction, self.force)
         return f'{summary(prediction)}.{note}'
 
-    def costs(self, score: float, teacher: float, now: int) -> Costs:
+    def costs(self, score: float, teacher: float) -> Costs:
         """Costs at full resolution from seconds per image at that of the plan.
 
         The training step's is measured once there was training.
         """
         area = self.plan.resolution**2
-        trained = self.extent.per_unit * now
-        step = self.training_seconds / trained if trained and self.training_seconds else None
+        step = self.training_seconds / self.trained if self.trained and self.training_seconds else None
         return Costs(score / area, teacher / area, step)
 
     # ---------------------------------------------------------------- checkpoint
@@ -153,6 +164,7 @@ class Pace:
             'next_round': self.next_round,
             'selection_seconds': self.selection_seconds,
             'training_seconds': self.training_seconds,
+            'trained': self.trained,
         }
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
@@ -161,6 +173,7 @@ class Pace:
             self.plan = Plan(*state['plan'])
         self.next_round = state['next_round']
         self.selection_seconds, self.training_seconds = state['selection_seconds'], state['training_seconds']
+        self.trained = state['trained']
 
 
 def describe(plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""Scoring changes nothing: modes and random states are put back as they were."""
+"""Scoring changes nothing: modes, buffers and random states are put back as they were."""
 
 import random
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from typing import Iterator
 
 import numpy as np
 import torch
+from mmengine.dist import broadcast, get_world_size
 from torch import nn
 
 
@@ -25,3 +26,20 @@ def pure_evaluation(*models: nn.Module) -> Iterator[None]:
             module.training = training
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+@contextmanager
+def main_buffers(model: nn.Module) -> Iterator[None]:
+    """All processes have the main one's buffers inside, and their own again after.
+
+    Running statistics differ between processes unless BatchNorm is synchronised; scores must not.
+    """
+    buffers = list(model.buffers()) if get_world_size() > 1 else []
+    own = [buffer.clone() for buffer in buffers]
+    try:
+        for buffer in buffers:
+            broadcast(buffer)
+        yield
+    finally:
+        for buffer, kept in zip(buffers, own):
+            buffer.copy_(kept)

@@ -16,15 +16,16 @@ from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar
+from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Sequence, Tuple, Type
 from uuid import uuid4
 
 import numpy as np
-from mmengine.dist import all_gather_object, broadcast_object_list, get_rank, is_main_process
+from mmengine.dist import all_gather_object, get_rank, is_main_process
 from mmengine.logging import print_log
 from torch import Tensor, from_numpy
 
 from mmacs.errors import MmacsError
+from mmacs.processes import everywhere, on_main
 
 _FORMAT = 1
 _DAY = 24 * 60 * 60
@@ -32,7 +33,6 @@ _BLOCK = 2**20  # bytes read at once
 _ROWS = 4096  # rows put together at once
 
 Layout = Dict[str, Tuple[str, Tuple[int, ...]]]  # dtype and shape of one row, by name
-_Result = TypeVar('_Result')
 
 
 def cache_key(**parts: Any) -> str:
@@ -88,7 +88,7 @@ def open_cache(folder: os.PathLike, key: str, num_images: int) -> Optional[Refer
         MmacsError: If only some processes can read it.
     """
     path = Path(folder) / key
-    fault = _on_main(lambda: _fault(path, key, num_images))
+    fault = on_main(lambda: _fault(path, key, num_images))
     if fault is None:
         return _open(path)
     print_log(f'The teacher runs on all images, because {fault}.', 'current')
@@ -116,12 +116,12 @@ class CacheWriter:
         self._path = Path(folder) / key
         self._key = key
         self._num_images = num_images
-        self._temporary = Path(_on_main(self._make_temporary))
+        self._temporary = Path(on_main(self._make_temporary))
         self._layout: Optional[Layout] = None
         self._files: Dict[str, BinaryIO] = {}
         self._positions: List[np.ndarray] = []
         try:
-            _everywhere(_unseen(self._temporary))
+            everywhere(_unseen(self._temporary))
         except MmacsError:
             self._discard()
             raise
@@ -175,7 +175,7 @@ class CacheWriter:
         self._close()
         mine = np.concatenate([np.empty(0, dtype=np.int64), *self._positions])
         parts = all_gather_object((mine, self._layout))  # waits for all processes
-        _on_main(lambda: self._complete([positions for positions, _ in parts], [layout for _, layout in parts]))
+        on_main(lambda: self._complete([positions for positions, _ in parts], [layout for _, layout in parts]))
         return _open(self._path)
 
     # ---------------------------------------------------------------- parts
@@ -324,7 +324,7 @@ def _open(path: Path) -> ReferenceCache:
     unseen = _unseen(path)
     if unseen is None:
         cache = ReferenceCache(path)
-    _everywhere(unseen)
+    everywhere(unseen)
     return cache
 
 
@@ -340,25 +340,3 @@ def _unseen(path: Path) -> Optional[str]:
 
 def _cannot_write(path: Path, error: OSError) -> str:
     return f'cannot write the teacher cache {path} ({error.strerror}): free some space or set cache_dir'
-
-
-def _everywhere(error: Optional[str]) -> None:
-    """Raise in all processes what is wrong in one, so that none is left waiting for another."""
-    for found in all_gather_object(error):
-        if found is not None:
-            raise MmacsError(found)
-
-
-def _on_main(work: Callable[[], _Result]) -> _Result:
-    """Do something in the main process; its result, or its mistake, is that of all processes."""
-    done: List[Tuple[Optional[str], Optional[_Result]]] = [(None, None)]
-    if is_main_process():
-        try:
-            done = [(None, work())]
-        except MmacsError as error:
-            done = [(str(error), None)]
-    broadcast_object_list(done)
-    error, result = done[0]
-    if error is not None:
-        raise MmacsError(error)
-    return result

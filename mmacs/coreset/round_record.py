@@ -1,6 +1,8 @@
 """The record of a round, on disk and in words."""
 
+import json
 import os
+from pathlib import Path
 from typing import Any, Mapping
 
 import numpy as np
@@ -69,3 +71,22 @@ def in_words(facts: Mapping[str, float]) -> str:
         text = _WORDS.get(name, _WORDS.get(kind, 'mean {name} {value:.4g}'))
         words.append(text.format(name=name, column=column, value=value))
     return ', '.join(words)
+
+
+def write_summary(path: os.PathLike, summary: Mapping[str, float]) -> None:
+    """Write where a run's time went."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + '\n')
+
+
+def remove_rounds(folder: Path, after: int) -> None:
+    """Remove what an earlier run in the same folder wrote of later rounds, and its summary.
+
+    Args:
+        folder (Path): Folder of the round files.
+        after (int): Number of the last round that stays, -1 for none.
+    """
+    for path in folder.glob('round_*.npz'):
+        if int(path.stem.removeprefix('round_')) > after:
+            path.unlink()
+    (folder / 'summary.json').unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmacs.errors import unknown_name
 
-NORMALISATIONS = ('rank', 'stratified_rank', 'minmax', 'none')
+MAX_STRATA = 8  # of object counts
 
 
 def error_vector_score(probs: Tensor, labels: Tensor) -> Tensor:
@@ -26,21 +26,6 @@ def error_vector_score(probs: Tensor, labels: Tensor) -> Tensor:
     error = probs.clone()
     error[range(len(labels)), labels] -= 1
     return error.norm(dim=1)
-
-
-def disagreement_score(probs: Tensor, teacher_probs: Tensor) -> Tensor:
-    """How far quantization moved the prediction: ``DS = || p_q - p_T ||_2``.
-
-    Source: Huang et al. 2024, arXiv 2306.07215 (ACS).
-
-    Args:
-        probs (Tensor): Class probabilities of the quantized model, shape (B, K).
-        teacher_probs (Tensor): Those of the full-precision model on the same images, shape (B, K).
-
-    Returns:
-        Tensor: Scores in [0, sqrt(2)], shape (B,).
-    """
-    return (probs - teacher_probs).norm(dim=1)
 
 
 def normalise(scores: np.ndarray, how: str, groups: Optional[np.ndarray] = None) -> np.ndarray:
@@ -76,7 +61,7 @@ def normalise(scores: np.ndarray, how: str, groups: Optional[np.ndarray] = None)
     raise unknown_name('normalisation', how, ('rank', 'minmax', 'none'))
 
 
-def count_strata(counts: np.ndarray, max_strata: int = 8, min_images: int = 32) -> np.ndarray:
+def count_strata(counts: np.ndarray, max_strata: int = MAX_STRATA, min_images: int = 32) -> np.ndarray:
     """Group images with about as many objects, by quantiles of their counts.
 
     Args:

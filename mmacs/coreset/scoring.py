@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmacs.coreset.fidelity import Fidelity
-from mmacs.coreset.purity import pure_evaluation
+from mmacs.coreset.purity import main_buffers, pure_evaluation
 from mmacs.coreset.scorers import Scorer
 from mmacs.coreset.view import ScoringView
+from mmacs.errors import MmacsError
+from mmacs.processes import everywhere
 
 SIGNIFICANT_BITS = 14
 
@@ -69,15 +71,20 @@ class ScoringPass:
         place[positions] = np.arange(len(positions))
         needs_reference = bool(scorer.teacher_columns & set(columns))
         found = {name: torch.zeros(len(positions), dtype=torch.float64) for name in columns}
-        with pure_evaluation(model):
-            for batch, inputs, data_samples in self._batches(model, positions):
-                rows = reference(batch) if needs_reference else {}
-                rows = {name: row.to(inputs.device) for name, row in rows.items()}
-                with self.fidelity.autocast(inputs.device):
-                    outputs = scorer.outputs(model, inputs, data_samples)
-                scores = scorer.score(model, outputs, data_samples, rows, columns)
-                for name in columns:
-                    found[name][place[batch]] = scores[name].double().cpu()
+        fault = None
+        try:
+            with pure_evaluation(model), main_buffers(model):
+                for batch, inputs, data_samples in self._batches(model, positions):
+                    rows = reference(batch) if needs_reference else {}
+                    rows = {name: row.to(inputs.device) for name, row in rows.items()}
+                    with self.fidelity.autocast(inputs.device):
+                        outputs = scorer.outputs(model, inputs, data_samples)
+                    scores = scorer.score(model, outputs, data_samples, rows, columns)
+                    for name in columns:
+                        found[name][place[batch]] = scores[name].double().cpu()
+        except MmacsError as error:
+            fault = str(error)
+        everywhere(fault)
         for column in found.values():
             all_reduce(column)  # each entry is set by one process and zero in the others: the sum is exact
         return {name: round_scores(column.numpy()) for name, column in found.items()}
@@ -86,18 +93,25 @@ class ScoringPass:
         self,
         scorer: Scorer,
         teacher: nn.Module,
+        columns: Sequence[str],
         positions: np.ndarray,
         write: Callable[[np.ndarray, Dict[str, Tensor]], None],
     ) -> None:
-        """Hand what is kept of the teacher to ``write``, batch by batch: this process's share of the images.
+        """Hand what these columns need of the teacher to ``write``, batch by batch: this process's share of the images.
 
         It is the share that :meth:`scores` gives the process of the same positions.
         """
-        with pure_evaluation(teacher):
-            for batch, inputs, data_samples in self._batches(teacher, positions):
-                with self.fidelity.autocast(inputs.device):
-                    rows = scorer.reference(teacher, inputs, data_samples)
-                write(batch, {name: row.cpu() for name, row in rows.items()})
+        fault = None
+        try:
+            with pure_evaluation(teacher):
+                for batch, inputs, data_samples in self._batches(teacher, positions):
+                    with self.fidelity.autocast(inputs.device):
+                        outputs = scorer.outputs(teacher, inputs, data_samples)
+                    rows = scorer.reference(teacher, outputs, data_samples, columns)
+                    write(batch, {name: row.cpu() for name, row in rows.items()})
+        except MmacsError as error:
+            fault = str(error)
+        everywhere(fault)
 
     def _batches(self, model: nn.Module, positions: np.ndarray) -> Iterator[Tuple[np.ndarray, Tensor, List[Any]]]:
         """This process's batches: positions, preprocessed images and data samples."""

@@ -72,12 +72,17 @@ class TrainingTap:
         )
         return weights
 
-    def begin(self, data_samples: List[Any]) -> None:
-        """Attach to the coming forward of these images."""
+    def begin(self, data_samples: List[Any], harvest: bool = True) -> None:
+        """Attach to the coming forward of these images.
+
+        Args:
+            data_samples (list): The batch, as the loader gives it.
+            harvest (bool): Whether its scores will be of use. Defaults to True.
+        """
         self._seen = {'positions': self._engine.view.positions_of(data_samples)}
         head, preprocessor = self._taps
-        weights = None if self._weights is None else torch.from_numpy(self._weights[self._seen['positions']])
-        record = (lambda outputs: self._seen.update(outputs=outputs)) if self._engine.harvestable else None
+        weights = None if self._weights is None else torch.from_numpy(self._weights[self._seen['positions']]).float()
+        record = (lambda outputs: self._seen.update(outputs=outputs)) if harvest and self._engine.harvestable else None
         head.attach(weights, record)
         preprocessor.attach(record=lambda data: self._seen.update(data_samples=data['data_samples']))
 

@@ -5,11 +5,12 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 from mmengine.dataset import BaseDataset, ClassBalancedDataset, Compose, ConcatDataset, RepeatDataset
+from mmengine.dist import broadcast_object_list, is_main_process
 from scipy.sparse import csr_matrix
 from torch.utils.data import Dataset
 
@@ -60,7 +61,8 @@ def scoring_pipeline(train: Sequence[Dict[str, Any]], test: Sequence[Dict[str, A
     """
 
     def loads(transform: Dict[str, Any]) -> bool:
-        return transform['type'].split('.')[-1].startswith(_LOADING)
+        kind = transform['type']
+        return (kind if isinstance(kind, str) else kind.__name__).split('.')[-1].startswith(_LOADING)
 
     return [t for t in train if loads(t)] + [t for t in test if not loads(t)]
 
@@ -118,8 +120,14 @@ class ScoringView(Dataset):
     def fingerprint(self) -> str:
         """Hash of the images' names, sizes and annotations in order: another data set has another one.
 
-        Contents of files are not read; their sizes are, where they lie on a local disk.
+        Contents of files are not read; their sizes are, where they lie on a local disk. The main process computes it;
+        ask for it in all of them.
         """
+        found = [self._fingerprint() if is_main_process() else None]
+        broadcast_object_list(found)
+        return found[0]
+
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for position in range(len(self)):
             info = self.info(position)
@@ -127,7 +135,7 @@ class ScoringView(Dataset):
             facts += [[i.get(key) for key in ('bbox', 'bbox_label', 'ignore_flag')] for i in info.get('instances', ())]
             path = info.get('img_path')
             if path is not None:
-                facts += [Path(path).name, os.path.getsize(path) if os.path.exists(path) else None]
+                facts += [Path(path).name, _file_size(path)]
             digest.update(json.dumps(facts, default=lambda value: np.asarray(value).tolist()).encode())
         return digest.hexdigest()[:16]
 
@@ -173,7 +181,8 @@ class ScoringView(Dataset):
         found = {self.key(self.info(position)): position for position in range(len(self))}
         if None in found or len(found) != len(self):
             raise MmacsError(
-                'images of this data set cannot be told apart while training: they have no img_path, or share one'
+                'images of this data set cannot be told apart while training, which harvest and unbiased need: '
+                'they have no img_path, or share one'
             )
         return found
 
@@ -204,3 +213,11 @@ class ScoringView(Dataset):
         if data is None:
             raise MmacsError(f'the scoring pipeline drops image {path}; it must keep every training image')
         return data
+
+
+def _file_size(path: str) -> Optional[int]:
+    """Bytes of a local file, None where there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None

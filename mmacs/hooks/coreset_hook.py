@@ -1,37 +1,41 @@
 """Every R epochs: score images, choose the coreset, tell the sampler."""
 
-import json
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Union
 
 import numpy as np
-from mmengine.dist import barrier, get_world_size, is_main_process
+import torch
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook, IterTimerHook
 from mmengine.runner import IterBasedTrainLoop, Runner
-from torch import nn
 
 from mmacs.coreset.budget import Plan
-from mmacs.coreset.engine import CoresetEngine, Reference
+from mmacs.coreset.engine import CoresetEngine
 from mmacs.coreset.fidelity import Fidelity
 from mmacs.coreset.floors import Floors
 from mmacs.coreset.importance import Importance
 from mmacs.coreset.pace import Extent, Pace
 from mmacs.coreset.policy import Policy
-from mmacs.coreset.reference_cache import CacheWriter, ReferenceCache, cache_key, open_cache
-from mmacs.coreset.round_record import in_words, write_round
+from mmacs.coreset.reference_store import ReferenceStore
+from mmacs.coreset.round_record import in_words, remove_rounds, write_round, write_summary
 from mmacs.coreset.scoring import ScoringPass
 from mmacs.coreset.selectors import digest
 from mmacs.coreset.training_tap import TrainingTap
 from mmacs.coreset.trimming import noise_counts
 from mmacs.coreset.view import ScoringView
 from mmacs.errors import MmacsError
-from mmacs.files import atomic_path
 from mmacs.hooks.iteration_loop import CoresetIterator
-from mmacs.hooks.run import coreset_sampler, deterministic_pipeline, unwrapped
+from mmacs.hooks.run import (
+    agree_on_seed,
+    coreset_sampler,
+    deterministic_pipeline,
+    refuse_mixed_images,
+    unwrapped,
+)
 from mmacs.hooks.teacher import run_teacher
+from mmacs.processes import on_main
 from mmacs.registry import HOOKS, SCORERS, SELECTORS, build
-from mmacs.version import __version__
 
 STATE_KEY = 'mmacs_coreset'
 
@@ -143,7 +147,6 @@ class CoresetHook(Hook):
         self.pipeline = pipeline
         self.batch_size = batch_size
         self._resumed: Optional[Dict[str, Any]] = None
-        self._cache: Optional[ReferenceCache] = None
         self._teacher: Optional[str] = None  # fingerprint of its weights
         self._sweep_start: Optional[int] = None  # first epoch or pass of those that go through all data
         self._facts: Dict[str, float] = {}  # of the last round
@@ -153,11 +156,16 @@ class CoresetHook(Hook):
     # ---------------------------------------------------------------- what the run calls
     def before_train(self, runner: Runner) -> None:
         """Find the sampler, make the teacher, and take up a resumed run's coreset."""
+        start = time.perf_counter()
         self._sampler = coreset_sampler(runner)
         if self._sampler is None:
-            raise MmacsError("CoresetHook needs train_dataloader.sampler=dict(type='mmacs.CoresetSampler', fraction=.)")
+            raise MmacsError(
+                "CoresetHook needs train_dataloader.sampler=dict(type='mmacs.CoresetSampler', fraction=0.1)"
+            )
+        agree_on_seed(runner, self._sampler)
         model, loader = unwrapped(runner), runner.train_dataloader
-        view = ScoringView(loader.dataset, self.pipeline or deterministic_pipeline(runner.cfg))
+        pipeline = self.pipeline or deterministic_pipeline(runner.cfg)
+        view = ScoringView(loader.dataset, pipeline)
         batch_size = loader.batch_size or loader.batch_sampler.batch_size
         scoring = ScoringPass(view, self.batch_size or batch_size, loader.num_workers)
         self._engine = CoresetEngine(scoring, self.scorer, self.importance, self.policy, self.harvest)
@@ -165,6 +173,7 @@ class CoresetHook(Hook):
         self.scorer.check(model, self._engine.columns)
         self._tap = None
         if self.harvest or self.unbiased:
+            refuse_mixed_images(runner.cfg)
             self._tap = TrainingTap(self._engine, model, self.unbiased, self.max_weight)
         if self.pace.asked.rescore == 0 and self._engine.harvestable != self._engine.columns and self.pace.rounds != 1:
             raise MmacsError(
@@ -173,7 +182,8 @@ class CoresetHook(Hook):
             )
         self._by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
         end = runner.max_epochs if self._by_epoch else runner.max_iters
-        per_unit = self._sampler.size if self._by_epoch else batch_size * get_world_size()
+        self._images_per_batch = batch_size * get_world_size()
+        per_unit = self._sampler.size if self._by_epoch else self._images_per_batch
         self.pace.begin(Extent(end, per_unit, self._sampler.size, len(view.positions), len(view)))
         if not self._by_epoch:
             self._iterator = CoresetIterator(
@@ -187,7 +197,21 @@ class CoresetHook(Hook):
             self._resume(runner)
         elif self._engine.needs_teacher:
             self._teacher = run_teacher(runner)[1]
+        self._resumed = None
+        self._references = ReferenceStore(
+            self.cache_dir or Path(runner.work_dir) / 'teacher_cache',
+            scoring,
+            self.scorer,
+            self._engine.columns,
+            teacher=self._teacher,
+            data=self._engine.data,
+            pipeline=pipeline,
+            # all of the model but the recipe: the teacher is in full precision
+            model=[runner.cfg.model.get('model', runner.cfg.model), runner.cfg.get('data_preprocessor')],
+        )
         self._apply_plan()
+        on_main(lambda: remove_rounds(Path(runner.work_dir) / 'coreset', after=self._engine.ledger.round))
+        self.pace.selection_seconds += time.perf_counter() - start
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Hold a round, or draw again, if that is due."""
@@ -199,15 +223,19 @@ class CoresetHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Have this iteration's losses weighted, and its outputs recorded, as long as there is a coreset."""
         if self._tap is not None and not self.pace.sweeps(self._now(runner)):
-            self._tap.begin(data_batch['data_samples'])
+            held = self._engine.ledger.round + 1
+            self._tap.begin(data_batch['data_samples'], harvest=held > 0 and self.pace.awaits(held))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[Dict[str, Any]] = None
     ) -> None:
-        """Take the scores that the iteration gave; count the seconds."""
+        """Take the scores that the iteration gave; count images and seconds."""
+        self.pace.trained += self._images_per_batch
         if not self._by_epoch:
             self.pace.training_seconds += time.perf_counter() - self._start
         if self._tap is not None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # harvesting would wait for what is queued, which is training's
             start = time.perf_counter()
             self._tap.end()
             harvesting = time.perf_counter() - start
@@ -223,15 +251,13 @@ class CoresetHook(Hook):
         """Log and write where the time went."""
         selection, training = self.pace.selection_seconds, self.pace.training_seconds
         runner.logger.info(f'Training took {training:.1f} s, coreset selection {selection:.1f} s.')
-        if is_main_process():
-            with atomic_path(Path(runner.work_dir) / 'coreset' / 'summary.json') as path:
-                summary = {
-                    'fraction': self._sampler.fraction,
-                    'images': self._sampler.size,
-                    'training_seconds': round(training, 3),
-                    'selection_seconds': round(selection, 3),
-                }
-                path.write_text(json.dumps(summary, indent=2) + '\n')
+        summary = {
+            'fraction': self._sampler.fraction,
+            'images': self._sampler.size,
+            'training_seconds': round(training, 3),
+            'selection_seconds': round(selection, 3),
+        }
+        on_main(lambda: write_summary(Path(runner.work_dir) / 'coreset' / 'summary.json', summary))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Put scores and coreset into the checkpoint, as tensors and plain values."""
@@ -257,14 +283,18 @@ class CoresetHook(Hook):
         if self._engine.needs_teacher:
             self._teacher = run_teacher(runner, state['teacher'])[1]
         self._sampler.seed = self._engine.seed
-        self._sweep_start = state['sweep_start']
-        if self._sweep_start is not None:
+        if (state['iterator'] is None) != self._by_epoch:
+            theirs, ours = ('an epoch', 'an iteration') if state['iterator'] is None else ('an iteration', 'an epoch')
+            raise MmacsError(f'cannot resume: the checkpoint is of {theirs}-based run, the config of {ours}-based one')
+        if state['sweep_start'] is not None and self.pace.sweeps(self._now(runner)):
+            self._sweep_start = state['sweep_start']
             self._sampler.sweep(self._sweep_start)
         elif self._engine.selection is not None:
-            if len(self._engine.selection.indices) != self._sampler.size:
+            held = len(self._engine.selection.indices)
+            if held != self._sampler.size:
                 raise MmacsError(
-                    f'cannot resume: the coreset held {len(self._engine.selection.indices)} images and would now hold '
-                    f'{self._sampler.size}; fraction and repeats of the data set must stay as they were'
+                    f"cannot resume with fraction={self._sampler.fraction:g}: the checkpoint's coreset holds {held} "
+                    f"images, this config's {self._sampler.size}"
                 )
             self._use_selection()
             runner.logger.info(
@@ -287,10 +317,9 @@ class CoresetHook(Hook):
     def _pause(self, runner: Runner, seconds: float) -> None:
         """Have neither our own nor MMEngine's timer charge these seconds to an iteration."""
         self._start += seconds
-        if not self._by_epoch:  # before an epoch no timer runs yet, but a batch is asked for while it does
-            for hook in runner.hooks:
-                if isinstance(hook, IterTimerHook):
-                    hook.t += seconds
+        for hook in runner.hooks:
+            if isinstance(hook, IterTimerHook) and hasattr(hook, 't'):  # it has no time before the first epoch
+                hook.t += seconds
 
     def _now(self, runner: Runner) -> int:
         return runner.epoch if self._by_epoch else runner.iter
@@ -301,24 +330,27 @@ class CoresetHook(Hook):
         if not pace.due(now, held):
             return False
         start = time.perf_counter()
-        model = unwrapped(runner)
-        teacher = run_teacher(runner, self._teacher)[0] if engine.needs_teacher else None
-        self._cache = self._cache or self._open_cache(runner)
+        model, teacher, store = unwrapped(runner), None, self._references
+        if engine.needs_teacher:
+            teacher = run_teacher(runner, self._teacher)[0]
+            if store.reference is None:
+                store.find()
         if held == 0:
-            costs = pace.costs(*engine.measure(model, teacher, self._cache.rows if self._cache else None), now)
-            runner.logger.info(pace.choose(costs, now, held, cached=self._cache is not None))
+            costs = pace.costs(*engine.measure(model, teacher, store.reference))
+            runner.logger.info(pace.choose(costs, now, held, cached=store.reference is not None))
             self._apply_plan()
-            if pace.plan.resolution != pace.asked.resolution:
-                self._cache = self._open_cache(runner)
-        facts = engine.hold_round(
-            model, self.importance.beta_at(now, pace.extent.end), self._reference(runner, teacher)
-        )
+            if teacher is not None and pace.plan.resolution != pace.asked.resolution:
+                store.find()
+        reference = None if teacher is None else store.fill(teacher)
+        began = time.perf_counter()
+        facts = engine.hold_round(model, self.importance.beta_at(now, pace.extent.end), reference)
+        scoring = time.perf_counter() - began
         if held == 0 and not engine.scoring.fidelity.exact:
             facts.update(engine.compare_fidelity(model, teacher, self._sampler.fraction))
         seconds = time.perf_counter() - start
         pace.selection_seconds += seconds
         if held and facts['scored']:
-            runner.logger.info(pace.choose(pace.costs(seconds / facts['scored'], 0.0, now), now, held + 1, cached=True))
+            runner.logger.info(pace.choose(pace.costs(scoring / facts['scored'], 0.0), now, held + 1, cached=True))
             self._apply_plan()
         pace.round_held(now)
         self._facts = {'beta': engine.beta, **facts, 'seconds': seconds}
@@ -344,40 +376,10 @@ class CoresetHook(Hook):
             self._pause(runner, time.perf_counter() - start)
 
     def _use_selection(self) -> None:
+        self._sweep_start = None
         self._sampler.set_indices(self._engine.selection.indices)
         if self._tap is not None:
             self._tap.use(self._engine.selection)
-
-    # ---------------------------------------------------------------- teacher
-    def _open_cache(self, runner: Runner) -> Optional[ReferenceCache]:
-        """The teacher's reference on disk, if it is there."""
-        return open_cache(*self._cache_place(runner)) if self._engine.needs_teacher else None
-
-    def _cache_place(self, runner: Runner) -> Tuple[Path, str, int]:
-        """Folder, key and number of images of the cache."""
-        fidelity, view = self._engine.scoring.fidelity, self._engine.view
-        model = runner.cfg.model  # all but the recipe: the teacher is in full precision
-        key = cache_key(
-            teacher=self._teacher,
-            data=view.fingerprint,
-            pipeline=repr(self.pipeline or deterministic_pipeline(runner.cfg)),
-            model=repr([model.get('model', model), runner.cfg.get('data_preprocessor')]),
-            scorer=[type(self.scorer).__name__, repr(sorted(vars(self.scorer).items()))],
-            fidelity=[fidelity.resolution, fidelity.precision],
-            version=__version__,
-        )
-        return Path(self.cache_dir or Path(runner.work_dir) / 'teacher_cache'), key, len(view)
-
-    def _reference(self, runner: Runner, teacher: Optional[nn.Module]) -> Optional[Reference]:
-        """The teacher's reference, from the cache, which is filled first if need be."""
-        if teacher is None:
-            return None
-        if self._cache is None:
-            with CacheWriter(*self._cache_place(runner)) as writer:
-                everything = np.arange(len(self._engine.view))
-                self._engine.scoring.references(self.scorer, teacher, everything, writer.write)
-                self._cache = writer.finish()
-        return self._cache.rows
 
     # ---------------------------------------------------------------- what a person sees
     def _report(self, runner: Runner, before: Optional[np.ndarray], trained_before: np.ndarray) -> None:
@@ -404,9 +406,6 @@ class CoresetHook(Hook):
             f'digest {digest(sampler.indices)}'
         )
         runner.visualizer.add_scalars({f'coreset/{name}': value for name, value in facts.items()}, step=now)
-        if is_main_process():
-            path = Path(runner.work_dir) / 'coreset' / f'round_{engine.ledger.round:03d}.npz'
-            write_round(
-                path, engine, trained_before, epoch=runner.epoch, iteration=runner.iter, seconds=facts['seconds']
-            )
-        barrier()
+        path = Path(runner.work_dir) / 'coreset' / f'round_{engine.ledger.round:03d}.npz'
+        times = dict(epoch=runner.epoch, iteration=runner.iter, seconds=facts['seconds'])
+        on_main(lambda: write_round(path, engine, trained_before, **times))

@@ -59,7 +59,8 @@ class CoresetIterator:
         A resumed loop then moves its iterator to where the run stood: by ``skip_iter``, or, in MMEngine 0.10.7 and
         before, by one ``next`` for each iteration of the past. Both do nothing here, since the state says where.
         """
-        self._replayed = 0 if hasattr(loop.dataloader_iterator, 'skip_iter') else loop.iter
+        skips = hasattr(loop.dataloader_iterator, 'skip_iter') or getattr(loop, 'fast_forward_on_resume', False)
+        self._replayed = 0 if skips else loop.iter
         loop.dataloader_iterator = self
 
     def skip_iter(self, num_iters: int) -> None:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmacs.coreset.purity import pure_evaluation
 from mmacs.coreset.view import ScoringView
 from mmacs.errors import MmacsError
-from mmacs.hooks.run import coreset_sampler, deterministic_pipeline, unwrapped
+from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, unwrapped
 from mmacs.quantization import calibrate, describe, layer_table, quantizers, require_same
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
 from mmacs.quantization.synchronise import synchronise_ranges
@@ -78,9 +78,8 @@ class QuantizationHook(Hook):
         """Calibrate what has no steps yet; print the table."""
         model = unwrapped(runner)
         sampler = coreset_sampler(runner)
-        if runner.iter > 0 and sampler is not None:
-            # MMEngine draws a seed where none is given, builds the sampler, and only then restores the resumed seed
-            sampler.seed = runner.cfg.train_dataloader.sampler.get('seed', runner.seed)
+        if sampler is not None:
+            agree_on_seed(runner, sampler)
         if next(quantizers(model), None) is None:
             raise MmacsError("QuantizationHook found nothing quantized: wrap the model in type='mmacs.QuantizedModel'")
         if not all(quantizer.is_initialized() for _, quantizer in quantizers(model)):

@@ -1,8 +1,9 @@
 """What the hooks ask of a run: its model, its sampler, its deterministic pipeline."""
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from mmengine.config import Config
+from mmengine.dist import broadcast_object_list
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
@@ -22,6 +23,42 @@ def coreset_sampler(runner: Runner) -> Optional[CoresetSampler]:
     loader = runner.train_dataloader
     samplers = (loader.sampler, getattr(loader.batch_sampler, 'sampler', None))
     return next((sampler for sampler in samplers if isinstance(sampler, CoresetSampler)), None)
+
+
+def agree_on_seed(runner: Runner, sampler: CoresetSampler) -> None:
+    """Give the samplers of all processes one seed, also where a run is resumed or seeds differ between processes.
+
+    MMEngine draws a seed where none is given, builds the sampler, and only then restores that of a resumed run.
+    """
+    given = runner.cfg.train_dataloader.sampler.get('seed')
+    seed = [runner.seed if given is None else given]
+    broadcast_object_list(seed)
+    sampler.seed = seed[0]
+
+
+def refuse_mixed_images(cfg: Config) -> None:
+    """Refuse training pipelines in which one image stands for several.
+
+    Raises:
+        MmacsError: If a transform mixes images; it is named.
+    """
+    for kind in _transforms(cfg.train_dataloader):
+        name = kind if isinstance(kind, str) else kind.__name__
+        if any(mix in name for mix in ('Mosaic', 'MixUp', 'CopyPaste')):
+            raise MmacsError(f'harvest and unbiased need images that are not mixed in training, and {name} mixes them')
+
+
+def _transforms(cfg: Any) -> Iterator[Any]:
+    """Types of all transforms in the data sets of a data loader's config."""
+    if isinstance(cfg, (list, tuple)):
+        for item in cfg:
+            yield from _transforms(item)
+    elif isinstance(cfg, dict):
+        for transform in cfg.get('pipeline') or ():
+            yield transform['type']
+            yield from _transforms(transform.get('transforms'))
+        for key in ('dataset', 'datasets'):
+            yield from _transforms(cfg.get(key))
 
 
 def deterministic_pipeline(cfg: Config) -> List[Dict[str, Any]]:

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Optional, Tuple
 from weakref import WeakKeyDictionary
 
-from mmengine.dist import all_gather_object, is_main_process
 from mmengine.runner import Runner
 from torch import nn
 
 from mmacs.coreset.teacher import load_teacher, make_teacher, save_teacher
 from mmacs.hooks.run import unwrapped
+from mmacs.processes import on_main
 
 _TEACHERS: 'WeakKeyDictionary[Runner, Tuple[nn.Module, str]]' = WeakKeyDictionary()
 
@@ -37,8 +37,7 @@ def run_teacher(runner: Runner, expected: Optional[str] = None) -> Tuple[nn.Modu
 
 def _start(runner: Runner) -> Tuple[nn.Module, str]:
     teacher = make_teacher(unwrapped(runner))
-    fingerprints = [save_teacher(teacher, Path(runner.work_dir) / 'teacher.pth')] if is_main_process() else []
-    return teacher, next(found[0] for found in all_gather_object(fingerprints) if found)
+    return teacher, on_main(lambda: save_teacher(teacher, Path(runner.work_dir) / 'teacher.pth'))
 
 
 def _resume(runner: Runner, expected: str) -> Tuple[nn.Module, str]:

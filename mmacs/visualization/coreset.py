@@ -191,6 +191,6 @@ def _cost_sentences(history: History, seconds: Dict[str, float], fraction: float
     verdict = f'{1 - total / full:.0%} less' if total <= full else f'{total / full - 1:.0%} more'
     return [
         f'Selection took {selection:.1f} s, training {training:.1f} s: {selection / total:.0%} of the time went into '
-        f'{len(history.rounds)} rounds.',
+        f'selection ({len(history.rounds)} rounds).',
         f'Training on all images would have taken about {full:.0f} s for as many epochs: the run took {verdict}.',
     ]

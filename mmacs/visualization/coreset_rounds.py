@@ -84,11 +84,14 @@ def read_round(path: Path, num_indices: int, num_images: int) -> Record:
 def read_metric(work_dir: Path) -> Tuple[str, Dict[int, float]]:
     """The first metric of a run's validation.
 
+    Of a run that a later one in the same folder goes back behind, only what came before is kept.
+
     Returns:
         Tuple[str, Dict[int, float]]: Its name, and its value by epoch (or iteration); ``('', {})`` without any.
     """
     name, values = '', {}
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        found = {}
         for line in map(json.loads, path.read_text().splitlines()):
             # Only MMEngine's lines about validation have times but no loss.
             if 'loss' in line or 'data_time' not in line:
@@ -96,7 +99,9 @@ def read_metric(work_dir: Path) -> Tuple[str, Dict[int, float]]:
             metrics = [key for key in line if key not in ('data_time', 'time', 'step')]
             name = name or next(iter(metrics), '')
             if name in line:
-                values[line['step']] = line[name]
+                found[line['step']] = line[name]
+        first = min(found, default=np.inf)
+        values = {**{step: value for step, value in values.items() if step < first}, **found}
     return name, values
 
 

@@ -94,7 +94,7 @@ def test_the_whole_pass_of_a_classifier():
         outputs = scorer.outputs(model, inputs, truth)
         assert outputs.features.shape == (4, 64)
         torch.testing.assert_close(outputs.logits, model(inputs, mode='tensor'))
-        reference = scorer.reference(model, inputs, truth)
+        reference = scorer.reference(model, outputs, truth, list(scorer.columns))
         found = scorer.score(model, outputs, truth, reference, list(scorer.columns))
         assert found['ds'].abs().max() < 1e-6 and found['kl'].max() < 1e-6  # the model is its own teacher
         torch.testing.assert_close(found['teacher_error'], found['evs'])
@@ -156,7 +156,11 @@ def test_mistakes_are_named_before_the_run():
 def test_how_much_is_kept_of_the_teacher(num_classes, num_probs, kept):
     model = classifier(head=dict(type='LinearClsHead', num_classes=num_classes, in_channels=64))
     with torch.no_grad():
-        reference = ClassificationScorer(num_probs).reference(model, torch.randn(2, 3, 32, 32), samples([0, 1]))
+        scorer, truth = ClassificationScorer(num_probs), samples([0, 1])
+        outputs = scorer.outputs(model, torch.randn(2, 3, 32, 32), truth)
+        reference = scorer.reference(model, outputs, truth, ['kl'])
+    assert 'teacher_error' not in reference
+    assert list(scorer.reference(model, outputs, truth, ['evs', 'teacher_error'])) == ['teacher_error']
     assert reference['probs'].shape == (2, kept)
     assert reference['probs'].dtype == torch.float32
     assert ('classes' in reference) == (kept < num_classes)

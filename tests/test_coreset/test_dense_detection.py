@@ -5,14 +5,15 @@ import mmdet
 import numpy as np
 import pytest
 import torch
+from mmdet.models.dense_heads import atss_head
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 
-from mmacs.coreset.scorers import DenseDetectionScorer
+from mmacs.coreset.scorers import DenseDetectionScorer, dense_detection
 from mmacs.coreset.scorers.dense_detection import dense_levels, predictions_at
-from mmacs.coreset.scorers.detection import Candidates, disagreement, error_vectors, most_confident
+from mmacs.coreset.scorers.detection_scores import Candidates, disagreement, error_vectors, most_confident
 from mmacs.errors import MmacsError
 
 from ..conftest import SHIPPED
@@ -167,8 +168,8 @@ def test_one_anchor_stands_for_each_place(retinanet):
 def test_beyond_the_teachers_candidates_it_is_silent(retinanet):
     model, data = retinanet
     scorer = DenseDetectionScorer(num_candidates=4)
-    reference = scorer.reference(model, **data)
     outputs = scorer.outputs(model, **data)
+    reference = scorer.reference(model, outputs, data['data_samples'], ['ds'])
     assert scorer.score(model, outputs, data['data_samples'], reference, ['ds'])['ds'].max() < 2e-3
     kept = reference['key'] >= 0  # the coarsest levels have fewer places
     reference['key'][:, 0] = -1  # the finest level's surest
@@ -274,10 +275,61 @@ def test_heads_whose_boxes_it_cannot_decode_have_the_other_columns():
     scorer.check(model, columns)
     data = model.data_preprocessor(demo_mm_inputs(2, [(3, 64, 64)] * 2, num_items=[2, 0], num_classes=80), False)
     with torch.no_grad():
-        reference = scorer.reference(model, **data)
-        scores = scorer.score(model, scorer.outputs(model, **data), data['data_samples'], reference, columns)
+        outputs = scorer.outputs(model, **data)
+        reference = scorer.reference(model, outputs, data['data_samples'], columns)
+        scores = scorer.score(model, outputs, data['data_samples'], reference, columns)
     assert list(reference) == ['teacher_ap'] and scores['metric_gap'].tolist() == [0, 0]
     assert all(torch.isfinite(column).all() for column in scores.values())
+
+
+def test_losses_that_remember_leave_no_trace():
+    model = shipped_model(
+        mmdet,
+        'ghm/retinanet_r50_fpn_ghm-1x_coco.py',
+        **{'backbone.base_channels': 8, 'neck.in_channels': [32, 64, 128, 256], 'neck.out_channels': 16},
+        **{'bbox_head.in_channels': 16, 'bbox_head.feat_channels': 16},
+    ).eval()
+    data = model.data_preprocessor(demo_mm_inputs(2, [(3, 64, 64)] * 2, num_items=[3, 2], num_classes=80), False)
+    scorer, columns = DenseDetectionScorer(), ['loss', 'grad']
+    before = copy.deepcopy(model.bbox_head.state_dict())
+    with torch.no_grad():
+        outputs, samples = scorer.outputs(model, **data), data['data_samples']
+        once = scorer.score(model, outputs, samples, {}, columns)
+        last = scorer.score(model, scorer.outputs(model, data['inputs'][1:], samples[1:]), samples[1:], {}, columns)
+    for name in columns:
+        torch.testing.assert_close(last[name], once[name][1:])
+    assert all(torch.equal(value, before[name]) for name, value in model.bbox_head.state_dict().items())
+
+
+def test_normalisers_of_the_loss_are_not_averaged_over_processes(monkeypatch):
+    asked = []
+    monkeypatch.setattr(atss_head, 'reduce_mean', lambda tensor: asked.append(tensor) or tensor)
+    theirs = atss_head.reduce_mean
+    monkeypatch.setattr(dense_detection, 'get_world_size', lambda: 2)
+    model = shipped_model(mmdet, 'atss/atss_r50_fpn_1x_coco.py').eval()
+    data = model.data_preprocessor(demo_mm_inputs(1, [(3, 64, 64)], num_items=[2], num_classes=80), False)
+    scorer, samples = DenseDetectionScorer(), data['data_samples']
+    with torch.no_grad():
+        outputs = scorer.outputs(model, **data)
+        assert scorer.score(model, outputs, samples, {}, ['loss'])['loss'].isfinite().all()
+        assert not asked and atss_head.reduce_mean is theirs
+        monkeypatch.setattr(model.bbox_head, 'loss_by_feat', None)
+        with pytest.raises(TypeError):
+            scorer.score(model, outputs, samples, {}, ['loss'])
+    assert atss_head.reduce_mean is theirs
+
+
+def test_models_that_its_columns_do_not_fit_are_refused(retinanet):
+    model, scorer = retinanet[0], DenseDetectionScorer()
+    with pytest.raises(MmacsError, match='not RPN'):
+        scorer.check(shipped_model(mmdet, 'rpn/rpn_r50_fpn_1x_coco.py'), ['evs'])
+    model.bbox_head = MODELS.build(Config.fromfile(SHIPPED / 'ld/ld_r18-gflv1-r101_fpn_1x_coco.py').model.bbox_head)
+    scorer.check(model, ['evs', 'ds'])
+    with pytest.raises(MmacsError, match='loss cannot be computed for LDHead'):
+        scorer.check(model, ['evs', 'loss'])
+    model.language_model = torch.nn.Identity()  # as GLIP has
+    with pytest.raises(MmacsError, match='of classes in images'):
+        scorer.check(model, ['evs'])
 
 
 @pytest.mark.parametrize('precision', [torch.bfloat16, torch.float32])

@@ -42,14 +42,14 @@ def test_average_precision_equals_cocos_for_one_class():
     objects = Boxes(truth, np.zeros(12, dtype=int))
     detections = found(boxes, np.zeros(len(boxes), dtype=int), scores)
     assert 0.1 < expected < 0.9
-    assert average_precision(detections, objects, NOTHING) == pytest.approx(expected, abs=1e-6)
-    assert average_precision(detections, objects, crowd) > expected
+    assert average_precision(match(detections, objects, NOTHING)) == pytest.approx(expected, abs=1e-6)
+    assert average_precision(match(detections, objects, crowd)) > expected
 
 
 def test_a_detection_is_right_once_and_only_in_its_class():
     boxes = [TWO.boxes[0], TWO.boxes[0], TWO.boxes[1]]
-    right, counts = match(found(boxes, [0, 0, 0], [0.9, 0.8, 0.7]), TWO, NOTHING, np.array([0.5]))
-    assert right.tolist() == [[True, False, False]] and counts.all()
+    matches = match(found(boxes, [0, 0, 0], [0.9, 0.8, 0.7]), TWO, NOTHING)
+    assert (matches.right == [True, False, False]).all() and matches.counts.all()
 
 
 def test_a_false_detection_costs_the_more_the_surer_it_is():
@@ -57,27 +57,27 @@ def test_a_false_detection_costs_the_more_the_surer_it_is():
     aps = []
     for order in ([2, 0, 1], [0, 2, 1], [0, 1, 2]):
         detections = found([boxes[i] for i in order], [[0, 1, 5][i] for i in order], [0.9, 0.8, 0.7])
-        aps.append(average_precision(detections, TWO, NOTHING))
+        aps.append(average_precision(match(detections, TWO, NOTHING)))
     assert aps[0] < aps[1] < aps[2] == 1
 
 
 def test_images_without_objects_or_detections():
     wrong = found([[0, 0, 9, 9], [30, 30, 50, 50]], [0, 0], [0.8, 0.4])
-    assert average_precision(NO_DETECTIONS, NO_OBJECTS, NOTHING) == 1
-    assert average_precision(wrong, NO_OBJECTS, NOTHING) == pytest.approx(0.2)
-    assert average_precision(NO_DETECTIONS, TWO, NOTHING) == 0
-    assert precision_and_recall(NO_DETECTIONS, NO_OBJECTS, NOTHING, 0.5) == (1, 1)
-    assert precision_and_recall(wrong, NO_OBJECTS, NOTHING, 0.5) == (0, 1)
-    assert precision_and_recall(wrong, NO_OBJECTS, NOTHING, 0.9) == (1, 1)
-    assert precision_and_recall(NO_DETECTIONS, TWO, NOTHING, 0.5) == (1, 0)
+    assert average_precision(match(NO_DETECTIONS, NO_OBJECTS, NOTHING)) == 1
+    assert average_precision(match(wrong, NO_OBJECTS, NOTHING)) == pytest.approx(0.2)
+    assert average_precision(match(NO_DETECTIONS, TWO, NOTHING)) == 0
+    assert precision_and_recall(match(NO_DETECTIONS, NO_OBJECTS, NOTHING), 0.5) == (1, 1)
+    assert precision_and_recall(match(wrong, NO_OBJECTS, NOTHING), 0.5) == (0, 1)
+    assert precision_and_recall(match(wrong, NO_OBJECTS, NOTHING), 0.9) == (1, 1)
+    assert precision_and_recall(match(NO_DETECTIONS, TWO, NOTHING), 0.5) == (1, 0)
 
 
 def test_unmatched_detections_inside_a_crowd_do_not_count():
     crowd = np.array([[25.0, 25, 60, 60]])
     detections = found([TWO.boxes[0], [30, 30, 50, 50]], [0, 1], [0.9, 0.8])
-    assert precision_and_recall(detections, TWO, NOTHING, 0.5) == (0.5, 0.5)
-    assert precision_and_recall(detections, TWO, crowd, 0.5) == (1, 0.5)
-    assert average_precision(detections, NO_OBJECTS, crowd) == pytest.approx(0.1)
+    assert precision_and_recall(match(detections, TWO, NOTHING), 0.5) == (0.5, 0.5)
+    assert precision_and_recall(match(detections, TWO, crowd), 0.5) == (1, 0.5)
+    assert average_precision(match(detections, NO_OBJECTS, crowd)) == pytest.approx(0.1)
 
 
 def test_boxes_without_area_overlap_nothing():

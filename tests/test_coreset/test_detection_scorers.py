@@ -18,6 +18,7 @@ from ..test_quantization.test_architectures import FEW_PROPOSALS, ONE_OF_EACH_ST
 SMALL = {'backbone.depth': 18, 'backbone.base_channels': 16, 'neck.in_channels': [16, 32, 64, 128]}
 SMALL_R50 = {'backbone.base_channels': 8}
 DETR = {**SMALL_R50, 'num_queries': 20, 'test_cfg.max_per_img': 20, **ONE_OF_EACH_STAGE}
+COLUMNS_OF_ACS = ['evs', 'ds']
 DENSE, TWO_STAGE, QUERY = DenseDetectionScorer, TwoStageDetectionScorer, QueryDetectionScorer
 MODELS_OF_EACH_KIND = {
     'RetinaNet': (DENSE, None, {}),
@@ -66,9 +67,14 @@ class Case:
     @torch.no_grad()
     def score(self, model, members=slice(None), columns=None):
         inputs, samples = self.data['inputs'][members], copy.deepcopy(self.data['data_samples'][members])
-        reference = self.scorer.reference(self.teacher, inputs, samples)
-        outputs = self.scorer.outputs(model, inputs, samples)
-        return self.scorer.score(model, outputs, samples, reference, columns or list(self.scorer.columns))
+        columns = columns or list(self.scorer.columns)
+        reference = self.reference(inputs, samples, columns)
+        return self.scorer.score(model, self.scorer.outputs(model, inputs, samples), samples, reference, columns)
+
+    @torch.no_grad()
+    def reference(self, inputs, data_samples, columns):
+        outputs = self.scorer.outputs(self.teacher, inputs, data_samples)
+        return self.scorer.reference(self.teacher, outputs, data_samples, columns)
 
 
 @pytest.fixture(params=MODELS_OF_EACH_KIND)
@@ -94,12 +100,12 @@ def test_scores_are_finite_and_those_of_the_image_alone(case):
 
 
 def test_the_reference_is_small_and_of_one_shape(case):
-    with torch.no_grad():
-        whole = case.scorer.reference(case.teacher, **case.data)
-        wider = torch.nn.functional.pad(case.data['inputs'], (0, 64))[:1]
-        sample = copy.deepcopy(case.data['data_samples'][0])
-        sample.set_metainfo(dict(img_shape=(64, 128), pad_shape=(64, 128), batch_input_shape=(64, 128)))
-        other = case.scorer.reference(case.teacher, wider, [sample])
+    columns = list(case.scorer.columns)
+    whole = case.reference(**case.data, columns=columns)
+    wider = torch.nn.functional.pad(case.data['inputs'], (0, 64))[:1]
+    sample = copy.deepcopy(case.data['data_samples'][0])
+    sample.set_metainfo(dict(img_shape=(64, 128), pad_shape=(64, 128), batch_input_shape=(64, 128)))
+    other = case.reference(wider, [sample], columns)
     for name, rows in whole.items():
         assert rows.dtype == other[name].dtype and rows.shape[1:] == other[name].shape[1:], name
     per_candidate = sum(rows[0].nbytes for name, rows in whole.items() if not name.startswith('teacher'))
@@ -123,6 +129,36 @@ def test_only_what_is_asked_for_is_computed(tiny_retinanet, monkeypatch):
         monkeypatch.setattr(type(case.model.bbox_head), 'predict_by_feat', None)
         monkeypatch.setattr(type(case.model.bbox_head), 'loss_by_feat', None)
         assert list(case.scorer.score(case.model, outputs, samples, {}, ['evs'])) == ['evs']
+        assert set(case.reference(inputs, samples, COLUMNS_OF_ACS)) == {'key', 'classes', 'probs', 'boxes'}
+        assert list(case.reference(inputs, samples, ['teacher_error'])) == ['teacher_error']
+        monkeypatch.undo()
+        monkeypatch.setattr(case.scorer, 'candidates', None)
+        assert list(case.reference(inputs, samples, ['metric_gap'])) == ['teacher_ap']
+
+
+def test_images_without_a_single_proposal_are_scored(tiny_retinanet):
+    case = Case(*MODELS_OF_EACH_KIND['FasterRCNN'], tiny_retinanet)
+    with_proposals = case.score(case.model)
+    for model in (case.model, case.teacher):
+        model.rpn_head.test_cfg.min_bbox_size = 10**6
+    scores = case.score(case.model)
+    assert all(torch.isfinite(column).all() for column in scores.values())
+    assert scores['evs'].tolist() == [2, 2, 0, 2] and scores['ds'].tolist() == [0] * 4
+    case.teacher.rpn_head.test_cfg.min_bbox_size = 0  # it alone sees something
+    assert case.score(case.model, columns=['ds'])['ds'].min() > 0 < with_proposals['ds'].min()
+
+
+@pytest.mark.parametrize('kind', ['GFL', 'FasterRCNN'])
+def test_half_precision_is_the_same_for_teacher_and_model(kind, tiny_retinanet):
+    case = Case(*MODELS_OF_EACH_KIND[kind], tiny_retinanet)
+    inputs, samples = case.data.values()
+    columns = ['ds', 'metric_gap']
+    with torch.no_grad():
+        with torch.autocast('cpu', torch.bfloat16):
+            outputs = case.scorer.outputs(case.teacher, inputs, samples)
+        reference = case.scorer.reference(case.teacher, outputs, samples, columns)
+        itself = case.scorer.score(case.teacher, outputs, samples, reference, columns)
+    assert itself['ds'].max() < 2e-3 and itself['metric_gap'].tolist() == [0] * 4
 
 
 @pytest.mark.parametrize('scorer', [DENSE, TWO_STAGE, QUERY])

@@ -14,7 +14,7 @@ from mmacs.coreset.importance import Importance
 from mmacs.coreset.policy import Policy
 from mmacs.coreset.round_record import write_round
 from mmacs.coreset.scorers import Scorer
-from mmacs.coreset.scores import count_strata
+from mmacs.coreset.scores import MAX_STRATA, count_strata
 from mmacs.coreset.scoring import ScoringPass, round_scores
 from mmacs.coreset.selectors import ClassBalanced, GumbelTopK, TopK
 from mmacs.coreset.view import ScoringView
@@ -118,15 +118,16 @@ def test_scores_of_different_age_are_ranked_apart():
     assert young[chosen].mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_cohorts_and_strata_together_rank_like_among_like():
+def test_strata_are_formed_among_scores_of_one_age():
     own = engine(normalisation='stratified_rank')
     hold(own)
     np.testing.assert_array_equal(own._groups(), count_strata(own.view.object_counts))
     own.rescore = 0.5
     hold(own)
-    strata, groups = count_strata(own.view.object_counts), own._groups()
-    pairs = set(zip(groups.tolist(), strata.tolist(), own.ledger.scored_at.tolist()))
-    assert len(pairs) == len(np.unique(groups)) == 2 * len(np.unique(strata)) == 4
+    groups, counts = own._groups(), own.view.object_counts
+    for age in (0, 1):
+        members = own.ledger.scored_at == age
+        np.testing.assert_array_equal(groups[members] - age * MAX_STRATA, count_strata(counts[members]))
 
 
 def test_a_score_that_is_not_finite_stops_the_draw():
@@ -369,7 +370,7 @@ class Kept(GivenScores):
     def __init__(self, view, *arguments):
         super().__init__(view)
 
-    def references(self, scorer, teacher, positions, write):
+    def references(self, scorer, teacher, columns, positions, write):
         for start in range(0, len(positions), 3):
             batch = positions[start : start + 3]
             write(batch, {'teacher_error': torch.from_numpy(batch)})

@@ -116,6 +116,15 @@ def test_a_gap_that_cannot_be_met():
     choose(Floors(max_gap=3), gaps=np.zeros(N), excluded=np.arange(N) < 10)
 
 
+def test_draws_of_every_epoch_may_meet_a_gap_that_one_per_round_cannot():
+    gaps = np.full(N, 3)
+    for floors, selector in ((Floors(max_gap=3), GumbelTopK()), (Floors(max_gap=3, random_share=0.1), TopK())):
+        left = gaps.copy()
+        for seed in range(4):  # epochs of one round
+            left[choose(floors, 10, selector, seed=seed, gaps=left).indices] = 0
+        assert not left.any()
+
+
 # -------------------------------------------------------------------- class_floor
 def test_rare_classes_get_their_best_images():
     lowest = np.argsort(SCORES)

@@ -125,9 +125,9 @@ def test_the_plan_follows_measured_costs_but_keeps_its_resolution():
 
 def test_costs_are_at_full_resolution_and_the_step_is_measured_once_there_was_training():
     own = pace(Plan(3, 1.0, 0.5))
-    assert own.costs(0.01, 0.02, 0) == Costs(0.04, 0.08, None)
-    own.training_seconds = 6.0
-    assert own.costs(0.01, 0.0, 3) == Costs(0.04, 0.0, 0.02)
+    assert own.costs(0.01, 0.02) == Costs(0.04, 0.08, None)
+    own.training_seconds, own.trained = 6.0, 300
+    assert own.costs(0.01, 0.0) == Costs(0.04, 0.0, 0.02)
 
 
 def test_state_survives_a_checkpoint():

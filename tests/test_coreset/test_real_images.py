@@ -55,8 +55,9 @@ def test_importance_does_not_follow_the_number_of_objects(view, tiny_retinanet):
     def read(positions):
         return {name: torch.stack([rows[p][name] for p in positions]) for name in rows[0]}
 
-    scoring.references(scorer, teacher, everything, keep)
-    columns = scoring.scores(scorer, model, everything, ['evs', 'ds'], read)
+    names = ['evs', 'ds']
+    scoring.references(scorer, teacher, names, everything, keep)
+    columns = scoring.scores(scorer, model, everything, names, read)
     counts = view.object_counts
     assert len(view) > 150 and counts.max() > 10
     for beta in (0, 0.5, 1):

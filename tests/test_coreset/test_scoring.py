@@ -24,6 +24,7 @@ from mmacs.quantization import calibrate, quantize_model, quantizers
 from ..conftest import REPO, write_coco
 
 COLUMNS = ['evs', 'ds']
+ALL = list(DenseDetectionScorer.columns)
 PIPELINE = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
@@ -68,7 +69,7 @@ class Setting:
         self.model.train()
         self.teacher = make_teacher(self.model)
         self.rows = _Rows()
-        ScoringPass(self.view, 4).references(self.scorer, self.teacher, np.arange(12), self.rows.write)
+        ScoringPass(self.view, 4).references(self.scorer, self.teacher, ALL, np.arange(12), self.rows.write)
 
     def scores(self, positions=range(12), batch_size=4, num_workers=0, model=None, columns=COLUMNS):
         positions = np.asarray(positions, dtype=np.int64)
@@ -188,7 +189,7 @@ def test_scoring_changes_nothing(setting, in_training, workers):
     before = everything_that_must_stay(in_training)
     setting.scores(model=in_training, columns=['evs', 'ds', 'sufficiency', 'metric_gap', 'loss', 'grad'])
     setting.scores([0, 1], model=in_training, num_workers=workers)
-    ScoringPass(setting.view, 4).references(setting.scorer, in_training, np.arange(3), lambda *rows: None)
+    ScoringPass(setting.view, 4).references(setting.scorer, in_training, ALL, np.arange(3), lambda *rows: None)
     assert_nothing_changed(in_training, before)
 
 
@@ -262,11 +263,11 @@ def test_a_score_that_is_not_finite_is_handed_on(setting, monkeypatch):
 
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
 def test_all_columns_at_half_the_resolution_and_precision(setting, exact, precision):
-    fidelity, columns, rows = Fidelity(0.5, precision), list(setting.scorer.columns), _Rows()
+    fidelity, rows = Fidelity(0.5, precision), _Rows()
     cheap = ScoringPass(setting.view, 4, fidelity=fidelity)
-    cheap.references(setting.scorer, setting.teacher, np.arange(12), rows.write)
-    found = cheap.scores(setting.scorer, setting.model, np.arange(12), columns, rows.read)
-    assert set(found) == set(columns)
+    cheap.references(setting.scorer, setting.teacher, ALL, np.arange(12), rows.write)
+    found = cheap.scores(setting.scorer, setting.model, np.arange(12), ALL, rows.read)
+    assert set(found) == set(ALL)
     for name, column in found.items():
         assert np.isfinite(column).all(), name
     assert not np.array_equal(found['evs'], exact['evs'])

@@ -171,6 +171,7 @@ def test_a_detector_that_does_not_move_harvests_its_exact_scores(tiny_coco, tmp_
     cfg = detector(tiny_coco, tmp_path / 'run', weights=dict(evs=1.0, loss=1.0), harvest=True)
     cfg.optim_wrapper.optimizer.lr = 0.0
     cfg.train_dataloader.batch_size = 1
+    cfg.train_cfg.max_epochs = 2  # training before the last round is harvested, after it nobody needs that
     run(cfg)
     ledger = load_checkpoint(tmp_path / 'run' / 'epoch_1.pth')['mmacs_coreset']['ledger']
     trained = rounds(tmp_path / 'run')[0]['indices']
@@ -225,33 +226,33 @@ def test_noise_is_counted_and_suspects_are_left_out_of_fast_scoring_beside_disti
 def test_the_teacher_runs_once_for_all_runs_that_see_the_same(classifier, tmp_path, monkeypatch):
     seen = []
 
-    def reference(self, teacher, inputs, data_samples, original=ClassificationScorer.reference):
+    def reference(self, teacher, outputs, data_samples, columns, original=ClassificationScorer.reference):
         seen.extend(data_samples)
-        return original(self, teacher, inputs, data_samples)
+        return original(self, teacher, outputs, data_samples, columns)
 
     monkeypatch.setattr(ClassificationScorer, 'reference', reference)
 
     def shown(name, resume_from=None, epochs=1, **changes):
-        """Images that the teacher of a run sees besides the 64 that its cost is measured on, and the run's log."""
+        """Images that the teacher of a run sees, and the run's log."""
         cfg = classifier(name, epochs, cache_dir=str(tmp_path / 'cache'))
         cfg.train_dataloader.dataset.indices = 128
         cfg.merge_from_dict(changes)
         seen.clear()
         run(cfg, resume_from)
-        return max(len(seen) - 64, 0), log_of(tmp_path / name)
+        return len(seen), log_of(tmp_path / name)
 
-    assert shown('first')[0] == 128
+    measured = 64  # images that the teacher's cost is measured on
+    assert shown('first')[0] == 128 + measured
     assert shown('second', **{'model.recipe': dict(preset='w2a2')})[0] == 0
     assert shown('resumed', tmp_path / 'first' / 'epoch_1.pth', 2)[0] == 0
-    assert not seen
     pipeline = [dict(type='mmpretrain.Resize', scale=40), dict(type='PackInputs')]
-    assert shown('resized', **{'val_dataloader.dataset.pipeline': pipeline})[0] == 128
-    assert shown('normalised', **{'data_preprocessor.mean': [0, 0, 0]})[0] == 128
-    for path in (tmp_path / 'cache').glob('*/teacher_error.npy'):
+    assert shown('resized', **{'val_dataloader.dataset.pipeline': pipeline})[0] == 128 + measured
+    assert shown('normalised', **{'data_preprocessor.mean': [0, 0, 0]})[0] == 128 + measured
+    for path in (tmp_path / 'cache').glob('*/probs.npy'):
         path.write_bytes(path.read_bytes()[:-4] + b'oops')
     images, log = shown('damaged')
-    assert images == 128
-    assert 'The teacher runs on all images, because' in log and 'teacher_error.npy is damaged' in log
+    assert images == 128 + measured
+    assert 'The teacher runs on all images, because' in log and 'probs.npy is damaged' in log
 
 
 def test_a_plan_that_a_budget_changed_survives_a_resume(classifier, tmp_path):

@@ -1,16 +1,21 @@
 import importlib.util
 import json
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
-from mmacs.comparison import TrainingTime, train
+from mmacs.comparison import TrainingTime, fill, read_training_files, train
 from mmacs.errors import MmacsError
 from mmacs.visualization.comparison import draw_comparison
 
 from ..conftest import REPO, run_config
+from ..test_configs import choose
 
 
 @pytest.fixture(scope='module')
@@ -38,19 +43,29 @@ def test_rows_have_means_over_their_seeds_and_ratios_to_full_data_of_the_same_se
     lines = tool.render(tool.summarise(results)).splitlines()
     heads = 'method | images | mAP | mAP_50 | n | training s | selection s | total s | mAP / full | total / full'
     assert lines[0] == f'| {heads} |'
-    assert lines[2] == '| full | 100% | 0.300 ± 0.141 |  | 2 | 200 | 0 | 200 | 1.000 | 1.000 |'
+    assert lines[2] == '| full | 100% | 0.300 ± 0.141 | 0.000 | 2 | 200 | 0 | 200 | 1.000 | 1.000 |'
     assert lines[3] == '| ACS | 30% | 0.300 | 0.500 | 1 | 30 | 10 | 40 | 0.750 | 0.400 |'
-    assert lines[4] == '| RS2 | 30% | 0.150 ± 0.071 |  | 2 | 40 | 0 | 40 | 0.500 | 0.200 |'
+    assert lines[4] == '| RS2 | 30% | 0.150 ± 0.071 | 0.000 | 2 | 40 | 0 | 40 | 0.500 | 0.200 |'
 
 
 def test_rows_without_full_data_and_without_any_detection_are_rendered_and_drawn(tool, tmp_path):
-    nothing = dict(done(0.0, 5.0), metrics={})
-    records = tool.summarise({('RS2', 0.1): {0: nothing}, ('RS2', 0.3): {0: done(0.1, 5.0), 1: nothing}})
+    nothing, no_large = dict(done(0.0, 5.0), metrics={}), {'coco/bbox_mAP_l': -1.0}
+    records = tool.summarise({('RS2', 0.1): {0: nothing}, ('RS2', 0.3): {0: done(0.1, 5.0, **no_large), 1: nothing}})
     first, second = tool.render(records).splitlines()[2:]
-    assert first == '| RS2 | 10% |  | 1 | 5 | 0 | 5 |  |  |'
-    assert second == '| RS2 | 30% | 0.050 ± 0.071 | 2 | 5 | 0 | 5 |  |  |'
+    assert first == '| RS2 | 10% | 0.000 | -1.000 | 1 | 5 | 0 | 5 |  |  |'
+    assert second == '| RS2 | 30% | 0.050 ± 0.071 | -1.000 | 2 | 5 | 0 | 5 |  |  |'
     draw_comparison(records, tmp_path / 'comparison.png')
     assert (tmp_path / 'comparison.png').stat().st_size > 0
+
+
+def test_full_data_that_detects_nothing_has_no_ratio(tool):
+    nothing = dict(done(0.0, 10.0), metrics={})
+    records = tool.summarise({('full', 1.0): {0: nothing}, ('RS2', 0.3): {0: done(0.1, 5.0)}})
+    assert [record['of_full']['metric'] for record in records] == [None, None]
+    assert tool.render(records).splitlines()[3] == '| RS2 | 30% | 0.100 | 1 | 5 | 0 | 5 |  | 0.500 |'
+    json.dumps(records, allow_nan=False)
+    nothing_at_all = tool.summarise({('full', 1.0): {0: nothing}})
+    assert tool.render(nothing_at_all).splitlines()[2] == '| full | 100% | 1 | 10 | 0 | 10 |  | 1.000 |'
 
 
 def test_full_data_is_trained_once_per_seed_and_first(tool):
@@ -88,10 +103,37 @@ def test_shares_of_the_run_become_whole_epochs(tool, tmp_path):
     assert tool.cell_config(cfg, 'EL2N', 0.1, 0, tmp_path).default_hooks.coreset.warmup == 1
 
 
-def test_a_selector_takes_the_place_of_the_configs(tool, tmp_path):
-    cfg = shipped('resnet20_cifar10_w4a4_acs.py')
-    cfg.default_hooks.coreset.selector = dict(type='mmacs.TopK', kept=True)
-    assert tool.cell_config(cfg, 'CCS', 0.1, 0, tmp_path).default_hooks.coreset.selector.keys() == {'type'}
+def test_rows_of_any_config_of_a_model_are_the_same_but_for_the_interval(tool, tmp_path):
+    usual = shipped('retinanet_r18_embedded_w4a4_acs.py')
+    for other in ('infobatch', 'afss', 'ccs'):
+        cfg = shipped(f'retinanet_r18_embedded_w4a4_{other}.py')
+        cfg.default_hooks.coreset.interval = usual.default_hooks.coreset.interval
+        for method in ('ACS', 'InfoBatch', 'AFSS', 'CCS', 'mmacs'):
+            rows = [tool.cell_config(own, method, 0.1, 0, tmp_path).default_hooks.coreset for own in (cfg, usual)]
+            assert rows[0] == rows[1]
+
+
+def test_classes_that_a_config_balances_stay_balanced(tool, tmp_path):
+    cfg = shipped('resnet20_cifar10_w4a4_moderate.py')
+    selectors = {
+        method: tool.cell_config(cfg, method, 0.1, 0, tmp_path).default_hooks.coreset.selector
+        for method in ('ACS', 'CCS', 'mmacs')
+    }
+    assert {selector['type'] for selector in selectors.values()} == {'mmacs.ClassBalanced'}
+    assert [s.get('selector', {}).get('type') for s in selectors.values()] == [
+        None,
+        'mmacs.Stratified',
+        'mmacs.GumbelTopK',
+    ]
+
+
+@pytest.mark.parametrize('config', ['retinanet_r18_bccd_w4a4_acs.py', 'resnet20_cifar10_w4a4_acs.py'])
+def test_each_row_can_choose_at_each_fraction(tool, tmp_path, config):
+    cfg = shipped(config)
+    for method in tool.methods_for(cfg).keys() - tool.BASELINES.keys():
+        hook = HOOKS.build(tool.cell_config(cfg, method, 0.1, 0, tmp_path).default_hooks.coreset)
+        for fraction in (0.1, 0.3, 0.5):
+            choose(hook, fraction)
 
 
 def test_methods_of_detectors_are_not_offered_for_classifiers(tool):
@@ -113,6 +155,44 @@ def test_training_time_is_that_of_all_epochs_of_a_resumed_run_and_never_of_the_r
         clock.after_load_checkpoint(None, checkpoint)
         clock.before_train(SimpleNamespace(iter=iteration))
         assert clock.seconds == expected
+
+
+def test_every_training_file_is_read_before_the_first_cell(tiny_coco, tmp_path, monkeypatch):
+    read, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, 'read_bytes', lambda path: read.append(path.name) or read_bytes(path))
+    cfg = run_config('retinanet_r18_w4a4_acs.py', tiny_coco, tmp_path / 'run')
+    cfg.train_dataloader.dataset.filter_cfg = None
+    read_training_files(cfg)
+    assert sorted(read) == sorted(path.name for path in (tiny_coco / 'images').iterdir())
+
+
+def test_a_cell_knows_the_weights_that_it_started_from(tmp_path):
+    weights = tmp_path / 'start.pth'
+    weights.write_bytes(b'first')
+    cfg = Config(dict(work_dir='unused', load_from=str(weights)))
+    (tmp_path / 'cell').mkdir()
+    assert fill(cfg, tmp_path / 'cell', {'run': lambda cfg: 1})['run'] == 1
+    assert fill(cfg, tmp_path / 'cell', {'run': lambda cfg: 2})['run'] == 1
+    weights.write_bytes(b'second')
+    with pytest.raises(MmacsError, match='was computed under other settings'):
+        fill(cfg, tmp_path / 'cell', {'run': lambda cfg: 2})
+
+
+class SlowAfterEpochs(Hook):
+    priority = 'HIGH'
+
+    def after_train_epoch(self, runner):
+        time.sleep(0.2)
+
+
+def test_training_time_leaves_out_what_other_hooks_do_after_an_epoch():
+    runner, clock = Runner.__new__(Runner), TrainingTime()
+    runner._hooks = []
+    for hook in (SlowAfterEpochs(), clock):
+        runner.register_hook(hook)
+    runner.call_hook('before_train_epoch')
+    runner.call_hook('after_train_epoch')
+    assert clock.seconds < 0.2
 
 
 class KilledOnce(Hook):

@@ -126,6 +126,15 @@ def test_the_metric_is_that_of_validation_and_the_newest_of_each_epoch(tmp_path)
     assert read_metric(tmp_path) == ('bbox_mAP', {2: 0.2})
 
 
+def test_what_a_run_gave_after_a_later_one_started_is_forgotten(tmp_path):
+    for run, steps in (('1', [2, 4, 6, 8]), ('2', [5, 7])):
+        path = tmp_path / run / 'vis_data' / 'scalars.json'
+        path.parent.mkdir(parents=True)
+        lines = ({'bbox_mAP': int(run) + step / 10, 'data_time': 0.1, 'time': 0.2, 'step': step} for step in steps)
+        path.write_text('\n'.join(map(json.dumps, lines)))
+    assert read_metric(tmp_path)[1] == {2: 1.2, 4: 1.4, 5: 2.5, 7: 2.7}
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [

@@ -21,7 +21,7 @@ class Scorer:
         weights (Mapping[str, str or float]): How much of each column makes up the importance unless the config says
             otherwise: a number, ``'beta'`` or ``'1 - beta'``.
         normalisation (str): How the columns are brought to one scale before they are mixed, see
-            :func:`mmacs.coreset.scores.normalise`.
+            :class:`mmacs.coreset.importance.Importance`.
     """
 
     columns: Mapping[str, str] = {}
@@ -57,8 +57,16 @@ class Scorer:
         """
         raise NotImplementedError
 
-    def reference(self, teacher: nn.Module, inputs: Tensor, data_samples: List[Any]) -> Dict[str, Tensor]:
-        """What is kept of the teacher's outputs; arguments as in :meth:`outputs`.
+    def reference(
+        self, teacher: nn.Module, outputs: Any, data_samples: List[Any], columns: Sequence[str]
+    ) -> Dict[str, Tensor]:
+        """What is kept of the teacher for a batch: no more than these columns need.
+
+        Args:
+            teacher (nn.Module): The full-precision model.
+            outputs (Any): What :meth:`outputs` gave for it.
+            data_samples (list): The images' data samples, with ground truth.
+            columns (Sequence[str]): The columns that will be computed.
 
         Returns:
             Dict[str, Tensor]: Named tensors, batch first; their other axes and their dtypes are those of all images.

@@ -85,12 +85,22 @@ class ClassificationScorer(Scorer):
         has_vector = isinstance(features, Tensor) and features.ndim == 2
         return ClassifierOutputs(_class_scores(model.head(feats)), features if has_vector else None)
 
-    def reference(self, teacher: nn.Module, inputs: Tensor, data_samples: List[Any]) -> Dict[str, Tensor]:
-        """``teacher_error``, shape (B,), and what :func:`mmacs.coreset.probabilities.keep_probabilities` gives."""
-        probs = self.outputs(teacher, inputs, data_samples).logits.softmax(1)
-        count = self.num_probs or (_LARGEST if probs.shape[1] > _FEW_CLASSES else _FEW_CLASSES)
-        error = error_vector_score(probs, _labels(data_samples, probs.device))
-        return {'teacher_error': error, **keep_probabilities(probs, count)}
+    def reference(
+        self, teacher: nn.Module, outputs: ClassifierOutputs, data_samples: List[Any], columns: Sequence[str]
+    ) -> Dict[str, Tensor]:
+        """See :meth:`Scorer.reference`.
+
+        Returns:
+            Dict[str, Tensor]: For the column of that name ``teacher_error``, shape (B,); for ``ds`` and ``kl`` what
+            :func:`mmacs.coreset.probabilities.keep_probabilities` gives.
+        """
+        probs, kept = outputs.logits.softmax(1), {}
+        if 'teacher_error' in columns:
+            kept['teacher_error'] = error_vector_score(probs, _labels(data_samples, probs.device))
+        if {'ds', 'kl'} & set(columns):
+            count = self.num_probs or (_LARGEST if probs.shape[1] > _FEW_CLASSES else _FEW_CLASSES)
+            kept.update(keep_probabilities(probs, count))
+        return kept
 
     def score(
         self,

@@ -1,17 +1,17 @@
 """Scores of one-stage detectors, anchor-based and anchor-free."""
 
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
-from unittest.mock import patch
 
 import torch
-from mmdet.models import DetectionTransformer
+from mmdet.models import RPN, DetectionTransformer
 from mmdet.models.dense_heads import (
     CenterNetUpdateHead,
     FoveaHead,
     GFLHead,
     GuidedAnchorHead,
+    LDHead,
     RepPointsHead,
     SABLRetinaHead,
     TOODHead,
@@ -20,9 +20,11 @@ from mmdet.models.dense_heads import (
     YOLOXHead,
 )
 from mmdet.models.utils import unpack_gt_instances
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
-from mmacs.coreset.scorers.detection import Candidates, DetectionScorer, Kept
+from mmacs.coreset.scorers.detection import DetectionScorer, Kept
+from mmacs.coreset.scorers.detection_scores import Candidates
 from mmacs.errors import MmacsError
 from mmacs.registry import SCORERS
 
@@ -42,7 +44,8 @@ class DenseDetectionScorer(DetectionScorer):
 
     Two more columns take the head's own loss: **loss**, the sum of its terms for that image alone, and **grad**, the
     L2 norm of that sum's gradient at the head's outputs. Both follow the head's rules for images without objects and
-    for crowds, and grow with the number of objects where the head's normaliser does not keep up.
+    for crowds, and grow with the number of objects where the head's normaliser does not keep up. They are dear: the
+    head's loss is called once per image, with its own assignment of objects.
 
     Args:
         num_candidates (int): Candidates kept of the teacher per level. Defaults to 32.
@@ -61,12 +64,19 @@ class DenseDetectionScorer(DetectionScorer):
         super().__init__(num_candidates, num_hard_negatives, score_threshold)
 
     def check(self, model: nn.Module, columns: Sequence[str]) -> None:
-        """Require a one-stage detector with a box head."""
+        """Require a one-stage detector with a box head that sees nothing but images."""
         head = getattr(model, 'bbox_head', None)
-        if not hasattr(head, 'predict_by_feat') or isinstance(model, DetectionTransformer):
+        other_kind = isinstance(model, (DetectionTransformer, RPN)) or hasattr(model, 'language_model')
+        if other_kind or not hasattr(head, 'predict_by_feat'):
             raise MmacsError(
-                f'DenseDetectionScorer scores one-stage detectors with a bbox_head, not {type(model).__name__}; '
-                f'TwoStageDetectionScorer and QueryDetectionScorer score the others'
+                f'DenseDetectionScorer scores one-stage detectors of classes in images, with a bbox_head, not '
+                f'{type(model).__name__}; TwoStageDetectionScorer and QueryDetectionScorer score others'
+            )
+        dear = [column for column in columns if column in ('loss', 'grad')]
+        if dear and isinstance(head, LDHead):
+            raise MmacsError(
+                f'{" and ".join(dear)} cannot be computed for {type(head).__name__}, whose loss needs the outputs of '
+                f'the detector that it learns from; choose other columns'
             )
         super().check(model, columns)
 
@@ -128,14 +138,14 @@ class DenseDetectionScorer(DetectionScorer):
         """See :meth:`Scorer.score`."""
         scores = super().score(model, outputs, data_samples, reference, columns)
         if {'loss', 'grad'} & set(columns):
-            outputs = _training_outputs(model.bbox_head, outputs)
-            losses, norms = [], []
-            for i, sample in enumerate(data_samples):
-                loss, norm = head_loss(model.bbox_head, _of_images(outputs, slice(i, i + 1)), sample, 'grad' in columns)
-                losses.append(loss)
-                norms.append(norm)
-            scores.update({'loss': torch.stack(losses)} if 'loss' in columns else {})
-            scores.update({'grad': torch.stack(norms)} if 'grad' in columns else {})
+            head, outputs = model.bbox_head, _training_outputs(model.bbox_head, outputs)
+            with _alone(head):
+                found = [
+                    head_loss(head, _of_images(outputs, slice(i, i + 1)), sample, 'grad' in columns)
+                    for i, sample in enumerate(data_samples)
+                ]
+            dear = dict(zip(('loss', 'grad'), map(torch.stack, zip(*found))))
+            scores.update({name: column for name, column in dear.items() if name in columns})
         return scores
 
 
@@ -269,6 +279,8 @@ def decode(head: nn.Module, level: Tensor, codes: Tensor, priors: Tensor) -> Ten
 def head_loss(head: nn.Module, outputs: Sequence[Any], sample: Any, with_gradient: bool) -> Tuple[Tensor, Tensor]:
     """The head's loss of one image alone and the L2 norm of its gradient at the head's outputs.
 
+    Buffers are as before afterwards: some losses, such as GHM's, keep statistics of what they have seen.
+
     Args:
         head (nn.Module): The head.
         outputs (Sequence): Its outputs for that image, detached.
@@ -280,24 +292,44 @@ def head_loss(head: nn.Module, outputs: Sequence[Any], sample: Any, with_gradien
     """
     instances, ignored, metas = unpack_gt_instances([sample])
     leaves = [tensor.requires_grad_(with_gradient) for tensor in _tensors(outputs)]
-    with torch.set_grad_enabled(with_gradient), _alone(head):
-        terms = head.loss_by_feat(*outputs, instances, metas, ignored)
-        loss = sum(term.sum() for name, value in terms.items() if 'loss' in name for term in _tensors(value))
-    if not with_gradient:
-        return loss, loss.new_zeros(())
-    gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+    with _keep_buffers(head):
+        with torch.set_grad_enabled(with_gradient):
+            terms = head.loss_by_feat(*outputs, instances, metas, ignored)
+            loss = sum(term.sum() for name, value in terms.items() if 'loss' in name for term in _tensors(value))
+        if not with_gradient:
+            return loss, loss.new_zeros(())
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
     squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
     return loss.detach(), torch.stack(squares).sum().sqrt()
 
 
 @contextmanager
+def _keep_buffers(module: nn.Module) -> Iterator[None]:
+    """Put back all buffers afterwards."""
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                buffer.copy_(before[name])
+
+
+@contextmanager
 def _alone(head: nn.Module) -> Iterator[None]:
     """Keep the head's loss from averaging its normalisers over processes, which score different images."""
-    with ExitStack() as stack:
-        for name in {kind.__module__ for kind in type(head).__mro__}:
-            if hasattr(sys.modules[name], 'reduce_mean'):
-                stack.enter_context(patch.object(sys.modules[name], 'reduce_mean', lambda tensor: tensor))
+    if get_world_size() == 1:
         yield
+        return
+    modules = {sys.modules[kind.__module__] for kind in type(head).__mro__}
+    averages = {module: module.reduce_mean for module in modules if hasattr(module, 'reduce_mean')}
+    try:
+        for module in averages:
+            module.reduce_mean = lambda tensor: tensor
+        yield
+    finally:
+        for module, average in averages.items():
+            module.reduce_mean = average
 
 
 def _training_outputs(head: nn.Module, outputs: Any) -> Sequence[Any]:

@@ -9,25 +9,20 @@ import numpy as np
 import torch
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 from torch.nn.utils.rnn import pad_sequence
 
 from mmacs.coreset.scorers.base import Scorer
-from mmacs.coreset.scorers.detection_metrics import Boxes, average_precision, precision_and_recall
+from mmacs.coreset.scorers.detection_metrics import Boxes, Matches, average_precision, match, precision_and_recall
+from mmacs.coreset.scorers.detection_scores import (
+    NUM_CLASSES_KEPT,
+    Candidates,
+    at,
+    disagreement,
+    error_vectors,
+    most_confident,
+    most_probable_classes,
+)
 from mmacs.errors import MmacsError
-
-NUM_CLASSES_KEPT = 5
-UNDETECTED = 2.0  # error of an object that nothing detects: probability 0, no box
-
-
-class Candidates(NamedTuple):
-    """What a model might detect in each image: places of a dense head, RoIs, or queries."""
-
-    probs: Tensor  # (B, C, K), class probabilities without background
-    boxes: Tensor  # (B, C, 4), x1, y1, x2, y2 in pixels of the input
-    level: Tensor  # (C,), int64, the pyramid level, rising from 0
-    key: Tensor  # (B, C), int64, which anchor, RoI or query of its level; -1 fills up shorter rows
-    source: Any = None  # what a scorer read them from, if it needs that again
 
 
 class DetectionScorer(Scorer):
@@ -76,6 +71,7 @@ class DetectionScorer(Scorer):
         'teacher_error': "distance of the teacher's predictions from the ground truth",
     }
     teacher_columns = frozenset({'ds', 'metric_gap', 'teacher_error'})
+    candidate_columns = ('evs', 'ds', 'teacher_error')  # those that need candidates
     normalisation = 'stratified_rank'
 
     def __init__(self, num_candidates: int = 100, num_hard_negatives: int = 32, score_threshold: float = 0.3) -> None:
@@ -126,40 +122,43 @@ class DetectionScorer(Scorer):
     def check(self, model: nn.Module, columns: Sequence[str]) -> None:
         """See :meth:`Scorer.check`."""
         super().check(model, columns)
-        impossible = [column for column in columns if column in ('evs', 'ds', 'teacher_error')]
+        impossible = [column for column in columns if column in self.candidate_columns]
         if impossible and not self.has_candidates(model):
             head = type(model.bbox_head).__name__
             raise MmacsError(
                 f'{type(self).__name__} cannot decode the boxes of {head}, so that of its columns only '
-                f'{", ".join(c for c in self.columns if c not in ("evs", "ds", "teacher_error"))} can be computed'
+                f'{", ".join(c for c in self.columns if c not in self.candidate_columns)} can be computed'
             )
 
-    def reference(self, teacher: nn.Module, inputs: Tensor, data_samples: List[Any]) -> Dict[str, Tensor]:
+    def reference(
+        self, teacher: nn.Module, outputs: Any, data_samples: List[Any], columns: Sequence[str]
+    ) -> Dict[str, Tensor]:
         """See :meth:`Scorer.reference`.
 
         Returns:
-            Dict[str, Tensor]: ``teacher_ap`` (B,), float32; where the model has candidates ``teacher_error`` (B,),
-            float32, and of the kept ones ``key`` (B, M), int32, -1 where a level has fewer, ``classes`` (B, M, 5),
-            int16, their probabilities ``probs`` (B, M, 5), float16, and ``boxes`` (B, M, 4), float32. M is
-            ``num_candidates`` for each level.
+            Dict[str, Tensor]: For ``metric_gap`` ``teacher_ap`` (B,), float32; for ``teacher_error`` the column itself
+            (B,), float32; for ``ds`` of the kept candidates ``key`` (B, M), int32, -1 where a level has fewer,
+            ``classes`` (B, M, 5), int16, their probabilities ``probs`` (B, M, 5), float16, ``boxes`` (B, M, 4),
+            float32, and what :meth:`keep` gives. M is ``num_candidates`` for each level.
         """
-        outputs = self.outputs(teacher, inputs, data_samples)
-        results = self.detections(teacher, outputs, data_samples)
-        kept = {'teacher_ap': inputs.new_tensor(list(map(_image_ap, results, data_samples)), dtype=torch.float32)}
-        if not self.has_candidates(teacher):
-            return kept
-        found = self.candidates(teacher, outputs, data_samples)
-        chosen = most_confident(found, self.num_candidates)
-        probs, classes = _at(found.probs, chosen).topk(min(NUM_CLASSES_KEPT, found.probs.shape[-1]), dim=-1)
-        key = _at(found.key, chosen).masked_fill(chosen < 0, -1)
-        kept.update(
-            teacher_error=self._errors(found, data_samples),
-            key=key.int(),
-            classes=classes.short(),
-            probs=probs.half(),
-            boxes=_at(found.boxes, chosen),
-            **self.keep(outputs, chosen),
-        )
+        kept = {}
+        if 'metric_gap' in columns:
+            matches, device = self._matches(teacher, outputs, data_samples)
+            kept['teacher_ap'] = torch.tensor(list(map(average_precision, matches)), device=device)
+        if {'ds', 'teacher_error'} & set(columns):
+            found = self.candidates(teacher, outputs, data_samples)
+        if 'teacher_error' in columns:
+            kept['teacher_error'] = self._errors(found, data_samples)
+        if 'ds' in columns:
+            chosen = most_confident(found, self.num_candidates)
+            probs, classes = at(found.probs, chosen).topk(min(NUM_CLASSES_KEPT, found.probs.shape[-1]), dim=-1)
+            kept.update(
+                key=at(found.key, chosen).masked_fill(chosen < 0, -1).int(),
+                classes=classes.short(),
+                probs=probs.half(),
+                boxes=at(found.boxes, chosen),
+                **self.keep(outputs, chosen),
+            )
         return kept
 
     def score(
@@ -179,18 +178,12 @@ class DetectionScorer(Scorer):
         if 'ds' in columns:
             scores['ds'] = self._disagreement(model, outputs, data_samples, found, reference)
         if {'sufficiency', 'metric_gap'} & set(columns):
-            results = self.detections(model, outputs, data_samples)
-            device = results[0].scores.device
+            matches, device = self._matches(model, outputs, data_samples)
         if 'sufficiency' in columns:
-            scores['sufficiency'] = torch.tensor(
-                [
-                    1 - min(precision_and_recall(*_against(*pair), self.score_threshold))
-                    for pair in zip(results, data_samples)
-                ],
-                device=device,
-            )
+            worse = [min(precision_and_recall(image, self.score_threshold)) for image in matches]
+            scores['sufficiency'] = 1 - torch.tensor(worse, device=device)
         if 'metric_gap' in columns:
-            ap = torch.tensor(list(map(_image_ap, results, data_samples)), device=device)
+            ap = torch.tensor(list(map(average_precision, matches)), device=device)
             scores['metric_gap'] = reference['teacher_ap'] - ap
         if 'teacher_error' in columns:
             scores['teacher_error'] = reference['teacher_error']
@@ -209,6 +202,19 @@ class DetectionScorer(Scorer):
             self.num_hard_negatives,
         )
 
+    def _matches(self, model: nn.Module, outputs: Any, data_samples: List[Any]) -> Tuple[List[Matches], torch.device]:
+        """Each image's detections matched to its objects, on the CPU; and the device that they came from."""
+        results = self.detections(model, outputs, data_samples)
+        found = _to_cpu([_table(result.bboxes, result.labels, result.scores) for result in results])
+        truths = [sample.gt_instances for sample in data_samples]
+        objects = _to_cpu([_table(truth.bboxes, truth.labels) for truth in truths])
+        ignored = _to_cpu([ignored_boxes(sample) for sample in data_samples])
+        matches = []
+        for rows, truth, regions in zip(found, objects, ignored):
+            rows = rows[np.argsort(-rows[:, 5], kind='stable')]
+            matches.append(match(Boxes(rows[:, :4], rows[:, 4], rows[:, 5]), Boxes(truth[:, :4], truth[:, 4]), regions))
+        return matches, results[0].scores.device
+
     def _disagreement(
         self,
         model: nn.Module,
@@ -220,8 +226,8 @@ class DetectionScorer(Scorer):
         teacher = Kept.of(reference, found.probs.shape[-1])
         probs, boxes, alone = self.at_teachers(model, outputs, data_samples, found, teacher, reference)
         chosen = most_confident(found, self.num_candidates)
-        own = most_probable_classes(_at(found.probs, chosen))
-        alone = _at(alone, chosen) & (chosen >= 0)
+        own = most_probable_classes(at(found.probs, chosen))
+        alone = at(alone, chosen) & (chosen >= 0)
         overlap = bbox_overlaps(boxes, teacher.boxes, is_aligned=True)
         return disagreement(
             torch.cat([most_probable_classes(probs), own], 1),
@@ -246,107 +252,18 @@ class Kept(NamedTuple):
         return cls(key, probs, reference['boxes'])
 
 
-def most_confident(found: Candidates, count: int) -> Tensor:
-    """Positions of the most confident candidates of each level, -1 where a level has fewer than ``count``.
-
-    Returns:
-        Tensor: int64, shape (B, levels * count), level by level.
-    """
-    confidence = found.probs.amax(-1).masked_fill(found.key < 0, -1)
-    chosen, start = [], 0
-    for size in found.level.bincount().tolist():
-        part = confidence[:, start : start + size].topk(min(count, size), dim=1)
-        index = (part.indices + start).masked_fill(part.values < 0, -1)
-        chosen.append(torch.cat([index, index.new_full((len(index), count - index.shape[1]), -1)], 1))
-        start += size
-    return torch.cat(chosen, 1)
-
-
-def most_probable_classes(probs: Tensor) -> Tensor:
-    """Set all but the 5 most probable classes to 0, as in what is kept of the teacher; shape (..., K)."""
-    if probs.shape[-1] <= NUM_CLASSES_KEPT:
-        return probs
-    top = probs.topk(NUM_CLASSES_KEPT, dim=-1)
-    return torch.zeros_like(probs).scatter_(-1, top.indices, top.values)
-
-
-def error_vectors(
-    found: Candidates, objects: Tensor, labels: Tensor, ignored: Tensor, num_hard_negatives: int
-) -> Tensor:
-    """EVS of a batch, see :class:`DetectionScorer`.
-
-    Args:
-        found (Candidates): The candidates.
-        objects (Tensor): Ground-truth boxes in pixels of the input, shape (B, G, 4).
-        labels (Tensor): Their classes, int64, shape (B, G); -1 fills up.
-        ignored (Tensor): Boxes of crowds and ignored regions, shape (B, I, 4); boxes without area fill up.
-        num_hard_negatives (int): How many background candidates count.
-
-    Returns:
-        Tensor: Scores, shape (B,).
-    """
-    probs, boxes, level, key = found[:4]
-    error = probs.new_zeros(len(probs))
-    background = key >= 0
-    if objects.shape[1] and probs.shape[1]:
-        present = labels >= 0
-        overlap = bbox_overlaps(boxes, objects)  # (B, C, G); boxes that fill up overlap nothing
-        wanted = probs.gather(2, labels.clamp_min(0)[:, None].expand(-1, probs.shape[1], -1))
-        distance = (probs.square().sum(2, keepdim=True) - 2 * wanted + 1).clamp_min_(0).sqrt_()
-        cost, best = (distance - overlap + 1).min(1)
-        per_level = one_hot(level[best]).to(probs.dtype) * present[..., None]  # (B, G, levels)
-        count = per_level.sum(1)
-        sums = (cost.clamp_max(UNDETECTED)[..., None] * per_level).sum(1)
-        used = (count > 0).sum(1).clamp_min(1)
-        error = (sums / count.clamp_min(1)).sum(1) / used
-        background &= (overlap < 0.5).all(2)
-    elif objects.shape[1]:
-        error = UNDETECTED * (labels >= 0).any(1).to(probs.dtype)
-    if ignored.shape[1]:
-        background &= (bbox_overlaps(boxes, ignored, mode='iof') < 0.5).all(2)
-    confidence = probs.amax(2).masked_fill(~background, -1)
-    hardest = confidence.topk(min(num_hard_negatives, confidence.shape[1]), dim=1)
-    norms = _at(probs, hardest.indices).norm(dim=2) * (hardest.values >= 0)
-    return error + norms.sum(1) / (hardest.values >= 0).sum(1).clamp_min(1)
-
-
-def disagreement(probs: Tensor, teacher_probs: Tensor, overlap: Tensor, counted: Tensor) -> Tensor:
-    """DS of a batch, see :class:`DetectionScorer`.
-
-    Args:
-        probs (Tensor): Class probabilities of the quantized model, shape (B, M, K).
-        teacher_probs (Tensor): Those of the teacher for the same candidates, shape (B, M, K).
-        overlap (Tensor): IoU of the two models' boxes, shape (B, M).
-        counted (Tensor): Which of the M candidates count, bool, shape (B, M).
-
-    Returns:
-        Tensor: Scores, shape (B,); 0 where none counts.
-    """
-    confidence = teacher_probs.amax(2)
-    weight = torch.maximum(confidence, probs.amax(2)) * counted
-    moved = (probs - teacher_probs).norm(dim=2)
-    return (weight * (moved + confidence * (1 - overlap))).sum(1) / weight.sum(1).clamp_min(1e-6)
-
-
 def ignored_boxes(sample: Any) -> Tensor:
     """Boxes of crowds and ignored regions of an image, shape (I, 4)."""
     ignored = sample.get('ignored_instances')
     return sample.gt_instances.bboxes[:0] if ignored is None else ignored.bboxes
 
 
-def _at(values: Tensor, positions: Tensor) -> Tensor:
-    """Rows (B, C, ...) at positions (B, M), of which -1 takes any row; shape (B, M, ...)."""
-    return values[torch.arange(len(values), device=values.device)[:, None], positions]
+def _table(boxes: Tensor, *columns: Tensor) -> Tensor:
+    """Boxes (N, 4) and further columns (N,) side by side, float32."""
+    return torch.cat([boxes.float(), *(column[:, None].float() for column in columns)], 1)
 
 
-def _against(result: Any, sample: Any) -> Tuple[Boxes, Boxes, np.ndarray]:
-    """Detections and ground truth of an image for the metrics, which are computed on the CPU."""
-    order = result.scores.argsort(descending=True, stable=True)
-    parts = (result.bboxes[order], result.labels[order], result.scores[order])
-    truth = (sample.gt_instances.bboxes, sample.gt_instances.labels)
-    found, objects = ([part.detach().float().cpu().numpy() for part in side] for side in (parts, truth))
-    return Boxes(*found), Boxes(*objects), ignored_boxes(sample).float().cpu().numpy()
-
-
-def _image_ap(result: Any, sample: Any) -> float:
-    return average_precision(*_against(result, sample))
+def _to_cpu(tables: Sequence[Tensor]) -> List[np.ndarray]:
+    """Bring the tables of a batch to the CPU in one go."""
+    together = torch.cat(list(tables)).detach().float().cpu().numpy()
+    return np.split(together, np.cumsum([len(table) for table in tables])[:-1])

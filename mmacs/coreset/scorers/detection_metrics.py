@@ -15,8 +15,17 @@ class Boxes(NamedTuple):
     """
 
     boxes: np.ndarray  # float, (N, 4): x1, y1, x2, y2 in pixels
-    labels: np.ndarray  # int, (N,)
+    labels: np.ndarray  # whole numbers, (N,)
     scores: np.ndarray = np.zeros(0)  # float in [0, 1], (N,)
+
+
+class Matches(NamedTuple):
+    """What became of an image's D detections, sorted by falling score, at each of the T :data:`THRESHOLDS`."""
+
+    right: np.ndarray  # bool, (T, D), which have an object of their own
+    counts: np.ndarray  # bool, (T, D), which are right or wrong; others lie in ignored regions
+    scores: np.ndarray  # float in [0, 1], (D,)
+    num_objects: int
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray, over_first: bool = False) -> np.ndarray:
@@ -38,7 +47,7 @@ def overlaps(boxes: np.ndarray, others: np.ndarray, over_first: bool = False) ->
     return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
 
 
-def match(found: Boxes, objects: Boxes, ignored: np.ndarray, thresholds: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def match(found: Boxes, objects: Boxes, ignored: np.ndarray) -> Matches:
     """Match detections to objects as COCO's evaluation does.
 
     In the order of their scores, each detection takes the free object of its class that it overlaps most, if their IoU
@@ -49,27 +58,26 @@ def match(found: Boxes, objects: Boxes, ignored: np.ndarray, thresholds: np.ndar
         found (Boxes): D detections, sorted by falling score.
         objects (Boxes): G objects.
         ignored (np.ndarray): Boxes of ignored regions, shape (I, 4).
-        thresholds (np.ndarray): IoUs, shape (T,).
 
     Returns:
-        Tuple[np.ndarray, np.ndarray]: Which detections are right, and which count; bool, each of shape (T, D).
+        Matches: At all thresholds.
     """
     overlap = overlaps(found.boxes, objects.boxes)
     overlap[found.labels[:, None] != objects.labels[None]] = 0
-    right = np.zeros((len(thresholds), len(found.boxes)), dtype=bool)
-    free = np.ones((len(thresholds), len(objects.boxes)), dtype=bool)
-    rows = np.arange(len(thresholds))
-    for detection in np.flatnonzero((overlap >= thresholds.min()).any(1)):
+    right = np.zeros((len(THRESHOLDS), len(found.boxes)), dtype=bool)
+    free = np.ones((len(THRESHOLDS), len(objects.boxes)), dtype=bool)
+    rows = np.arange(len(THRESHOLDS))
+    for detection in np.flatnonzero((overlap >= THRESHOLDS[0]).any(1)):
         available = overlap[detection] * free
         best = available.argmax(1)
-        taken = available[rows, best] >= thresholds
+        taken = available[rows, best] >= THRESHOLDS
         right[taken, detection] = True
         free[rows[taken], best[taken]] = False
     inside = (overlaps(found.boxes, ignored, over_first=True) >= 0.5).any(1)
-    return right, right | ~inside
+    return Matches(right, right | ~inside, found.scores, len(objects.boxes))
 
 
-def average_precision(found: Boxes, objects: Boxes, ignored: np.ndarray) -> float:
+def average_precision(matches: Matches) -> float:
     """AP of one image, averaged over IoUs of 0.50 to 0.95.
 
     The detections of all classes form one ranking, in which one is right only if its class is. A mean over classes, as
@@ -79,44 +87,31 @@ def average_precision(found: Boxes, objects: Boxes, ignored: np.ndarray) -> floa
 
     An image without objects, where precision has no meaning, has 1 minus its surest detection's score.
 
-    Args:
-        found (Boxes): Detections, sorted by falling score.
-        objects (Boxes): Ground truth.
-        ignored (np.ndarray): Boxes of ignored regions, shape (I, 4).
-
     Returns:
         float: In [0, 1]: precision at 101 recalls (interpolated as COCO does), averaged.
     """
-    right, counts = match(found, objects, ignored, THRESHOLDS)
-    if not len(objects.boxes):
-        return float(1 - found.scores[counts[0]].max(initial=0))
-    precisions = []
-    for is_right, is_counted in zip(right, counts):
-        hits = is_right[is_counted].cumsum()
-        precision = hits / np.arange(1, len(hits) + 1)
-        envelope = np.maximum.accumulate(precision[::-1])[::-1]
-        place = np.searchsorted(hits / len(objects.boxes), RECALLS, side='left')
-        precisions.append(np.append(envelope, 0.0)[place])
-    return float(np.mean(precisions))
+    right, counts, scores, num_objects = matches
+    if not num_objects:
+        return float(1 - scores[counts[0]].max(initial=0))
+    hits = right.cumsum(1)
+    precision = hits / counts.cumsum(1).clip(1)  # where one doesn't count that of the one before, which changes nothing
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    places = np.stack([np.searchsorted(recall, RECALLS) for recall in hits / num_objects])
+    return float(np.take_along_axis(np.pad(envelope, ((0, 0), (0, 1))), places, 1).mean())
 
 
-def precision_and_recall(
-    found: Boxes, objects: Boxes, ignored: np.ndarray, score_threshold: float
-) -> Tuple[float, float]:
+def precision_and_recall(matches: Matches, score_threshold: float) -> Tuple[float, float]:
     """Precision and recall of one image at an IoU of 0.5.
 
     Without objects nothing can be missed: the recall is 1. Without detections nothing is wrong: the precision is 1.
 
     Args:
-        found (Boxes): Detections, sorted by falling score.
-        objects (Boxes): Ground truth.
-        ignored (np.ndarray): Boxes of ignored regions, shape (I, 4).
-        score_threshold (float): Detections of lower score are left out.
+        matches (Matches): The image's.
+        score_threshold (float): Detections of lower score are left out; no others' matches depend on them.
 
     Returns:
         Tuple[float, float]: Both in [0, 1].
     """
-    kept = int((found.scores >= score_threshold).sum())
-    right, counts = match(Boxes(*(part[:kept] for part in found)), objects, ignored, THRESHOLDS[:1])
-    hits, made, wanted = right.sum(), counts.sum(), len(objects.boxes)
+    kept = matches.scores >= score_threshold
+    hits, made, wanted = matches.right[0, kept].sum(), matches.counts[0, kept].sum(), matches.num_objects
     return float(hits / made) if made else 1.0, float(hits / wanted) if wanted else 1.0

@@ -8,7 +8,8 @@ from mmdet.models.dense_heads import DETRHead
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from torch import Tensor, nn
 
-from mmacs.coreset.scorers.detection import Candidates, DetectionScorer, Kept
+from mmacs.coreset.scorers.detection import DetectionScorer, Kept
+from mmacs.coreset.scorers.detection_scores import Candidates
 from mmacs.errors import MmacsError
 from mmacs.registry import SCORERS
 

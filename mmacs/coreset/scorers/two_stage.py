@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from mmacs.coreset.scorers.detection import Candidates, DetectionScorer, Kept
+from mmacs.coreset.scorers.detection import DetectionScorer, Kept
+from mmacs.coreset.scorers.detection_scores import Candidates
 from mmacs.errors import MmacsError
 from mmacs.registry import SCORERS
 
@@ -57,10 +58,10 @@ class TwoStageDetectionScorer(DetectionScorer):
 
     def outputs(self, model: nn.Module, inputs: Tensor, data_samples: List[Any]) -> RoIOutputs:
         """See :meth:`Scorer.outputs`."""
-        features = model.extract_feat(inputs)
-        proposals = [result.bboxes for result in model.rpn_head.predict(features, data_samples, rescale=False)]
-        features = tuple(feature.float() for feature in features)
-        return RoIOutputs(features, proposals, _at_proposals(model, features, proposals, data_samples))
+        features = tuple(feature.float() for feature in model.extract_feat(inputs))
+        with torch.autocast(inputs.device.type, enabled=False):  # which NMS needs, and as at the teacher's proposals
+            proposals = [result.bboxes for result in model.rpn_head.predict(features, data_samples, rescale=False)]
+            return RoIOutputs(features, proposals, _at_proposals(model, features, proposals, data_samples))
 
     def candidates(self, model: nn.Module, outputs: RoIOutputs, data_samples: List[Any]) -> Candidates:
         """See :meth:`DetectionScorer.candidates`."""
@@ -69,6 +70,8 @@ class TwoStageDetectionScorer(DetectionScorer):
         keys = [torch.arange(len(p), device=p.device) for p in probs]
         padded = [pad_sequence(parts, batch_first=True) for parts in (probs, boxes)]
         key = pad_sequence(keys, batch_first=True, padding_value=-1)
+        if not key.shape[1]:  # no image has a proposal: one that counts for nothing stands for them
+            padded, key = [pad(part, (0, 0, 0, 1)) for part in padded], pad(key, (0, 1), value=-1)
         return Candidates(*padded, key.new_zeros(key.shape[1]), key)
 
     def keep(self, outputs: RoIOutputs, chosen: Tensor) -> Dict[str, Tensor]:

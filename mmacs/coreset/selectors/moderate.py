@@ -12,7 +12,10 @@ from mmacs.registry import SELECTORS
 
 @SELECTORS.register_module()
 class Moderate(Selector):
-    """The images whose scores lie nearest to the median (Moderate coreset, Xia et al., ICLR 2023)."""
+    """The images whose scores lie nearest to the median, after Moderate coreset (Xia et al., ICLR 2023).
+
+    The paper's score is an image's distance to the centre of its class in feature space; ours is the importance.
+    """
 
     def select(
         self, scores: np.ndarray, size: int, rng: np.random.Generator, labels: Optional[csr_matrix] = None

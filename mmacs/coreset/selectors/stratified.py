@@ -22,6 +22,9 @@ class Stratified(Selector):
     at random. Probabilities are known: that of a stratum is its quota over its size. It is 0 for dropped images, and
     for the smallest strata if there are more of them than images in the budget.
 
+    It needs scores as they are, of the normalisation ``'none'`` or ``'minmax'``: among ranks all strata hold the same
+    number of images, and the draw is uniform.
+
     Args:
         hard_cut (float): Share of images dropped, from 0 to below 1, beta in the paper. Defaults to 0.
         bins (int): Number of strata. Defaults to 50.
