@@ -44,6 +44,10 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg = Config.fromfile(args.config)
     except FileNotFoundError as error:
         raise MmacsError(f'no such config: {error}') from error
+    except ImportError as error:
+        raise MmacsError(
+            f'cannot import what custom_imports names ({error.__cause__ or error}): is its folder on PYTHONPATH?'
+        ) from error
     cfg.launcher = args.launcher
     if args.data_root is not None:
         move_data_root(cfg, args.data_root)
@@ -72,6 +76,12 @@ def build_runner(cfg: Config, loaders: List[str]) -> Runner:
         MmacsError: If data is missing or is not what the config says.
     """
     check_data(cfg, loaders)
+    start = cfg.get('load_from')
+    if start and '://' not in start and not Path(start).exists():
+        raise MmacsError(
+            f'the checkpoint {start} is missing: train the full-precision config that ends with it first, or set '
+            f'load_from to another one'
+        )
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         _start_cpu_processes(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -43,24 +43,28 @@ def _allow_checkpoint_classes() -> None:
     import numpy as np
     import torch
     from mmengine.logging import HistoryBuffer
+    from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
     if not hasattr(torch.serialization, 'add_safe_globals'):
         return
     multiarray = import_module('numpy._core.multiarray' if np.__version__ >= '2' else 'numpy.core.multiarray')
-    classes = [HistoryBuffer, np.ndarray, np.dtype]
+    classes = [HistoryBuffer, OneCycleParamScheduler, np.ndarray, np.dtype]
     classes += {type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'u8', 'u1', 'b1')}
     for function in (multiarray._reconstruct, multiarray.scalar):
         # a checkpoint written under the other major version of numpy names the same function differently
         classes += [(function, f'numpy.{core}.multiarray.{function.__name__}') for core in ('core', '_core')]
-    # a history buffer holds methods of its class, which pickle writes down as calls of getattr
-    classes.append((_history_buffer_method, 'builtins.getattr'))
+    # history buffers and one-cycle schedules hold methods of their class, which pickle writes down as calls of getattr
+    classes.append((_known_method, 'builtins.getattr'))
     torch.serialization.add_safe_globals(classes)
 
 
-def _history_buffer_method(owner: object, name: str) -> object:
-    """``getattr`` for checkpoints, good for the public methods of MMEngine's history buffers and nothing else."""
+def _known_method(owner: object, name: str) -> object:
+    """``getattr`` for checkpoints: public methods of history buffers, annealing functions of one-cycle schedules."""
     from mmengine.logging import HistoryBuffer
+    from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
-    if owner is not HistoryBuffer or name.startswith('_'):
+    of_buffer = owner is HistoryBuffer and not name.startswith('_')
+    of_schedule = owner is OneCycleParamScheduler and name in ('_annealing_cos', '_annealing_linear')
+    if not of_buffer and not of_schedule:
         raise UnpicklingError(f'a checkpoint may not look up {name!r} of {owner!r}')
     return getattr(owner, name)

@@ -1,7 +1,7 @@
 """Registries. The first five are children of MMEngine's, so that configs write ``type='mmacs.<Name>'``."""
 
 import inspect
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional
 
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
@@ -56,8 +56,13 @@ def find(registry: Registry, name: str) -> type:
     return found
 
 
-def build(registry: Registry, config: Mapping[str, Any]) -> Any:
+def build(registry: Registry, config: Mapping[str, Any], base: Optional[type] = None) -> Any:
     """Build an object of one of our own registries from its config, a type and keyword arguments.
+
+    Args:
+        registry (Registry): ``SCORERS`` or another one of ours.
+        config (Mapping[str, Any]): Its config.
+        base (type, optional): The class that it must inherit.
 
     Raises:
         MmacsError: If there is no such type, or an argument is unknown; the message has the closest one.
@@ -74,4 +79,7 @@ def build(registry: Registry, config: Mapping[str, Any]) -> Any:
             raise MmacsError(f'{kind.__name__} has no arguments, got {name}')
         if name not in known:
             raise unknown_name(f'argument of {kind.__name__}', name, known)
-    return kind(**settings)
+    built = kind(**settings)
+    if base is not None and not isinstance(built, base):
+        raise MmacsError(f'{kind.__name__} must inherit {base.__module__}.{base.__name__}')
+    return built

@@ -51,3 +51,14 @@ def test_history_buffers_load_and_arbitrary_attributes_do_not(tmp_path):
     torch.save(Evil(), tmp_path / 'evil.pth')
     with pytest.raises(Exception, match='may not look up|Unsupported'):
         torch.load(tmp_path / 'evil.pth', weights_only=True)
+
+
+def test_the_state_of_a_one_cycle_schedule_loads(tmp_path):
+    from mmengine.optim import OneCycleLR
+
+    compat.check_frameworks()
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = OneCycleLR(optimizer, eta_max=0.1, total_steps=10)
+    torch.save(dict(schedule=schedule.state_dict()), tmp_path / 'epoch_1.pth')
+    loaded = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)['schedule']
+    assert loaded['anneal_func'](1.0, 0.0, 0.5) == pytest.approx(0.5)

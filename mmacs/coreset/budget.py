@@ -18,18 +18,21 @@ class Costs:
     Args:
         score (float): Scoring by the quantized model at full resolution, once warm, above 0.
         teacher (float): The teacher's reference at full resolution. 0 where no column needs the teacher.
-        step (float, optional): Training on an image. Until it was measured (None), it is taken as three scorings: a
-            forward pass costs one, a backward pass two.
+        step (float, optional): Training on an image. Until it was measured (None), it is taken as three forward
+            passes, since a backward pass costs about two.
+        forward (float, optional): A forward pass alone; None takes ``score``, which is a little more.
     """
 
     score: float
     teacher: float
     step: Optional[float] = None
+    forward: Optional[float] = None
 
     @property
     def train(self) -> float:
         """Seconds of training on an image, measured or assumed."""
-        return 3 * self.score if self.step is None else self.step
+        forward = self.score if self.forward is None else self.forward
+        return 3 * forward if self.step is None else self.step
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def require_cheaper(prediction: Prediction, force: bool = False) -> None:
     """
     if prediction.total <= prediction.full or force:
         return
-    assumed = '' if prediction.measured else ', a trained image taken as three scored ones'
+    assumed = '' if prediction.measured else ', a training step taken as three forward passes'
     raise MmacsError(
         f'selection would take {prediction.selection:.1f} s and training {prediction.training:.1f} s, more than the '
         f'{prediction.full:.1f} s of training on all images{assumed}: raise interval, lower fraction or rescore, or '

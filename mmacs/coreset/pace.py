@@ -55,6 +55,7 @@ class Pace:
         selection_seconds (float): Spent so far.
         training_seconds (float): Spent so far.
         trained (int): Images trained on so far, in all processes.
+        fits (bool): Whether the plan is within the budget.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Pace:
         self.selection_seconds = 0.0
         self.training_seconds = 0.0
         self.trained = 0
+        self.fits = True
         self.extent: Optional[Extent] = None
 
     def begin(self, extent: Extent) -> None:
@@ -140,21 +142,21 @@ class Pace:
             # during a run the resolution stays: scores of two resolutions say different things
             asked = self.asked._replace(resolution=self.plan.resolution) if held else self.asked
             choice = choose_plan(costs, work, asked, self.budget, cached, spent)
-            self.plan, prediction = choice.plan, choice.prediction
+            self.plan, prediction, self.fits = choice.plan, choice.prediction, choice.fits
             fits = 'within' if choice.fits else 'the cheapest, though not within'
             note = f' Plan: {describe(self.plan)}: {fits} selection_budget={self.budget:g}.'
         if held in (0, 2):  # with an assumed and with a measured step; later on little is left to be saved
             require_cheaper(prediction, self.force)
         return f'{summary(prediction)}.{note}'
 
-    def costs(self, score: float, teacher: float) -> Costs:
+    def costs(self, score: float, teacher: float = 0.0, forward: Optional[float] = None) -> Costs:
         """Costs at full resolution from seconds per image at that of the plan.
 
         The training step's is measured once there was training.
         """
         area = self.plan.resolution**2
         step = self.training_seconds / self.trained if self.trained and self.training_seconds else None
-        return Costs(score / area, teacher / area, step)
+        return Costs(score / area, teacher / area, step, None if forward is None else forward / area)
 
     # ---------------------------------------------------------------- checkpoint
     def state_dict(self) -> Dict[str, Any]:
@@ -183,9 +185,9 @@ def describe(plan: Plan) -> str:
 
 def summary(prediction: Prediction) -> str:
     """A prediction in words."""
-    basis = 'training steps measured' if prediction.measured else 'a training step taken as three scorings'
+    basis = 'training steps measured' if prediction.measured else 'a training step taken as three forward passes'
     return (
-        f'Predicted: selection {prediction.selection:.1f} s and training {prediction.training:.1f} s, '
+        f'Predicted in all: selection {prediction.selection:.1f} s and training {prediction.training:.1f} s, '
         f'{prediction.total / prediction.full:.0%} of training on all images ({prediction.full:.1f} s), selection '
         f'{prediction.share:.0%} of the total ({basis})'
     )

@@ -81,6 +81,11 @@ class ScoringPass:
                         outputs = scorer.outputs(model, inputs, data_samples)
                     scores = scorer.score(model, outputs, data_samples, rows, columns)
                     for name in columns:
+                        if scores[name].shape != (len(batch),):
+                            raise MmacsError(
+                                f'{type(scorer).__name__} must give one {name} score per image, shape ({len(batch)},), '
+                                f'and gave shape {tuple(scores[name].shape)}'
+                            )
                         found[name][place[batch]] = scores[name].double().cpu()
         except MmacsError as error:
             fault = str(error)

@@ -1,5 +1,6 @@
 """Every R epochs: score images, choose the coreset, tell the sampler."""
 
+import logging
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Union
@@ -19,8 +20,9 @@ from mmacs.coreset.pace import Extent, Pace
 from mmacs.coreset.policy import Policy
 from mmacs.coreset.reference_store import ReferenceStore
 from mmacs.coreset.round_record import in_words, remove_rounds, write_round, write_summary
+from mmacs.coreset.scorers import Scorer
 from mmacs.coreset.scoring import ScoringPass
-from mmacs.coreset.selectors import digest
+from mmacs.coreset.selectors import Selector, digest
 from mmacs.coreset.training_tap import TrainingTap
 from mmacs.coreset.trimming import noise_counts
 from mmacs.coreset.view import ScoringView
@@ -130,11 +132,11 @@ class CoresetHook(Hook):
                 raise MmacsError(f'{name} must be a whole number, at least {least}, got {value!r}')
         if isinstance(rescore, bool) or not isinstance(rescore, (int, float)) or not 0 <= rescore <= 1:
             raise MmacsError(f'rescore must be a share of the images, from 0 to 1, got {rescore!r}')
-        self.scorer = build(SCORERS, scorer)
+        self.scorer = build(SCORERS, scorer, Scorer)
         self.importance = Importance(
             dict(weights or self.scorer.weights), beta, normalisation or self.scorer.normalisation
         )
-        selector = build(SELECTORS, selector or dict(type='mmacs.TopK'))
+        selector = build(SELECTORS, selector or dict(type='mmacs.TopK'), Selector)
         self.policy = Policy(selector, Floors(class_floor, max_gap, random_share), trim)
         Fidelity(resolution, precision)  # names its mistakes now; the plan may lower the resolution
         self.precision = precision
@@ -175,10 +177,11 @@ class CoresetHook(Hook):
         if self.harvest or self.unbiased:
             refuse_mixed_images(runner.cfg)
             self._tap = TrainingTap(self._engine, model, self.unbiased, self.max_weight)
-        if self.pace.asked.rescore == 0 and self._engine.harvestable != self._engine.columns and self.pace.rounds != 1:
+        dear = sorted(set(self._engine.columns) - set(self._engine.harvestable))
+        if self.pace.asked.rescore == 0 and dear and self.pace.rounds != 1:
             raise MmacsError(
-                'rescore=0 scores nothing after the first round: set harvest=True with columns that training gives, a '
-                'rescore above 0, or rounds=1'
+                f'rescore=0 scores nothing after the first round, and {", ".join(dear)} cannot be harvested'
+                f'{"" if self.harvest else " without harvest=True"}: set a rescore above 0, other weights, or rounds=1'
             )
         self._by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
         end = runner.max_epochs if self._by_epoch else runner.max_iters
@@ -337,7 +340,7 @@ class CoresetHook(Hook):
                 store.find()
         if held == 0:
             costs = pace.costs(*engine.measure(model, teacher, store.reference))
-            runner.logger.info(pace.choose(costs, now, held, cached=store.reference is not None))
+            self._log_plan(runner, pace.choose(costs, now, held, cached=store.reference is not None))
             self._apply_plan()
             if teacher is not None and pace.plan.resolution != pace.asked.resolution:
                 store.find()
@@ -346,16 +349,25 @@ class CoresetHook(Hook):
         facts = engine.hold_round(model, self.importance.beta_at(now, pace.extent.end), reference)
         scoring = time.perf_counter() - began
         if held == 0 and not engine.scoring.fidelity.exact:
-            facts.update(engine.compare_fidelity(model, teacher, self._sampler.fraction))
+            fidelity = engine.compare_fidelity(model, teacher, self._sampler.fraction)
+            facts.update(fidelity)
+            if min(value for name, value in fidelity.items() if name != 'fidelity_overlap') < 0.5:
+                runner.logger.warning(
+                    f'{engine.scoring.fidelity} hardly gives the scores that resolution=1 and float32 give: '
+                    f'{in_words(fidelity)}.'
+                )
         seconds = time.perf_counter() - start
         pace.selection_seconds += seconds
         if held and facts['scored']:
-            runner.logger.info(pace.choose(pace.costs(scoring / facts['scored'], 0.0), now, held + 1, cached=True))
+            self._log_plan(runner, pace.choose(pace.costs(scoring / facts['scored']), now, held + 1, cached=True))
             self._apply_plan()
         pace.round_held(now)
         self._facts = {'beta': engine.beta, **facts, 'seconds': seconds}
         self._is_new = True
         return True
+
+    def _log_plan(self, runner: Runner, sentence: str) -> None:
+        runner.logger.log(logging.INFO if self.pace.fits else logging.WARNING, sentence)
 
     def _draw(self, runner: Runner, number: int) -> None:
         """Give the sampler what an epoch or pass of this number is to show."""
@@ -400,8 +412,9 @@ class CoresetHook(Hook):
         redrawn = f', drawn anew in each {visit}' if self.policy.redraw else ''
         said = ('fraction', 'images', 'scored', 'seconds')
         details = in_words({name: value for name, value in facts.items() if name not in said})
+        span = f'{unit} {now + 1} to {until}' if until > now + 1 else f'{unit.removesuffix("s")} {until}'
         runner.logger.info(
-            f'Coreset for {unit} {now + 1} to {until}: {sampler.size} of {len(engine.view.positions)} images '
+            f'Coreset for {span}: {sampler.size} of {len(engine.view.positions)} images '
             f'({sampler.fraction:.1%}){redrawn}, {facts["scored"]} scored in {facts["seconds"]:.1f} s, {details}, '
             f'digest {digest(sampler.indices)}'
         )

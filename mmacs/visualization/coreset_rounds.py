@@ -40,6 +40,8 @@ def round_files(work_dir: Path) -> List[Path]:
         MmacsError: If there is none.
     """
     found = sorted((work_dir / 'coreset').glob('round_*.npz'), key=lambda path: int(path.stem.split('_')[1]))
+    if not work_dir.is_dir():
+        raise MmacsError(f'there is no folder {work_dir}: name the work dir of a run')
     if not found:
         raise MmacsError(
             f'{work_dir / "coreset"} holds no round_*.npz: a run with mmacs.CoresetHook in its config writes them'

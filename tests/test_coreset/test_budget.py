@@ -109,7 +109,13 @@ def test_a_budget_out_of_range(budget):
 
 def test_a_run_dearer_than_full_training_is_refused_unless_forced():
     dear = Prediction(selection=80.0, training=20.5, full=100.0, measured=False)
-    with pytest.raises(MmacsError, match=r'80.0 s and training 20.5 s, more than the 100.0 s .* three scored ones'):
+    with pytest.raises(MmacsError, match=r'80.0 s and training 20.5 s, more than the 100.0 s .* three forward passes'):
         require_cheaper(dear)
     require_cheaper(dear, force=True)
     require_cheaper(dear._replace(training=20.0))
+
+
+def test_an_unmeasured_step_is_three_forward_passes_where_these_are_known():
+    assert Costs(score=0.02, teacher=0.0, forward=0.01).train == pytest.approx(0.03)
+    assert Costs(score=0.02, teacher=0.0).train == pytest.approx(0.06)
+    assert Costs(score=0.02, teacher=0.0, step=0.05, forward=0.01).train == 0.05

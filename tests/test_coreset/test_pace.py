@@ -65,7 +65,7 @@ def test_the_prediction_is_that_of_the_run():
     assert 'selection 2.0 s' in pace(rounds=2).choose(STEP, 0, 0, cached=True)
     assert 'selection 3.0 s' in pace(full_data_last=3).choose(STEP, 0, 0, cached=True)
     assert 'selection 2.0 s' in pace(warmup=6).choose(STEP, 6, 0, cached=True)
-    assert 'measured' in sentence and 'three scorings' in pace().choose(Costs(1e-3, 1e-3), 0, 0, cached=False)
+    assert 'measured' in sentence and 'three forward passes' in pace().choose(Costs(1e-3, 1e-3), 0, 0, cached=False)
 
 
 @pytest.mark.parametrize('rounds', [None, 3])

@@ -9,14 +9,14 @@ def test_suspicion_is_the_rank_of_the_teachers_error_whatever_the_disagreement()
     rng = np.random.default_rng(0)
     error, ds = rng.random(200), 100 * rng.random(200)
     for found in (suspicion(error), suspicion(error, ds)):
-        assert found.min() == 0 and found.max() == 1
+        assert found.min() == 0.5 / len(found) and found.max() == 1 - 0.5 / len(found)
         assert (np.argsort(found) == np.argsort(error)).all()
 
 
 def test_of_equal_errors_less_disagreement_is_more_suspicious():
     error, ds = np.array([1.0, 2.0, 2.0, 2.0, 3.0]), np.array([0.0, 0.5, 0.1, 0.5, 9.0])
-    np.testing.assert_allclose(suspicion(error, ds), [0, 0.375, 0.75, 0.375, 1])
-    np.testing.assert_allclose(suspicion(error), [0, 0.5, 0.5, 0.5, 1])
+    np.testing.assert_allclose(suspicion(error, ds), [0.1, 0.4, 0.7, 0.4, 0.9])
+    np.testing.assert_allclose(suspicion(error), [0.1, 0.5, 0.5, 0.5, 0.9])
 
 
 def test_wrong_labels_are_found_under_a_fallible_teacher():

@@ -269,13 +269,13 @@ def test_a_plan_that_a_budget_changed_survives_a_resume(classifier, tmp_path):
 def test_a_run_that_would_take_longer_than_full_training_is_refused(classifier):
     cfg = classifier('run', 4, force=False)
     cfg.train_dataloader.sampler.fraction = 0.95
-    with pytest.raises(MmacsError, match='of training on all images, a trained image taken as three scored ones'):
+    with pytest.raises(MmacsError, match='of training on all images, a training step taken as three forward passes'):
         run(cfg)
 
 
 def test_a_resumed_run_refuses_other_columns_and_changed_annotations(tiny_coco, tmp_path):
     run(detector(tiny_coco, tmp_path / 'run', weights=dict(evs=1.0), rounds=1, interval=5))
-    assert 'Coreset for epochs 1 to 1: ' in log_of(tmp_path / 'run')
+    assert 'Coreset for epoch 1: ' in log_of(tmp_path / 'run')
     checkpoint = tmp_path / 'run' / 'epoch_1.pth'
     with pytest.raises(MmacsError, match=r"has the score columns \['evs'\], the config needs \['sufficiency'"):
         run(detector(tiny_coco, tmp_path / 'columns', 2, weights=dict(sufficiency=1.0)), checkpoint)

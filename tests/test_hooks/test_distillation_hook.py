@@ -13,8 +13,9 @@ from mmengine.runner import Runner
 from mmacs.coreset.teacher import make_teacher
 from mmacs.distillation import Distiller
 from mmacs.errors import MmacsError
-from mmacs.hooks import CoresetHook, DistillationHook
+from mmacs.hooks import DistillationHook
 from mmacs.hooks.distillation_hook import build_teacher
+from mmacs.hooks.teacher import run_teacher
 from mmacs.quantization import calibrate, quantize_model
 
 from ..conftest import run_config
@@ -54,7 +55,7 @@ def test_one_teacher_for_both_hooks_and_nowhere_else(tiny_coco, tmp_path, traine
     keys, hooks = list(runner.model.state_dict()), num_hooks(runner.model)
     model, kind = runner.model, type(runner.model)
     runner.train()
-    teacher = hook_of(runner, CoresetHook)._teacher
+    teacher = run_teacher(runner)[0]
     assert hook_of(runner, DistillationHook)._distiller.teacher is teacher
     start = torch.load(trained, weights_only=True)['state_dict']
     assert all(torch.equal(teacher.state_dict()[key], value) for key, value in start.items())
@@ -89,7 +90,7 @@ def test_a_killed_run_resumes_with_the_teacher_it_started_from(tiny_coco, tmp_pa
     resumed = train(killed)
     first, second = weights(uninterrupted), weights(resumed)
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert hook_of(resumed, DistillationHook)._distiller.teacher is hook_of(resumed, CoresetHook)._teacher
+    assert hook_of(resumed, DistillationHook)._distiller.teacher is run_teacher(resumed)[0]
 
 
 def test_a_run_without_a_coreset_resumes_with_its_own_teacher_alone(tiny_coco, tmp_path, trained):
@@ -134,7 +135,7 @@ def test_another_model_can_be_the_teacher(tiny_coco, tmp_path, trained, wider):
     cfg = config(tiny_coco, tmp_path / 'run', trained, hook=dict(teacher=wider), **short)
     runner = train(cfg)
     teacher = hook_of(runner, DistillationHook)._distiller.teacher
-    assert teacher is not hook_of(runner, CoresetHook)._teacher
+    assert teacher is not run_teacher(runner)[0]
     assert teacher.bbox_head.in_channels == 24
     assert not any(p.requires_grad for p in teacher.parameters())
     assert runner.message_hub.get_scalar('train/loss_distill_cls').current() > 0
