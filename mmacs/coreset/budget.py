@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Iterator, NamedTuple, Optional
 
+from mmacs.checks import is_number
 from mmacs.errors import MmacsError
 
 _RESCORES = (1.0, 0.5, 0.25, 0.1)
@@ -126,7 +127,7 @@ def predict(costs: Costs, work: Work, plan: Plan, cached: bool = False, spent: O
 
 def check_budget(budget: float) -> None:
     """Raise an :class:`~mmacs.errors.MmacsError` unless this is a share above 0 and below 1."""
-    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget < 1:
+    if not is_number(budget) or not 0 < budget < 1:
         raise MmacsError(f'selection_budget must be above 0 and below 1, such as 0.05, got {budget!r}')
 
 

@@ -1,7 +1,7 @@
 """Rounds and draws of a run: what to score, what the scores are worth, which images are next."""
 
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -16,11 +16,9 @@ from mmacs.coreset.ledger import Ledger, scored_columns
 from mmacs.coreset.policy import Policy
 from mmacs.coreset.scorers import Scorer
 from mmacs.coreset.scores import MAX_STRATA, count_strata
-from mmacs.coreset.scoring import ScoringPass
+from mmacs.coreset.scoring import Reference, ScoringPass
 from mmacs.coreset.selectors import Selection, digest, top_k
 from mmacs.errors import MmacsError
-
-Reference = Callable[[np.ndarray], Dict[str, Tensor]]
 
 
 class CoresetEngine:

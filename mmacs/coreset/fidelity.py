@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from mmacs.checks import is_number
 from mmacs.errors import MmacsError, unknown_name
 
 PRECISIONS = ('float32', 'bfloat16')
@@ -29,8 +30,7 @@ class Fidelity:
     precision: str = 'float32'
 
     def __post_init__(self) -> None:
-        number = isinstance(self.resolution, (int, float)) and not isinstance(self.resolution, bool)
-        if not number or not 0 < self.resolution <= 1:
+        if not is_number(self.resolution) or not 0 < self.resolution <= 1:
             raise MmacsError(f'resolution must be above 0 and at most 1, got {self.resolution!r}')
         if self.precision not in PRECISIONS:
             raise unknown_name('precision', self.precision, PRECISIONS)

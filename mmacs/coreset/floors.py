@@ -7,8 +7,8 @@ from typing import Optional
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from mmacs.checks import is_number, is_whole
 from mmacs.coreset.selectors.base import Selection, Selector
-from mmacs.coreset.selectors.settings import is_number
 from mmacs.coreset.selectors.top_k import top_k
 from mmacs.errors import MmacsError
 
@@ -41,9 +41,9 @@ class Floors:
     random_share: float = 0.0
 
     def __post_init__(self) -> None:
-        if not _is_count(self.class_floor) or self.class_floor < 0:
+        if not is_whole(self.class_floor) or self.class_floor < 0:
             raise MmacsError(f'class_floor must be a whole number of images, at least 0, got {self.class_floor!r}')
-        if self.max_gap is not None and (not _is_count(self.max_gap) or self.max_gap < 1):
+        if self.max_gap is not None and (not is_whole(self.max_gap) or self.max_gap < 1):
             raise MmacsError(f'max_gap must be a whole number of rounds, at least 1, or None, got {self.max_gap!r}')
         if not is_number(self.random_share) or not 0 <= self.random_share <= 1:
             raise MmacsError(f'random_share must be from 0 to 1, got {self.random_share!r}')
@@ -186,7 +186,3 @@ def _select_among(
     own = None if labels is None else labels[candidates]
     chosen = selector.select(scores[candidates], size, rng, own)
     return Selection(candidates[chosen.indices], chosen.probabilities)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -5,6 +5,7 @@ from typing import Dict, List, Mapping, Optional, Union
 
 import numpy as np
 
+from mmacs.checks import is_number
 from mmacs.coreset.schedules import beta as beta_at
 from mmacs.coreset.scores import normalise
 from mmacs.errors import MmacsError, unknown_name
@@ -40,8 +41,7 @@ class Importance:
         if not self.weights:
             raise MmacsError("weights needs at least one column, such as dict(evs='beta', ds='1 - beta')")
         for column, weight in self.weights.items():
-            number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and np.isfinite(weight)
-            if not number and weight not in (BETA, REST):
+            if not is_number(weight) and weight not in (BETA, REST):
                 raise MmacsError(f"the weight of {column} must be a number, 'beta' or '1 - beta', got {weight!r}")
         if self.normalisation not in NORMALISATIONS:
             raise unknown_name('normalisation', self.normalisation, NORMALISATIONS)

@@ -6,6 +6,7 @@ from typing import Optional
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from mmacs.checks import is_number
 from mmacs.coreset.floors import Floors
 from mmacs.coreset.ledger import Ledger
 from mmacs.coreset.selectors import Selection, Selector
@@ -28,8 +29,7 @@ class Policy:
     trim: float = 0.0
 
     def __post_init__(self) -> None:
-        number = isinstance(self.trim, (int, float)) and not isinstance(self.trim, bool)
-        if not number or not 0 <= self.trim < 1:
+        if not is_number(self.trim) or not 0 <= self.trim < 1:
             raise MmacsError(f'trim must be a share of the images, at least 0 and below 1, got {self.trim!r}')
 
     @property

@@ -1,17 +1,15 @@
 """The teacher's reference of one run: taken from disk if it is there, else computed and kept."""
 
 import os
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from mmacs.coreset.reference_cache import CacheWriter, ReferenceCache, cache_key, open_cache
 from mmacs.coreset.scorers import Scorer
-from mmacs.coreset.scoring import ScoringPass
+from mmacs.coreset.scoring import Reference, ScoringPass
 from mmacs.version import __version__
-
-Reference = Callable[[np.ndarray], Dict[str, Tensor]]
 
 
 class ReferenceStore:

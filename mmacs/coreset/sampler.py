@@ -31,6 +31,9 @@ class CoresetSampler(Sampler):
         redraw (bool): Whether a random subset is drawn anew in each epoch. Defaults to True.
         seed (int, optional): Seed shared by all processes; None draws one.
 
+    Attributes:
+        sweep_start (int, optional): First epoch of a sweep through all data, None for none.
+
     Raises:
         MmacsError: If ``fraction`` is out of range.
     """
@@ -52,7 +55,7 @@ class CoresetSampler(Sampler):
         self.size = coreset_size(fraction, len(dataset))
         self.epoch = 0
         self.indices: Optional[np.ndarray] = None
-        self._sweep_start: Optional[int] = None
+        self.sweep_start: Optional[int] = None
 
     def set_indices(self, indices: np.ndarray) -> None:
         """Train on these images from the next epoch on; ends a sweep.
@@ -70,7 +73,7 @@ class CoresetSampler(Sampler):
         if distinct[0] < 0 or distinct[-1] >= len(self.dataset):
             raise MmacsError(f'coreset indices must be from 0 to {len(self.dataset) - 1}')
         self.indices = indices
-        self._sweep_start = None
+        self.sweep_start = None
 
     def sweep(self, start: int) -> None:
         """Show all of the data evenly from an epoch on: no image twice before every image was shown once.
@@ -81,7 +84,7 @@ class CoresetSampler(Sampler):
         Args:
             start (int): First epoch of the sweep.
         """
-        self._sweep_start = start
+        self.sweep_start = start
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order :meth:`__iter__` gives."""
@@ -92,8 +95,8 @@ class CoresetSampler(Sampler):
         generator = torch.Generator()
         images = len(self.dataset)
         indices = self.indices
-        if self._sweep_start is not None and self.epoch >= self._sweep_start:
-            indices = swept_indices(self.seed, self.epoch - self._sweep_start, self.size, images)
+        if self.sweep_start is not None and self.epoch >= self.sweep_start:
+            indices = swept_indices(self.seed, self.epoch - self.sweep_start, self.size, images)
         elif indices is None:
             generator.manual_seed(self.seed + (self.epoch if self.redraw else 0))
             indices = torch.randperm(images, generator=generator)[: self.size].numpy()

@@ -20,6 +20,8 @@ from mmacs.processes import everywhere
 
 SIGNIFICANT_BITS = 14
 
+Reference = Callable[[np.ndarray], Dict[str, Tensor]]  # the teacher's, of positions
+
 
 class ScoringPass:
     """How images are brought to the models: the view, the size of batches, the workers, the fidelity.
@@ -48,7 +50,7 @@ class ScoringPass:
         model: nn.Module,
         positions: np.ndarray,
         columns: Sequence[str],
-        reference: Optional[Callable[[np.ndarray], Dict[str, Tensor]]],
+        reference: Optional[Reference],
     ) -> Dict[str, np.ndarray]:
         """Score images. Nothing about the model or the random generators changes.
 

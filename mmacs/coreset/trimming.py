@@ -17,6 +17,7 @@ from typing import Dict, Optional
 import numpy as np
 from scipy.stats import rankdata
 
+from mmacs.checks import is_number
 from mmacs.coreset.scores import normalise
 from mmacs.errors import MmacsError
 
@@ -59,7 +60,7 @@ def trimmed(suspicion: np.ndarray, share: float) -> np.ndarray:
     Raises:
         MmacsError: If the share is out of range.
     """
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+    if not is_number(share) or not 0 <= share < 1:
         raise MmacsError(f'the share of trimmed images must be at least 0 and below 1, got {share!r}')
     marked = np.zeros(len(suspicion), dtype=bool)
     marked[np.argsort(-suspicion, kind='stable')[: round(share * len(suspicion))]] = True

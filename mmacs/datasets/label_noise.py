@@ -14,6 +14,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS as ALL_DATASETS
 
+from mmacs.checks import is_number
 from mmacs.errors import MmacsError, unknown_name
 from mmacs.registry import DATASETS
 
@@ -57,8 +58,7 @@ def parse_noise(settings: Mapping[str, Any], classes: Sequence[str]) -> Noise:
     for name, value in settings.items():
         if name not in _SETTINGS:
             raise unknown_name('setting of label noise', name, _SETTINGS)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if name != 'mapping' and not (number and 0 <= value <= 1):
+        if name != 'mapping' and not (is_number(value) and 0 <= value <= 1):
             raise MmacsError(f'{name} of label noise must be a number from 0 to 1, got {value!r}')
     settings = dict(settings)
     noise = Noise(targets=_targets(settings.pop('mapping', None), classes), **settings)

@@ -11,6 +11,7 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import Hook, IterTimerHook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from mmacs.checks import is_number, is_whole
 from mmacs.coreset.budget import Plan
 from mmacs.coreset.engine import CoresetEngine
 from mmacs.coreset.fidelity import Fidelity
@@ -128,9 +129,9 @@ class CoresetHook(Hook):
         counts = {'interval': interval, 'warmup': warmup, 'rounds': rounds, 'full_data_last': full_data_last}
         for name, value in {**counts, 'batch_size': batch_size}.items():
             least = 0 if name in ('warmup', 'full_data_last') else 1
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            if value is not None and (not is_whole(value) or value < least):
                 raise MmacsError(f'{name} must be a whole number, at least {least}, got {value!r}')
-        if isinstance(rescore, bool) or not isinstance(rescore, (int, float)) or not 0 <= rescore <= 1:
+        if not is_number(rescore) or not 0 <= rescore <= 1:
             raise MmacsError(f'rescore must be a share of the images, from 0 to 1, got {rescore!r}')
         self.scorer = build(SCORERS, scorer, Scorer)
         self.importance = Importance(
@@ -150,7 +151,6 @@ class CoresetHook(Hook):
         self.batch_size = batch_size
         self._resumed: Optional[Dict[str, Any]] = None
         self._teacher: Optional[str] = None  # fingerprint of its weights
-        self._sweep_start: Optional[int] = None  # first epoch or pass of those that go through all data
         self._facts: Dict[str, float] = {}  # of the last round
         self._start = 0.0
         self._is_new = False  # whether there are scores that no coreset was drawn from yet
@@ -268,7 +268,7 @@ class CoresetHook(Hook):
             **self._engine.state_dict(),
             'pace': self.pace.state_dict(),
             'teacher': self._teacher,
-            'sweep_start': self._sweep_start,
+            'sweep_start': self._sampler.sweep_start,
             'iterator': None if self._by_epoch else self._iterator.state_dict(),
         }
 
@@ -290,8 +290,7 @@ class CoresetHook(Hook):
             theirs, ours = ('an epoch', 'an iteration') if state['iterator'] is None else ('an iteration', 'an epoch')
             raise MmacsError(f'cannot resume: the checkpoint is of {theirs}-based run, the config of {ours}-based one')
         if state['sweep_start'] is not None and self.pace.sweeps(self._now(runner)):
-            self._sweep_start = state['sweep_start']
-            self._sampler.sweep(self._sweep_start)
+            self._sampler.sweep(state['sweep_start'])
         elif self._engine.selection is not None:
             held = len(self._engine.selection.indices)
             if held != self._sampler.size:
@@ -315,7 +314,7 @@ class CoresetHook(Hook):
         self._start = time.perf_counter()
         held = self._hold_round_if_due(runner)
         self._pause(runner, time.perf_counter() - self._start)
-        return held or (self._sweep_start is None and self.pace.sweeps(self._now(runner)))
+        return held or (self._sampler.sweep_start is None and self.pace.sweeps(self._now(runner)))
 
     def _pause(self, runner: Runner, seconds: float) -> None:
         """Have neither our own nor MMEngine's timer charge these seconds to an iteration."""
@@ -373,8 +372,7 @@ class CoresetHook(Hook):
         """Give the sampler what an epoch or pass of this number is to show."""
         engine, start = self._engine, time.perf_counter()
         if self.pace.sweeps(self._now(runner)):
-            if self._sweep_start is None:
-                self._sweep_start = number
+            if self._sampler.sweep_start is None:
                 self._sampler.sweep(number)
                 runner.logger.info('From now on training goes evenly through all of the data.')
         elif self._is_new or (engine.selection is not None and self.policy.redraw):
@@ -388,7 +386,6 @@ class CoresetHook(Hook):
             self._pause(runner, time.perf_counter() - start)
 
     def _use_selection(self) -> None:
-        self._sweep_start = None
         self._sampler.set_indices(self._engine.selection.indices)
         if self._tap is not None:
             self._tap.use(self._engine.selection)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from mmacs.checks import is_whole
 from mmacs.coreset.probabilities import (
     disagreement,
     entropy_score,
@@ -62,7 +63,7 @@ class ClassificationScorer(Scorer):
     normalisation = 'none'
 
     def __init__(self, num_probs: Optional[int] = None) -> None:
-        if num_probs is not None and (isinstance(num_probs, bool) or not isinstance(num_probs, int) or num_probs < 1):
+        if num_probs is not None and (not is_whole(num_probs) or num_probs < 1):
             raise MmacsError(f'num_probs must be a positive integer or None, got {num_probs!r}')
         self.num_probs = num_probs
 

@@ -11,6 +11,7 @@ from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from mmacs.checks import is_whole
 from mmacs.coreset.scorers.base import Scorer
 from mmacs.coreset.scorers.detection_metrics import Boxes, Matches, average_precision, match, precision_and_recall
 from mmacs.coreset.scorers.detection_scores import (
@@ -76,7 +77,7 @@ class DetectionScorer(Scorer):
 
     def __init__(self, num_candidates: int = 100, num_hard_negatives: int = 32, score_threshold: float = 0.3) -> None:
         for name, value in (('num_candidates', num_candidates), ('num_hard_negatives', num_hard_negatives)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not is_whole(value) or value < 1:
                 raise MmacsError(f'{name} must be a positive integer, got {value!r}')
         if not isinstance(score_threshold, (int, float)) or not 0 <= score_threshold <= 1:
             raise MmacsError(f'score_threshold must lie in [0, 1], got {score_threshold!r}')

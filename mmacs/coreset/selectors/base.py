@@ -6,6 +6,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from mmacs.checks import is_number
 from mmacs.errors import MmacsError
 
 
@@ -56,7 +57,7 @@ def coreset_size(fraction: float, num_images: int) -> int:
     Raises:
         MmacsError: If ``fraction`` is outside (0, 1].
     """
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+    if not is_number(fraction) or not 0 < fraction <= 1:
         raise MmacsError(f'fraction must be above 0 and at most 1, got {fraction!r}')
     return max(1, round(fraction * num_images))
 

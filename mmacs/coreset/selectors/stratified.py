@@ -5,9 +5,9 @@ from typing import Optional
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from mmacs.checks import is_number, is_whole
 from mmacs.coreset.selectors.base import Selection, Selector
 from mmacs.coreset.selectors.quotas import even_quotas, members
-from mmacs.coreset.selectors.settings import is_number
 from mmacs.coreset.selectors.top_k import top_k
 from mmacs.errors import MmacsError
 from mmacs.registry import SELECTORS
@@ -36,7 +36,7 @@ class Stratified(Selector):
     def __init__(self, hard_cut: float = 0.0, bins: int = 50) -> None:
         if not is_number(hard_cut) or not 0 <= hard_cut < 1:
             raise MmacsError(f'hard_cut must be at least 0 and below 1, got {hard_cut!r}')
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
+        if not is_whole(bins) or bins < 1:
             raise MmacsError(f'bins must be a positive integer, got {bins!r}')
         self.hard_cut = hard_cut
         self.bins = bins

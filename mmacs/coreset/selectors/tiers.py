@@ -5,8 +5,8 @@ from typing import Optional, Sequence
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from mmacs.checks import is_number
 from mmacs.coreset.selectors.base import Selection, Selector
-from mmacs.coreset.selectors.settings import is_number
 from mmacs.coreset.selectors.systematic import systematic_sample
 from mmacs.errors import MmacsError
 from mmacs.registry import SELECTORS
