@@ -64,6 +64,7 @@ def test_columns_equal_a_loop_over_images():
             'loss': -math.log(p[label]),
             'correct': float(p[label] == first),
             'teacher_error': float(i),
+            'reducible_error': math.dist(p, onehot) - i,
         }
         for name, value in expected.items():
             assert found[name][i].item() == pytest.approx(value, rel=1e-4, abs=1e-6), name
@@ -98,6 +99,7 @@ def test_the_whole_pass_of_a_classifier():
         found = scorer.score(model, outputs, truth, reference, list(scorer.columns))
         assert found['ds'].abs().max() < 1e-6 and found['kl'].max() < 1e-6  # the model is its own teacher
         torch.testing.assert_close(found['teacher_error'], found['evs'])
+        torch.testing.assert_close(found['reducible_error'], torch.zeros(4))
         alone = scorer.score(model, scorer.outputs(model, inputs[2:3], truth[2:3]), truth[2:3], {}, ['evs', 'grand'])
         for name, values in alone.items():
             torch.testing.assert_close(values, found[name][2:3])
@@ -160,7 +162,8 @@ def test_how_much_is_kept_of_the_teacher(num_classes, num_probs, kept):
         outputs = scorer.outputs(model, torch.randn(2, 3, 32, 32), truth)
         reference = scorer.reference(model, outputs, truth, ['kl'])
     assert 'teacher_error' not in reference
-    assert list(scorer.reference(model, outputs, truth, ['evs', 'teacher_error'])) == ['teacher_error']
+    for column in ('teacher_error', 'reducible_error'):
+        assert list(scorer.reference(model, outputs, truth, ['evs', column])) == ['teacher_error']
     assert reference['probs'].shape == (2, kept)
     assert reference['probs'].dtype == torch.float32
     assert ('classes' in reference) == (kept < num_classes)

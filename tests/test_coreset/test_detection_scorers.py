@@ -91,12 +91,15 @@ def test_scores_are_finite_and_those_of_the_image_alone(case):
         assert column.shape == (4,) and torch.isfinite(column).all(), name
         torch.testing.assert_close(torch.cat([scores[name] for scores in alone]), column, rtol=2e-3, atol=2e-4)
     assert together['evs'].max() - together['evs'].min() > 1e-3 and together['ds'].min() > 0
+    reducible = case.score(case.model, columns=['reducible_error'])['reducible_error']
+    torch.testing.assert_close(reducible, together['evs'] - together['teacher_error'])
 
     # and the teacher does not disagree with itself
-    itself = case.score(case.teacher, columns=['evs', 'ds', 'metric_gap', 'teacher_error'])
+    itself = case.score(case.teacher, columns=['evs', 'ds', 'metric_gap', 'teacher_error', 'reducible_error'])
     assert itself['ds'].max() < 2e-3 < together['ds'].max()
     torch.testing.assert_close(itself['evs'], itself['teacher_error'])
     torch.testing.assert_close(itself['metric_gap'], torch.zeros(4))
+    torch.testing.assert_close(itself['reducible_error'], torch.zeros(4))
 
 
 def test_the_reference_is_small_and_of_one_shape(case):
@@ -130,7 +133,7 @@ def test_only_what_is_asked_for_is_computed(tiny_retinanet, monkeypatch):
         monkeypatch.setattr(type(case.model.bbox_head), 'loss_by_feat', None)
         assert list(case.scorer.score(case.model, outputs, samples, {}, ['evs'])) == ['evs']
         assert set(case.reference(inputs, samples, COLUMNS_OF_ACS)) == {'key', 'classes', 'probs', 'boxes'}
-        assert list(case.reference(inputs, samples, ['teacher_error'])) == ['teacher_error']
+        assert list(case.reference(inputs, samples, ['reducible_error'])) == ['teacher_error']
         monkeypatch.undo()
         monkeypatch.setattr(case.scorer, 'candidates', None)
         assert list(case.reference(inputs, samples, ['metric_gap'])) == ['teacher_ap']

@@ -57,8 +57,9 @@ class ClassificationScorer(Scorer):
         'loss': 'cross-entropy, in nats',
         'correct': '1 where the likeliest class is the label, else 0; for counting forgetting events',
         'teacher_error': '|| p_T - y ||, how wrong the teacher is',
+        'reducible_error': 'evs - teacher_error, the part of the error that quantization brought (after RHO-LOSS)',
     }
-    teacher_columns = frozenset({'ds', 'kl', 'teacher_error'})
+    teacher_columns = frozenset({'ds', 'kl', 'teacher_error', 'reducible_error'})
     harvestable = frozenset({'evs', 'margin', 'entropy', 'loss', 'correct'})
     normalisation = 'none'
 
@@ -92,11 +93,11 @@ class ClassificationScorer(Scorer):
         """See :meth:`Scorer.reference`.
 
         Returns:
-            Dict[str, Tensor]: For the column of that name ``teacher_error``, shape (B,); for ``ds`` and ``kl`` what
-            :func:`mmacs.coreset.probabilities.keep_probabilities` gives.
+            Dict[str, Tensor]: For ``teacher_error`` and ``reducible_error`` the former, shape (B,); for ``ds`` and
+            ``kl`` what :func:`mmacs.coreset.probabilities.keep_probabilities` gives.
         """
         probs, kept = outputs.logits.softmax(1), {}
-        if 'teacher_error' in columns:
+        if {'teacher_error', 'reducible_error'} & set(columns):
             kept['teacher_error'] = error_vector_score(probs, _labels(data_samples, probs.device))
         if {'ds', 'kl'} & set(columns):
             count = self.num_probs or (_LARGEST if probs.shape[1] > _FEW_CLASSES else _FEW_CLASSES)
@@ -132,6 +133,7 @@ class ClassificationScorer(Scorer):
             'loss': lambda: cross_entropy(logits, labels, reduction='none'),
             'correct': lambda: (logits.argmax(1) == labels).float(),
             'teacher_error': lambda: reference['teacher_error'],
+            'reducible_error': lambda: error_vector_score(probs, labels) - reference['teacher_error'],
         }
         return {column: compute[column]() for column in columns}
 

@@ -51,6 +51,10 @@ class DetectionScorer(Scorer):
 
     **teacher_error**: the teacher's own evs.
 
+    **reducible_error**: evs - teacher_error, the part of the error that quantization brought. What the teacher gets
+    wrong as well, such as objects that nobody annotated, adds nothing to it. After RHO-LOSS (Mindermann et al. 2022,
+    arXiv 2206.07137, equation 3), with the teacher in the place of the model trained on a holdout set.
+
     Images without objects have the background error alone; their ``sufficiency`` is 1 if anything is detected, else 0;
     their AP is 1 minus the surest detection's score. Crowd boxes and ignored boxes are not objects, and what lies at
     least half inside them is neither background nor a false detection.
@@ -70,9 +74,10 @@ class DetectionScorer(Scorer):
         'sufficiency': '1 - min(precision, recall) of the detections',
         'metric_gap': "the teacher's AP on the image minus the quantized model's",
         'teacher_error': "distance of the teacher's predictions from the ground truth",
+        'reducible_error': 'evs - teacher_error, the part of the error that quantization brought',
     }
-    teacher_columns = frozenset({'ds', 'metric_gap', 'teacher_error'})
-    candidate_columns = ('evs', 'ds', 'teacher_error')  # those that need candidates
+    teacher_columns = frozenset({'ds', 'metric_gap', 'teacher_error', 'reducible_error'})
+    candidate_columns = ('evs', 'ds', 'teacher_error', 'reducible_error')  # those that need candidates
     normalisation = 'stratified_rank'
 
     def __init__(self, num_candidates: int = 100, num_hard_negatives: int = 32, score_threshold: float = 0.3) -> None:
@@ -146,9 +151,10 @@ class DetectionScorer(Scorer):
         if 'metric_gap' in columns:
             matches, device = self._matches(teacher, outputs, data_samples)
             kept['teacher_ap'] = torch.tensor(list(map(average_precision, matches)), device=device)
-        if {'ds', 'teacher_error'} & set(columns):
+        errors = {'teacher_error', 'reducible_error'} & set(columns)
+        if errors or 'ds' in columns:
             found = self.candidates(teacher, outputs, data_samples)
-        if 'teacher_error' in columns:
+        if errors:
             kept['teacher_error'] = self._errors(found, data_samples)
         if 'ds' in columns:
             chosen = most_confident(found, self.num_candidates)
@@ -172,10 +178,15 @@ class DetectionScorer(Scorer):
     ) -> Dict[str, Tensor]:
         """See :meth:`Scorer.score`."""
         scores = {}
-        if {'evs', 'ds'} & set(columns):
+        errors = {'evs', 'reducible_error'} & set(columns)
+        if errors or 'ds' in columns:
             found = self.candidates(model, outputs, data_samples)
-        if 'evs' in columns:
-            scores['evs'] = self._errors(found, data_samples)
+        if errors:
+            evs = self._errors(found, data_samples)
+            if 'evs' in columns:
+                scores['evs'] = evs
+            if 'reducible_error' in columns:
+                scores['reducible_error'] = evs - reference['teacher_error']
         if 'ds' in columns:
             scores['ds'] = self._disagreement(model, outputs, data_samples, found, reference)
         if {'sufficiency', 'metric_gap'} & set(columns):
