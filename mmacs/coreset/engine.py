@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size
+from mmengine.dist import all_gather, all_gather_object, broadcast_object_list, get_world_size
 from scipy.sparse import csr_matrix
 from scipy.stats import spearmanr
 from torch import Tensor, nn
@@ -196,10 +196,11 @@ class CoresetEngine:
         """
         with torch.no_grad():
             scores = self.scorer.score(model, outputs, data_samples, {}, self.harvestable)
-        mine = (positions, {name: values.float().cpu().numpy() for name, values in scores.items()})
-        for where, columns in all_gather_object(mine):  # so that every process knows what each checkpoint needs
-            for name, values in columns.items():
-                self.ledger.harvested[name][where] = values
+        # gathered, so that every process knows what each checkpoint needs
+        where = torch.cat(all_gather(torch.from_numpy(positions))).numpy()
+        columns = torch.cat(all_gather(torch.stack([scores[name].float() for name in self.harvestable]).T.contiguous()))
+        for name, values in zip(self.harvestable, columns.T.cpu().numpy()):
+            self.ledger.harvested[name][where] = values
 
     def compare_fidelity(
         self, model: nn.Module, teacher: Optional[nn.Module], share: float, num_images: int = 256

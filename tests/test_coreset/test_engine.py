@@ -234,8 +234,8 @@ def test_what_warmup_harvested_does_not_replace_the_first_round():
 
 def test_harvested_batches_are_those_of_all_processes(monkeypatch):
     own = engine(harvest=True)
-    other = (np.array([9, 2]), {'evs': np.array([0.9, 0.2], dtype=np.float32)})
-    monkeypatch.setattr(module, 'all_gather_object', lambda mine: [mine, other])
+    others = {torch.int64: torch.tensor([9, 2, 2]), torch.float32: torch.tensor([[0.9], [0.1], [0.2]])}
+    monkeypatch.setattr(module, 'all_gather', lambda mine: [mine, others[mine.dtype]])
     own.harvested(np.array([4, 4, 1]), torch.tensor([0.3, 0.4, 0.1], dtype=torch.bfloat16), [], None)
     found = own.ledger.harvested['evs']
     np.testing.assert_allclose(found[[1, 2, 4, 9]], [0.1, 0.2, 0.4, 0.9], rtol=0.01)
