@@ -14,6 +14,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from scipy.sparse import csr_matrix
 from torch.utils.data import Dataset
 
+from mmacs.coreset.purity import pure_evaluation
 from mmacs.errors import MmacsError
 
 _LOADING = ('LoadImage', 'LoadAnnotations', 'LoadPanopticAnnotations')
@@ -213,6 +214,24 @@ class ScoringView(Dataset):
         if data is None:
             raise MmacsError(f'the scoring pipeline drops image {path}; it must keep every training image')
         return data
+
+    def refuse_randomness(self, num_images: int = 8) -> None:
+        """Require that the pipeline gives the same image every time; random states stay as they are.
+
+        Args:
+            num_images (int): How many images, the first ones, are loaded twice.
+
+        Raises:
+            MmacsError: If it does not, or an image can't be read.
+        """
+        with pure_evaluation():
+            for position in range(min(num_images, len(self))):
+                first, second = (self[position]['inputs'] for _ in range(2))
+                if not np.array_equal(first, second):
+                    raise MmacsError(
+                        'the scoring pipeline gives another image each time: give CoresetHook a pipeline without '
+                        'random transforms'
+                    )
 
 
 def _file_size(path: str) -> Optional[int]:

@@ -168,6 +168,7 @@ class CoresetHook(Hook):
         model, loader = unwrapped(runner), runner.train_dataloader
         pipeline = self.pipeline or deterministic_pipeline(runner.cfg)
         view = ScoringView(loader.dataset, pipeline)
+        on_main(view.refuse_randomness)
         batch_size = loader.batch_size or loader.batch_sampler.batch_size
         scoring = ScoringPass(view, self.batch_size or batch_size, loader.num_workers)
         self._engine = CoresetEngine(scoring, self.scorer, self.importance, self.policy, self.harvest)

@@ -73,6 +73,16 @@ def test_looking_does_not_change_the_data_set(tiny_coco):
     assert dataset.get_data_info(3) == before
 
 
+def test_a_pipeline_that_draws_at_random_is_refused_and_random_states_stay(tiny_coco):
+    flip = dict(type='RandomFlip', prob=0.5)
+    data = DATASETS.build(coco(tiny_coco))
+    before = np.random.get_state()[1].copy()
+    with pytest.raises(MmacsError, match='another image each time'):
+        ScoringView(data, [*PIPELINE[:-1], flip, PIPELINE[-1]]).refuse_randomness()
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    ScoringView(data, PIPELINE).refuse_randomness()
+
+
 def test_an_unreadable_image_is_named(tiny_coco):
     (tiny_coco / 'images' / '002.png').write_bytes(b'not a picture')
     view = ScoringView(DATASETS.build(coco(tiny_coco)), PIPELINE)
