@@ -24,8 +24,8 @@ BASELINES: Dict[str, Dict[str, Any]] = {'full': dict(fraction=1.0), 'static': di
 SELECTIONS: Dict[str, Dict[str, Any]] = {
     'EVS': dict(weights=dict(evs=1.0)),
     'DS': dict(weights=dict(ds=1.0)),
-    'ACS': dict(beta='cosine'),  # the paper
-    'ACS-code': dict(beta='half_cosine'),  # its released code
+    'ACS': dict(weights=dict(evs='beta', ds='1 - beta'), beta='cosine'),  # the paper
+    'ACS-code': dict(weights=dict(evs='beta', ds='1 - beta'), beta='half_cosine'),  # its released code
     'EL2N': dict(weights=dict(evs=1.0), warmup=0.15, rounds=1),
     # strata of raw errors, since those of ranks are all alike; the share that is cut is ours
     'CCS': dict(weights=dict(evs=1.0), normalisation='none', selector=dict(type='mmacs.Stratified', hard_cut=0.1)),
@@ -39,7 +39,7 @@ SELECTIONS: Dict[str, Dict[str, Any]] = {
         unbiased=True,
         full_data_last=0.125,
     ),
-    # ranks lie in (0, 1): the odds of the most important image are about 7 times those of the least
+    # the scorer's own weights; ranks lie in (0, 1): the odds of the first image are about 7 times those of the last
     'mmacs': dict(selector=dict(type='mmacs.GumbelTopK', temperature=0.5)),
 }
 CLASSIFICATION: Dict[str, Dict[str, Any]] = {
@@ -54,6 +54,7 @@ CLASSIFICATION: Dict[str, Dict[str, Any]] = {
     'moderate': dict(selector=_balanced(dict(type='mmacs.Moderate'))),
 }
 DETECTION: Dict[str, Dict[str, Any]] = {
+    'reducible': dict(weights=dict(reducible_error='beta', ds='1 - beta')),  # 'mmacs' without the draw
     'gap': dict(weights=dict(metric_gap=1.0)),
     'GraNd': dict(weights=dict(grad=1.0), rounds=1),
     'AFSS': dict(

@@ -61,9 +61,10 @@ class CoresetHook(Hook):
         scorer (dict): Config of a scorer, such as ``dict(type='mmacs.DenseDetectionScorer')``.
         interval (int): Epochs between rounds, R. Defaults to 10.
         weights (dict, optional): How much of each of the scorer's columns makes up the importance, see
-            :class:`mmacs.coreset.importance.Importance`; None takes the scorer's own,
-            ``dict(evs='beta', ds='1 - beta')``.
-        beta (str or float): Schedule of the weight of EVS, see :func:`mmacs.coreset.beta`. Defaults to ``'cosine'``.
+            :class:`mmacs.coreset.importance.Importance`; None takes the scorer's own:
+            ``dict(evs='beta', ds='1 - beta')`` for classifiers, and for detectors the same with ``reducible_error`` in
+            the place of ``evs``.
+        beta (str or float): Schedule of the error's weight, see :func:`mmacs.coreset.beta`. Defaults to ``'cosine'``.
         normalisation (str, optional): ``'rank'``, ``'stratified_rank'``, ``'minmax'`` or ``'none'``; None takes the
             scorer's own.
         selector (dict): Config of a selector. Defaults to ``dict(type='mmacs.TopK')``.

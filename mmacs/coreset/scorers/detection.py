@@ -53,7 +53,9 @@ class DetectionScorer(Scorer):
 
     **reducible_error**: evs - teacher_error, the part of the error that quantization brought. What the teacher gets
     wrong as well, such as objects that nobody annotated, adds nothing to it. After RHO-LOSS (Mindermann et al. 2022,
-    arXiv 2206.07137, equation 3), with the teacher in the place of the model trained on a holdout set.
+    arXiv 2206.07137, equation 3), with the teacher in the place of the model trained on a holdout set. It takes the
+    place of evs in the default importance: by evs a detector that is blind to most objects trains on what it will
+    never see.
 
     Images without objects have the background error alone; their ``sufficiency`` is 1 if anything is detected, else 0;
     their AP is 1 minus the surest detection's score. Crowd boxes and ignored boxes are not objects, and what lies at
@@ -78,6 +80,7 @@ class DetectionScorer(Scorer):
     }
     teacher_columns = frozenset({'ds', 'metric_gap', 'teacher_error', 'reducible_error'})
     candidate_columns = ('evs', 'ds', 'teacher_error', 'reducible_error')  # those that need candidates
+    weights = {'reducible_error': 'beta', 'ds': '1 - beta'}
     normalisation = 'stratified_rank'
 
     def __init__(self, num_candidates: int = 100, num_hard_negatives: int = 32, score_threshold: float = 0.3) -> None:
