@@ -1,5 +1,7 @@
 """Importance on real COCO images, where they are at hand: it must not follow the number of objects."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -55,11 +57,12 @@ def test_importance_does_not_follow_the_number_of_objects(view, tiny_retinanet):
     def read(positions):
         return {name: torch.stack([rows[p][name] for p in positions]) for name in rows[0]}
 
-    names = ['evs', 'ds']
+    names = ['evs', *scorer.weights]
     scoring.references(scorer, teacher, names, everything, keep)
     columns = scoring.scores(scorer, model, everything, names, read)
     counts = view.object_counts
     assert len(view) > 150 and counts.max() > 10
-    for beta in (0, 0.5, 1):
-        importance = Importance(scorer.weights, normalisation=scorer.normalisation)
+    papers = dict(evs='beta', ds='1 - beta')
+    for weights, beta in itertools.product((scorer.weights, papers), (0, 0.5, 1)):
+        importance = Importance(weights, normalisation=scorer.normalisation)
         assert abs(spearmanr(importance(columns, beta, count_strata(counts)), counts)[0]) <= 0.1

@@ -117,9 +117,9 @@ def scalars_of(work_dir: Path):
 
 def test_an_iteration_based_run_goes_on_in_the_middle_of_an_interval(tiny_coco, tmp_path):
     def config(name):
-        selector = dict(type='mmacs.GumbelTopK')
+        what = dict(selector=dict(type='mmacs.GumbelTopK'), unbiased=True, weights=dict(evs='beta', ds='1 - beta'))
         when = dict(interval=4, warmup=2, full_data_last=6)
-        cfg = detector(tiny_coco, tmp_path / name, selector=selector, unbiased=True, harvest=True, rescore=0.5, **when)
+        cfg = detector(tiny_coco, tmp_path / name, harvest=True, rescore=0.5, **what, **when)
         cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=14, val_begin=100)
         cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=5)
         return cfg
