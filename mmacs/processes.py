@@ -1,8 +1,11 @@
 """Mistakes of one process are those of all: none is left waiting for another in a collective."""
 
-from typing import Callable, List, Optional, Tuple, TypeVar
+from contextlib import contextmanager
+from typing import Callable, Iterator, List, Optional, Tuple, TypeVar
 
-from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
+import torch
+from mmengine.dist import all_gather, all_gather_object, broadcast_object_list, get_world_size, is_main_process
+from torch import Tensor
 
 from mmacs.errors import MmacsError
 
@@ -21,6 +24,31 @@ def everywhere(error: Optional[str]) -> None:
     for found in all_gather_object(error):
         if found is not None:
             raise MmacsError(found)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What all processes do at once: a MmacsError of one inside is raised in all of them, at the end.
+
+    Raises:
+        MmacsError: That of the first process that has one.
+    """
+    fault = None
+    try:
+        yield
+    except MmacsError as error:
+        fault = str(error)
+    everywhere(fault)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows (B, ...) of all processes, one process after the other; each may have another B."""
+    if get_world_size() == 1:
+        return rows
+    counts = torch.cat(all_gather(torch.tensor([len(rows)])))
+    padded = rows.new_zeros(int(counts.max()), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    return torch.cat([part[:count] for part, count in zip(all_gather(padded), counts)])
 
 
 def on_main(work: Callable[[], Result]) -> Result:

@@ -18,14 +18,18 @@ def _balanced(selector: Dict[str, Any]) -> Dict[str, Any]:
     return dict(type='mmacs.ClassBalanced', selector=selector)
 
 
+_ACS, _REDUCIBLE = (dict({error: 'beta'}, ds='1 - beta') for error in ('evs', 'reducible_error'))
+# ranks lie in (0, 1): the odds of the first image are about 7 times those of the last
+_DRAWN = dict(type='mmacs.GumbelTopK', temperature=0.5)
 # Rows without selection: changes of the sampler. 'RS2' is repeated random, the baseline that methods have to beat.
 BASELINES: Dict[str, Dict[str, Any]] = {'full': dict(fraction=1.0), 'static': dict(redraw=False), 'RS2': {}}
-# Changes of the CoresetHook. A share of the run's epochs stands for the epochs of `warmup` and `full_data_last`.
+# Changes of the CoresetHook; weights are named even where they are the scorer's own, since those may change. A share
+# of the run's epochs stands for the epochs of `warmup` and `full_data_last`.
 SELECTIONS: Dict[str, Dict[str, Any]] = {
     'EVS': dict(weights=dict(evs=1.0)),
     'DS': dict(weights=dict(ds=1.0)),
-    'ACS': dict(weights=dict(evs='beta', ds='1 - beta'), beta='cosine'),  # the paper
-    'ACS-code': dict(weights=dict(evs='beta', ds='1 - beta'), beta='half_cosine'),  # its released code
+    'ACS': dict(weights=_ACS, beta='cosine'),  # the paper
+    'ACS-code': dict(weights=_ACS, beta='half_cosine'),  # its released code
     'EL2N': dict(weights=dict(evs=1.0), warmup=0.15, rounds=1),
     # strata of raw errors, since those of ranks are all alike; the share that is cut is ours
     'CCS': dict(weights=dict(evs=1.0), normalisation='none', selector=dict(type='mmacs.Stratified', hard_cut=0.1)),
@@ -39,22 +43,21 @@ SELECTIONS: Dict[str, Dict[str, Any]] = {
         unbiased=True,
         full_data_last=0.125,
     ),
-    # the scorer's own weights; ranks lie in (0, 1): the odds of the first image are about 7 times those of the last
-    'mmacs': dict(selector=dict(type='mmacs.GumbelTopK', temperature=0.5)),
 }
 CLASSIFICATION: Dict[str, Dict[str, Any]] = {
     # these two as above, with the classes balanced; ranks, which detectors have by default, classifiers have to ask for
     'CCS': dict(SELECTIONS['CCS'], selector=_balanced(SELECTIONS['CCS']['selector'])),
-    'mmacs': dict(normalisation='rank', selector=_balanced(SELECTIONS['mmacs']['selector'])),
+    'mmacs': dict(weights=_ACS, normalisation='rank', selector=_balanced(_DRAWN)),
     'GraNd': dict(weights=dict(grand=1.0), rounds=1),
     'forgetting': dict(weights=dict(forgetting=1.0, evs=0.1), interval=1),  # errors order images of equal counts
     'margin': dict(weights=dict(margin=1.0)),
     'entropy': dict(weights=dict(entropy=1.0)),
     # nearest to the median importance; the paper's distances are those to the class centre in feature space
-    'moderate': dict(selector=_balanced(dict(type='mmacs.Moderate'))),
+    'moderate': dict(weights=_ACS, selector=_balanced(dict(type='mmacs.Moderate'))),
 }
 DETECTION: Dict[str, Dict[str, Any]] = {
-    'reducible': dict(weights=dict(reducible_error='beta', ds='1 - beta')),  # 'mmacs' without the draw
+    'reducible': dict(weights=_REDUCIBLE),  # the default
+    'mmacs': dict(weights=_REDUCIBLE, selector=_DRAWN),
     'gap': dict(weights=dict(metric_gap=1.0)),
     'GraNd': dict(weights=dict(grad=1.0), rounds=1),
     'AFSS': dict(
@@ -68,7 +71,7 @@ DETECTION: Dict[str, Dict[str, Any]] = {
 # What rows take from the config's own CoresetHook. All else is a row's or the hook's default, save that classes which
 # the config balances stay balanced.
 SHARED = ('type', 'scorer', 'interval', 'cache_dir', 'pipeline', 'batch_size')
-DEFAULT = ('full', 'static', 'RS2', 'EVS', 'DS', 'ACS', 'gap', 'mmacs')
+DEFAULT = ('full', 'static', 'RS2', 'EVS', 'DS', 'ACS', 'reducible', 'gap', 'mmacs')
 
 Cell = Tuple[str, float, int]  # method, fraction, seed
 Results = Dict[Tuple[str, float], Dict[int, Dict[str, Any]]]  # [method, fraction][seed]

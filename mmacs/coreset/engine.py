@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather, all_gather_object, broadcast_object_list, get_world_size
+from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size
 from scipy.sparse import csr_matrix
 from scipy.stats import spearmanr
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from mmacs.coreset.scores import MAX_STRATA, count_strata
 from mmacs.coreset.scoring import Reference, ScoringPass
 from mmacs.coreset.selectors import Selection, digest, top_k
 from mmacs.errors import MmacsError
+from mmacs.processes import gather_rows
 
 
 class CoresetEngine:
@@ -196,11 +197,11 @@ class CoresetEngine:
         """
         with torch.no_grad():
             scores = self.scorer.score(model, outputs, data_samples, {}, self.harvestable)
+        found = torch.stack([scores[name].float().cpu() for name in self.harvestable], dim=1)
         # gathered, so that every process knows what each checkpoint needs
-        where = torch.cat(all_gather(torch.from_numpy(positions))).numpy()
-        columns = torch.cat(all_gather(torch.stack([scores[name].float() for name in self.harvestable]).T.contiguous()))
-        for name, values in zip(self.harvestable, columns.T.cpu().numpy()):
-            self.ledger.harvested[name][where] = values
+        where, found = gather_rows(torch.from_numpy(positions)), gather_rows(found)
+        for name, values in zip(self.harvestable, found.T.numpy()):
+            self.ledger.harvested[name][where.numpy()] = values
 
     def compare_fidelity(
         self, model: nn.Module, teacher: Optional[nn.Module], share: float, num_images: int = 256

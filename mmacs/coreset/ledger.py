@@ -104,7 +104,10 @@ class Ledger:
         expected = self.state_dict()
         if state.keys() != expected.keys():
             theirs, ours = (sorted(k[6:] for k in s if k.startswith('score_')) for s in (state, expected))
-            raise MmacsError(f'cannot resume: the checkpoint has the score columns {theirs}, the config needs {ours}')
+            raise MmacsError(
+                f'cannot resume: the checkpoint has the score columns {theirs}, the config needs {ours}: give '
+                'CoresetHook the weights and the trim of the run that wrote it'
+            )
         arrays = {name: tensor.cpu().numpy().copy() for name, tensor in state.items()}  # MMEngine loads them to the GPU
         self.scored_at, self.trained_at = arrays['scored_at'], arrays['trained_at']
         self.round = int(arrays['round'])

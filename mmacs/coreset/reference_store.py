@@ -19,7 +19,7 @@ class ReferenceStore:
         folder (os.PathLike): Where caches lie.
         scoring (ScoringPass): How images are brought to the teacher; its fidelity may change until :meth:`find`.
         scorer (Scorer): What is kept of the teacher.
-        columns (Sequence[str]): The columns that the reference is for.
+        columns (Sequence[str]): The columns that are scored; the reference is for those in ``scorer.teacher_columns``.
         **parts: What else the reference depends on, with a ``repr`` that tells it apart: weights, images, pipeline.
     """
 
@@ -29,7 +29,7 @@ class ReferenceStore:
         self._folder = folder
         self._scoring = scoring
         self._scorer = scorer
-        self._columns = sorted(columns)
+        self._columns = sorted(scorer.teacher_columns & set(columns))
         self._parts = {name: repr(part) for name, part in parts.items()}
         self._cache: Optional[ReferenceCache] = None
 

@@ -14,11 +14,10 @@ from torch.utils.data import DataLoader
 from mmacs.coreset.fidelity import Fidelity
 from mmacs.coreset.purity import main_buffers, pure_evaluation
 from mmacs.coreset.scorers import Scorer
+from mmacs.coreset.scores import round_scores
 from mmacs.coreset.view import ScoringView
 from mmacs.errors import MmacsError
-from mmacs.processes import everywhere
-
-SIGNIFICANT_BITS = 14
+from mmacs.processes import together
 
 Reference = Callable[[np.ndarray], Dict[str, Tensor]]  # the teacher's, of positions
 
@@ -73,28 +72,23 @@ class ScoringPass:
         place[positions] = np.arange(len(positions))
         needs_reference = bool(scorer.teacher_columns & set(columns))
         found = {name: torch.zeros(len(positions), dtype=torch.float64) for name in columns}
-        fault = None
-        try:
-            with pure_evaluation(model), main_buffers(model):
-                for batch, inputs, data_samples in self._batches(model, positions):
-                    rows = reference(batch) if needs_reference else {}
-                    rows = {name: row.to(inputs.device) for name, row in rows.items()}
-                    with self.fidelity.autocast(inputs.device):
-                        outputs = scorer.outputs(model, inputs, data_samples)
-                    scores = scorer.score(model, outputs, data_samples, rows, columns)
-                    for name in columns:
-                        if scores[name].shape != (len(batch),):
-                            raise MmacsError(
-                                f'{type(scorer).__name__} must give one {name} score per image, shape ({len(batch)},), '
-                                f'and gave shape {tuple(scores[name].shape)}'
-                            )
-                        found[name][place[batch]] = scores[name].double().cpu()
-        except MmacsError as error:
-            fault = str(error)
-        everywhere(fault)
+        with together(), pure_evaluation(model), main_buffers(model):
+            for batch, inputs, data_samples in self._batches(model, positions):
+                rows = reference(batch) if needs_reference else {}
+                rows = {name: row.to(inputs.device) for name, row in rows.items()}
+                with self.fidelity.autocast(inputs.device):
+                    outputs = scorer.outputs(model, inputs, data_samples)
+                scores = scorer.score(model, outputs, data_samples, rows, columns)
+                for name in columns:
+                    if scores[name].shape != (len(batch),):
+                        raise MmacsError(
+                            f'{type(scorer).__name__} must give one {name} score per image, shape ({len(batch)},), '
+                            f'and gave shape {tuple(scores[name].shape)}'
+                        )
+                    found[name][place[batch]] = scores[name].double().cpu()
         for column in found.values():
             all_reduce(column)  # each entry is set by one process and zero in the others: the sum is exact
-        return {name: round_scores(column.numpy()) for name, column in found.items()}
+        return {name: round_scores(column).float().numpy() for name, column in found.items()}
 
     def references(
         self,
@@ -108,17 +102,12 @@ class ScoringPass:
 
         It is the share that :meth:`scores` gives the process of the same positions.
         """
-        fault = None
-        try:
-            with pure_evaluation(teacher):
-                for batch, inputs, data_samples in self._batches(teacher, positions):
-                    with self.fidelity.autocast(inputs.device):
-                        outputs = scorer.outputs(teacher, inputs, data_samples)
-                    rows = scorer.reference(teacher, outputs, data_samples, columns)
-                    write(batch, {name: row.cpu() for name, row in rows.items()})
-        except MmacsError as error:
-            fault = str(error)
-        everywhere(fault)
+        with together(), pure_evaluation(teacher):
+            for batch, inputs, data_samples in self._batches(teacher, positions):
+                with self.fidelity.autocast(inputs.device):
+                    outputs = scorer.outputs(teacher, inputs, data_samples)
+                rows = scorer.reference(teacher, outputs, data_samples, columns)
+                write(batch, {name: row.cpu() for name, row in rows.items()})
 
     def _batches(self, model: nn.Module, positions: np.ndarray) -> Iterator[Tuple[np.ndarray, Tensor, List[Any]]]:
         """This process's batches: positions, preprocessed images and data samples."""
@@ -134,12 +123,6 @@ class ScoringPass:
             for part, inputs, data_samples in split_by_padded_shape(model, batch):
                 inputs, data_samples = self.fidelity.shrink(inputs, data_samples, divisor)
                 yield members[part], inputs, data_samples
-
-
-def round_scores(scores: np.ndarray) -> np.ndarray:
-    """Round to 14 significant bits, as float32; zeros, NaN and Inf stay."""
-    mantissa, exponent = np.frexp(scores)
-    return np.ldexp(np.round(mantissa * 2**SIGNIFICANT_BITS), exponent - SIGNIFICANT_BITS).astype(np.float32)
 
 
 def split_by_padded_shape(

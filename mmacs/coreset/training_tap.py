@@ -37,7 +37,7 @@ class TrainingTap:
         if engine.harvest and not engine.harvestable:
             raise MmacsError(
                 f'harvest: none of {engine.columns} can be had from a training forward, but '
-                f'{sorted(engine.scorer.harvestable)} can'
+                f'{sorted(engine.scorer.harvestable)} can: choose weights with one of these, or leave out harvest'
             )
         _ = engine.view.by_key  # refuses now if images cannot be told apart
         self._engine = engine

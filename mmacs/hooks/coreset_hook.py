@@ -37,7 +37,7 @@ from mmacs.hooks.run import (
     unwrapped,
 )
 from mmacs.hooks.teacher import run_teacher
-from mmacs.processes import on_main
+from mmacs.processes import on_main, together
 from mmacs.registry import HOOKS, SCORERS, SELECTORS, build
 
 STATE_KEY = 'mmacs_coreset'
@@ -47,9 +47,10 @@ STATE_KEY = 'mmacs_coreset'
 class CoresetHook(Hook):
     """Adaptive coreset selection (Huang et al. 2024, arXiv 2306.07215).
 
-    In rounds, R epochs apart, training images are scored by the quantized model's own error and by its disagreement
-    with the full-precision model; until the next round the :class:`mmacs.CoresetSampler` shows those that a selector
-    picks by these scores. Every epoch holds the same number of images, whatever the policy.
+    In rounds, R epochs apart, training images are scored by the quantized model's own error, in detectors by as much
+    as it exceeds the full-precision model's, and by its disagreement with that model; until the next round the
+    :class:`mmacs.CoresetSampler` shows those that a selector picks by these scores. Every epoch holds the same number
+    of images, whatever the policy.
 
     In an iteration-based loop all times below are in iterations instead of epochs.
 
@@ -169,7 +170,8 @@ class CoresetHook(Hook):
         model, loader = unwrapped(runner), runner.train_dataloader
         pipeline = self.pipeline or deterministic_pipeline(runner.cfg)
         view = ScoringView(loader.dataset, pipeline)
-        on_main(view.refuse_randomness)
+        with together():
+            view.refuse_randomness()
         batch_size = loader.batch_size or loader.batch_sampler.batch_size
         scoring = ScoringPass(view, self.batch_size or batch_size, loader.num_workers)
         self._engine = CoresetEngine(scoring, self.scorer, self.importance, self.policy, self.harvest)
@@ -181,9 +183,10 @@ class CoresetHook(Hook):
             self._tap = TrainingTap(self._engine, model, self.unbiased, self.max_weight)
         dear = sorted(set(self._engine.columns) - set(self._engine.harvestable))
         if self.pace.asked.rescore == 0 and dear and self.pace.rounds != 1:
+            without = ' without harvest=True' if self.scorer.harvestable.issuperset(dear) else ''
             raise MmacsError(
                 f'rescore=0 scores nothing after the first round, and {", ".join(dear)} cannot be harvested'
-                f'{"" if self.harvest else " without harvest=True"}: set a rescore above 0, other weights, or rounds=1'
+                f'{without}: set a rescore above 0, other weights, or rounds=1'
             )
         self._by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
         end = runner.max_epochs if self._by_epoch else runner.max_iters

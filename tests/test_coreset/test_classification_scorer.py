@@ -6,6 +6,7 @@ from torch import nn
 
 from mmacs.coreset.probabilities import disagreement, keep_probabilities, relative_entropy
 from mmacs.coreset.scorers.classification import ClassificationScorer, ClassifierOutputs
+from mmacs.coreset.scores import error_vector_score
 from mmacs.errors import MmacsError
 
 pytest.importorskip('mmpretrain')
@@ -68,6 +69,15 @@ def test_columns_equal_a_loop_over_images():
         }
         for name, value in expected.items():
             assert found[name][i].item() == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def test_an_image_whose_label_the_teacher_finds_wrong_has_the_largest_error_but_little_that_is_reducible():
+    teacher = torch.tensor([[8.0, 0, 0], [8, 0, 0], [8, 0, 0]]).softmax(1)
+    model, labels = torch.tensor([[7.0, 0, 0], [0.5, 0, 0], [7.5, 0, 0]]), [1, 0, 0]  # the first label is wrong
+    reference = {'teacher_error': error_vector_score(teacher, torch.tensor(labels))}
+    found = score(model, labels, ['evs', 'reducible_error'], reference)
+    assert found['evs'].argmax() == 0
+    assert found['reducible_error'].argmax() == 1 and found['reducible_error'][0] < 0.01
 
 
 def test_grand_is_the_norm_of_the_gradient_at_the_last_layer():

@@ -15,7 +15,7 @@ from mmacs.coreset.policy import Policy
 from mmacs.coreset.round_record import write_round
 from mmacs.coreset.scorers import Scorer
 from mmacs.coreset.scores import MAX_STRATA, count_strata
-from mmacs.coreset.scoring import ScoringPass, round_scores
+from mmacs.coreset.scoring import ScoringPass
 from mmacs.coreset.selectors import ClassBalanced, GumbelTopK, TopK
 from mmacs.coreset.view import ScoringView
 from mmacs.errors import MmacsError
@@ -60,7 +60,7 @@ class GivenScores(ScoringPass):
 
     def truth(self, positions, column, number):
         every = np.random.default_rng([len(column), number]).random(len(self.view))
-        return round_scores(every[positions])
+        return every[positions].astype(np.float32)
 
     def scores(self, scorer, model, positions, columns, reference):
         self.asked.append(positions)
@@ -234,8 +234,8 @@ def test_what_warmup_harvested_does_not_replace_the_first_round():
 
 def test_harvested_batches_are_those_of_all_processes(monkeypatch):
     own = engine(harvest=True)
-    others = {torch.int64: torch.tensor([9, 2, 2]), torch.float32: torch.tensor([[0.9], [0.1], [0.2]])}
-    monkeypatch.setattr(module, 'all_gather', lambda mine: [mine, others[mine.dtype]])
+    others = {torch.int64: torch.tensor([9, 2]), torch.float32: torch.tensor([[0.9], [0.2]])}
+    monkeypatch.setattr(module, 'gather_rows', lambda mine: torch.cat([mine, others[mine.dtype]]))
     own.harvested(np.array([4, 4, 1]), torch.tensor([0.3, 0.4, 0.1], dtype=torch.bfloat16), [], None)
     found = own.ledger.harvested['evs']
     np.testing.assert_allclose(found[[1, 2, 4, 9]], [0.1, 0.2, 0.4, 0.9], rtol=0.01)

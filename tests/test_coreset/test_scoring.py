@@ -15,7 +15,8 @@ from mmacs.coreset import scoring
 from mmacs.coreset.engine import _Rows
 from mmacs.coreset.fidelity import Fidelity
 from mmacs.coreset.scorers import DenseDetectionScorer
-from mmacs.coreset.scoring import ScoringPass, round_scores, split_by_padded_shape
+from mmacs.coreset.scores import round_scores
+from mmacs.coreset.scoring import ScoringPass, split_by_padded_shape
 from mmacs.coreset.teacher import make_teacher
 from mmacs.coreset.view import ScoringView
 from mmacs.errors import MmacsError
@@ -237,20 +238,32 @@ def test_images_of_one_shape_come_together(setting):
 def test_scores_are_rounded_to_14_significant_bits():
     rng = np.random.default_rng(0)
     values = rng.normal(size=1000) * 10.0 ** rng.integers(-30, 30, 1000)
+    values = torch.from_numpy(np.sort(values))
     rounded = round_scores(values)
-    assert rounded.dtype == np.float32
-    np.testing.assert_allclose(rounded, values, rtol=2.0**-14)
-    np.testing.assert_array_equal(round_scores(rounded.astype(np.float64)), rounded)
-    np.testing.assert_array_equal(round_scores(-values), -rounded)
-    mantissas = np.frexp(rounded.astype(np.float64))[0] * 2**14
-    np.testing.assert_array_equal(mantissas, np.round(mantissas))
-    assert (np.diff(round_scores(np.sort(values))) >= 0).all()
+    torch.testing.assert_close(rounded, values, rtol=2.0**-14, atol=0)
+    assert torch.equal(round_scores(rounded), rounded)
+    assert torch.equal(round_scores(-values), -rounded)
+    assert torch.equal(round_scores(values.float()).double(), round_scores(values.float().double()))
+    mantissas = torch.frexp(rounded).mantissa * 2**14
+    assert torch.equal(mantissas, mantissas.round())
+    assert (rounded.diff() >= 0).all()
 
 
 def test_rounding_keeps_what_has_no_digits():
-    rounded = round_scores(np.array([0.0, -0.0, 1e-300, 1.0, np.nan, np.inf, -np.inf]))
-    np.testing.assert_array_equal(rounded, [0, 0, 0, 1, np.nan, np.inf, -np.inf])
-    assert round_scores(np.zeros(0)).shape == (0,)
+    values = torch.tensor([0.0, -0.0, 1.0, np.nan, np.inf, -np.inf])
+    torch.testing.assert_close(round_scores(values), values, rtol=0, atol=0, equal_nan=True)
+    assert round_scores(torch.zeros(0)).shape == (0,)
+
+
+@pytest.mark.parametrize('batches', OTHER_BATCHES[:3], ids=str)
+def test_a_small_reducible_error_is_not_the_noise_of_two_large_ones(setting, batches):
+    near = copy.deepcopy(setting.teacher)
+    with torch.no_grad():
+        near.bbox_head.retina_cls.weight.mul_(1.01)
+    own = dict(model=near, columns=['reducible_error'])
+    (found,), (expected,) = (setting.scores(**how, **own).values() for how in (batches, {}))
+    assert 0 < np.abs(expected).max() < 0.05
+    assert (found == expected).mean() > 0.6
 
 
 def test_a_score_that_is_not_finite_is_handed_on(setting, monkeypatch):

@@ -129,8 +129,8 @@ def place(tmp_path_factory):
     torch.save(dict(state_dict=MODELS.build(cfg.model.model).state_dict()), folder / 'fp.pth')
     cfg.train_cfg.update(max_epochs=4, val_begin=9)
     cfg.default_hooks.checkpoint.max_keep_ckpts = 1
-    errors = dict(evs='beta', ds='1 - beta')  # the first can be harvested, the second can't
-    cfg.default_hooks.coreset.update(interval=2, rescore=0.5, harvest=True, random_share=0.4, weights=errors)
+    weights = dict(reducible_error='beta', ds='1 - beta', evs=0.1)  # the default, and what can be harvested
+    cfg.default_hooks.coreset.update(interval=2, rescore=0.5, harvest=True, random_share=0.4, weights=weights)
     for transform in cfg.train_dataloader.dataset.pipeline:
         if transform.type == 'RandomFlip':  # MMEngine does not restore the random state
             transform.prob = 0.0

@@ -76,6 +76,10 @@ def test_full_data_is_trained_once_per_seed_and_first(tool):
     assert tool.order_of(['RS2'], [0.1, 0.3], [0, 1], 'method')[:2] == [('RS2', 0.1, 0), ('RS2', 0.1, 1)]
 
 
+def test_repeated_random_is_in_every_comparison(tool):
+    assert {'full', 'static', 'RS2'} <= set(tool.DEFAULT)
+
+
 @pytest.mark.parametrize('config', ['retinanet_r18_bccd_w4a4_acs.py', 'resnet20_cifar10_w4a4_acs.py'])
 def test_cells_differ_from_the_config_in_what_their_method_changes_alone(tool, tmp_path, config):
     cfg = shipped(config)
@@ -89,6 +93,7 @@ def test_cells_differ_from_the_config_in_what_their_method_changes_alone(tool, t
         assert (hook is None) == (method in ('full', 'static', 'RS2'))
         assert sampler.get('redraw', True) == (method != 'static')
         if hook is not None:
+            assert 'weights' in changes  # so that cells of other defaults are not taken for this one's
             theirs = {key: value for key, value in hook.items() if cfg.default_hooks.coreset.get(key) != value}
             assert theirs.keys() <= changes.keys() | {'force'}
             assert hook.scorer == cfg.default_hooks.coreset.scorer

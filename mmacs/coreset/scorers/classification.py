@@ -16,7 +16,7 @@ from mmacs.coreset.probabilities import (
     relative_entropy,
 )
 from mmacs.coreset.scorers.base import Scorer
-from mmacs.coreset.scores import error_vector_score
+from mmacs.coreset.scores import error_vector_score, reducible_error
 from mmacs.errors import MmacsError
 from mmacs.registry import SCORERS
 
@@ -133,7 +133,7 @@ class ClassificationScorer(Scorer):
             'loss': lambda: cross_entropy(logits, labels, reduction='none'),
             'correct': lambda: (logits.argmax(1) == labels).float(),
             'teacher_error': lambda: reference['teacher_error'],
-            'reducible_error': lambda: error_vector_score(probs, labels) - reference['teacher_error'],
+            'reducible_error': lambda: reducible_error(error_vector_score(probs, labels), reference['teacher_error']),
         }
         return {column: compute[column]() for column in columns}
 

@@ -23,6 +23,7 @@ from mmacs.coreset.scorers.detection_scores import (
     most_confident,
     most_probable_classes,
 )
+from mmacs.coreset.scores import reducible_error
 from mmacs.errors import MmacsError
 
 
@@ -51,11 +52,11 @@ class DetectionScorer(Scorer):
 
     **teacher_error**: the teacher's own evs.
 
-    **reducible_error**: evs - teacher_error, the part of the error that quantization brought. What the teacher gets
-    wrong as well, such as objects that nobody annotated, adds nothing to it. After RHO-LOSS (Mindermann et al. 2022,
-    arXiv 2206.07137, equation 3), with the teacher in the place of the model trained on a holdout set. It takes the
-    place of evs in the default importance: by evs a detector that is blind to most objects trains on what it will
-    never see.
+    **reducible_error**: evs - teacher_error, the part of the error that quantization brought, see
+    :func:`~mmacs.coreset.scores.reducible_error`. What the teacher gets wrong as well, such as objects that nobody
+    annotated, adds nothing to it. It takes the place of evs in the default importance: by evs a detector that is blind
+    to most objects trains on what it will never see. A subclass with another ``evs`` says which it wants, by
+    :attr:`weights`.
 
     Images without objects have the background error alone; their ``sufficiency`` is 1 if anything is detected, else 0;
     their AP is 1 minus the surest detection's score. Crowd boxes and ignored boxes are not objects, and what lies at
@@ -189,7 +190,7 @@ class DetectionScorer(Scorer):
             if 'evs' in columns:
                 scores['evs'] = evs
             if 'reducible_error' in columns:
-                scores['reducible_error'] = evs - reference['teacher_error']
+                scores['reducible_error'] = reducible_error(evs, reference['teacher_error'])
         if 'ds' in columns:
             scores['ds'] = self._disagreement(model, outputs, data_samples, found, reference)
         if {'sufficiency', 'metric_gap'} & set(columns):
