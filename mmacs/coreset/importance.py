@@ -1,7 +1,7 @@
 """How the columns of scores become one number per image."""
 
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Union
+from typing import Any, Dict, List, Mapping, Optional, Union
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from mmacs.coreset.schedules import beta as beta_at
 from mmacs.coreset.scores import normalise
 from mmacs.errors import MmacsError, unknown_name
 
-BETA, REST = 'beta', '1 - beta'
+BETA, REST = 'beta', '1-beta'  # without spaces, which MMEngine takes out of settings of the command line
 NORMALISATIONS = ('rank', 'stratified_rank', 'minmax', 'none')
 
 
@@ -38,14 +38,30 @@ class Importance:
     normalisation: str = 'rank'
 
     def __post_init__(self) -> None:
-        if not self.weights:
-            raise MmacsError("weights needs at least one column, such as dict(evs='beta', ds='1 - beta')")
+        if not isinstance(self.weights, Mapping) or not self.weights:
+            raise MmacsError(
+                f"weights must be a dict of columns, such as dict(evs='beta', ds='1 - beta'), got {self.weights!r}; on "
+                f'the command line write weights.evs=beta'
+            )
         for column, weight in self.weights.items():
-            if not is_number(weight) and weight not in (BETA, REST):
+            if not is_number(weight) and _spaceless(weight) not in (BETA, REST):
                 raise MmacsError(f"the weight of {column} must be a number, 'beta' or '1 - beta', got {weight!r}")
         if self.normalisation not in NORMALISATIONS:
             raise unknown_name('normalisation', self.normalisation, NORMALISATIONS)
         beta_at(self.beta, 0, 1)  # names its mistakes now, not after the first scoring pass
+
+    def __str__(self) -> str:
+        terms = []
+        for column, weight in self.weights.items():
+            factor = {BETA: 'beta ', REST: '(1 - beta) ', 1: ''}.get(_spaceless(weight))
+            terms.append(f'{f"{weight:g} " if factor is None else factor}{column}')
+        schedule = f', beta {self.beta!r}' if self.uses_beta else ''
+        return f'{" + ".join(terms)}{schedule}, normalisation {self.normalisation!r}'
+
+    @property
+    def uses_beta(self) -> bool:
+        """Whether beta says anything."""
+        return any(_spaceless(weight) in (BETA, REST) for weight in self.weights.values())
 
     @property
     def columns(self) -> List[str]:
@@ -82,6 +98,10 @@ class Importance:
             bad = np.flatnonzero(~np.isfinite(columns[name]))
             if len(bad):
                 raise MmacsError(f'{len(bad)} {name} scores are not finite, the first is that of image {bad[0]}')
-            factor = {BETA: beta, REST: 1 - beta}.get(weight, weight)
+            factor = {BETA: beta, REST: 1 - beta}.get(_spaceless(weight), weight)
             total = total + factor * normalise(columns[name], how, groups)
         return np.asarray(total)
+
+
+def _spaceless(weight: Any) -> Any:
+    return weight.replace(' ', '') if isinstance(weight, str) else weight

@@ -17,6 +17,7 @@ _WORDS = {
     'harvest': 'rank correlation of harvested with exact {column} {value:.2f}',
     'fidelity': 'rank correlation of {column} with exact scores {value:.2f}',
     'fidelity_overlap': 'overlap with the coreset of exact scores {value:.1%}',
+    'trimmed': '{value:.0f} images trimmed',
     'noisy_chosen': '{value:.0f} chosen images are noisy',
     'noisy_share': 'which is {value:.1%} of the coreset',
     'noisy_share_of_all': 'against {value:.1%} of all images',

@@ -215,8 +215,8 @@ class ScoringView(Dataset):
             raise MmacsError(f'the scoring pipeline drops image {path}; it must keep every training image')
         return data
 
-    def refuse_randomness(self, num_images: int = 8) -> None:
-        """Require that the pipeline gives the same image every time; random states stay as they are.
+    def check_pipeline(self, num_images: int = 8) -> None:
+        """Require that the pipeline gives an image in one way, with its annotations; random states stay as they are.
 
         Args:
             num_images (int): How many images, the first ones, are loaded twice.
@@ -226,12 +226,14 @@ class ScoringView(Dataset):
         """
         with pure_evaluation():
             for position in range(min(num_images, len(self))):
-                first, second = (self[position]['inputs'] for _ in range(2))
-                if not np.array_equal(first, second):
+                first, second = (self[position] for _ in range(2))
+                if not np.array_equal(first['inputs'], second['inputs']):
                     raise MmacsError(
                         'the scoring pipeline gives another image each time: give CoresetHook a pipeline without '
                         'random transforms'
                     )
+                if 'bboxes' not in first['data_samples'].get('gt_instances', {'bboxes'}):
+                    raise MmacsError('the scoring pipeline gives no boxes: add LoadAnnotations to it')
 
 
 def _file_size(path: str) -> Optional[int]:

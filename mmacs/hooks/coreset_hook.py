@@ -135,9 +135,12 @@ class CoresetHook(Hook):
                 raise MmacsError(f'{name} must be a whole number, at least {least}, got {value!r}')
         if not is_number(rescore) or not 0 <= rescore <= 1:
             raise MmacsError(f'rescore must be a share of the images, from 0 to 1, got {rescore!r}')
+        for name, value in {'unbiased': unbiased, 'harvest': harvest, 'force': force}.items():
+            if not isinstance(value, bool):
+                raise MmacsError(f'{name} must be True or False, got {value!r}')
         self.scorer = build(SCORERS, scorer, Scorer)
         self.importance = Importance(
-            dict(weights or self.scorer.weights), beta, normalisation or self.scorer.normalisation
+            self.scorer.weights if weights is None else weights, beta, normalisation or self.scorer.normalisation
         )
         selector = build(SELECTORS, selector or dict(type='mmacs.TopK'), Selector)
         self.policy = Policy(selector, Floors(class_floor, max_gap, random_share), trim)
@@ -171,7 +174,7 @@ class CoresetHook(Hook):
         pipeline = self.pipeline or deterministic_pipeline(runner.cfg)
         view = ScoringView(loader.dataset, pipeline)
         with together():
-            view.refuse_randomness()
+            view.check_pipeline()
         batch_size = loader.batch_size or loader.batch_sampler.batch_size
         scoring = ScoringPass(view, self.batch_size or batch_size, loader.num_workers)
         self._engine = CoresetEngine(scoring, self.scorer, self.importance, self.policy, self.harvest)
@@ -199,6 +202,8 @@ class CoresetHook(Hook):
             )
             self._iterator.install(runner.train_loop)
         rehearsed = self._engine.rehearse(self._sampler.size)
+        selector = type(self.policy.selector).__name__
+        runner.logger.info(f'Importance of an image: {self.importance}; {selector} chooses by it.')
         if self._tap is not None:
             self._tap.weights(rehearsed)
         if runner.iter > 0:
@@ -366,7 +371,8 @@ class CoresetHook(Hook):
             self._log_plan(runner, pace.choose(pace.costs(scoring / facts['scored']), now, held + 1, cached=True))
             self._apply_plan()
         pace.round_held(now)
-        self._facts = {'beta': engine.beta, **facts, 'seconds': seconds}
+        self._facts = {'beta': engine.beta} if self.importance.uses_beta else {}
+        self._facts.update(facts, seconds=seconds)
         self._is_new = True
         return True
 
@@ -406,10 +412,13 @@ class CoresetHook(Hook):
         if before is not None:
             facts['overlap'] = len(np.intersect1d(before, sampler.indices)) / sampler.size
         facts.update(self._facts)
+        excluded = self.policy.excluded(engine.ledger)
+        if excluded is not None:
+            facts['trimmed'] = int(excluded.sum())
         if engine.noisy.any():
             held = np.zeros(len(engine.view), dtype=bool)
             held[engine.view.positions[sampler.indices]] = True
-            facts.update(noise_counts(held, engine.noisy, self.policy.excluded(engine.ledger)))
+            facts.update(noise_counts(held, engine.noisy, excluded))
         unit, visit = ('epochs', 'epoch') if self._by_epoch else ('iterations', 'pass')
         redrawn = f', drawn anew in each {visit}' if self.policy.redraw else ''
         said = ('fraction', 'images', 'scored', 'seconds')

@@ -34,13 +34,13 @@ def draw_extremes(round_file: os.PathLike, view: ScoringView, path: os.PathLike,
         record = dict(arrays)
     order = np.argsort(-record['importance'], kind='stable')
     count = min(count, len(order))
-    figure = Figure(figsize=(2.2 * count, 5.2), layout='constrained')
+    figure = Figure(figsize=(2.2 * count, 5.6), layout='constrained')
     axes = figure.subplots(2, count, squeeze=False)
     rows = {'most important': order[:count], 'least important': order[::-1][:count]}
     for row, (title, positions) in zip(axes, rows.items()):
         for axis, position in zip(row, positions):
             _draw_truth(axis, view.info(position))
-            shown = '   '.join(f'{name} {values[position]:.2f}' for name, values in columns(record).items())
+            shown = '\n'.join(f'{name} {values[position]:.2f}' for name, values in columns(record).items())
             axis.set_title(shown, fontsize=8)
         row[0].set_ylabel(title, fontsize=11)
     figure.suptitle(f'Coreset selection before epoch {int(record["epoch"]) + 1}', fontsize=11)

@@ -22,6 +22,14 @@ def test_a_further_column_is_one_more_weight():
     assert mixed.tolist() == (0.5 * EVS + 0.5 * DS + 2 * columns['kl']).tolist()
 
 
+def test_spaces_say_nothing_and_it_says_what_it_is():
+    assert Importance({'ds': '1-beta'}, normalisation='none')(dict(ds=DS), 0.25).tolist() == (0.75 * DS).tolist()
+    mixture = Importance({'evs': ' beta', 'ds': '1-beta', 'kl': 0.5, 'loss': 1.0})
+    assert str(mixture) == "beta evs + (1 - beta) ds + 0.5 kl + loss, beta 'cosine', normalisation 'rank'"
+    assert str(Importance({'ds': 1})) == "ds, normalisation 'rank'"
+    assert mixture.uses_beta and not Importance({'ds': 1}).uses_beta
+
+
 def test_scores_that_are_not_finite_stop_the_run():
     with pytest.raises(MmacsError, match='1 ds scores are not finite, the first is that of image 2'):
         Importance(PAPER)(dict(evs=np.zeros(3), ds=np.array([0, 1, np.nan])), 0.5)
@@ -30,7 +38,8 @@ def test_scores_that_are_not_finite_stop_the_run():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(weights={}), 'weights needs at least one column'),
+        (dict(weights={}), 'weights must be a dict of columns, such as'),
+        (dict(weights='evs'), "got 'evs'; on the command line write weights.evs=beta"),
         (dict(weights=dict(evs='alpha')), "the weight of evs must be a number, 'beta' or '1 - beta', got 'alpha'"),
         (dict(weights=dict(evs=float('nan'))), 'the weight of evs must be a number'),
         (dict(weights=dict(evs=True)), 'the weight of evs must be a number'),

@@ -78,9 +78,14 @@ def test_a_pipeline_that_draws_at_random_is_refused_and_random_states_stay(tiny_
     data = DATASETS.build(coco(tiny_coco))
     before = np.random.get_state()[1].copy()
     with pytest.raises(MmacsError, match='another image each time'):
-        ScoringView(data, [*PIPELINE[:-1], flip, PIPELINE[-1]]).refuse_randomness()
+        ScoringView(data, [*PIPELINE[:-1], flip, PIPELINE[-1]]).check_pipeline()
     np.testing.assert_array_equal(np.random.get_state()[1], before)
-    ScoringView(data, PIPELINE).refuse_randomness()
+    ScoringView(data, PIPELINE).check_pipeline()
+
+
+def test_a_pipeline_without_annotations_is_refused(tiny_coco):
+    with pytest.raises(MmacsError, match='gives no boxes: add LoadAnnotations'):
+        ScoringView(DATASETS.build(coco(tiny_coco)), [PIPELINE[0], *PIPELINE[2:]]).check_pipeline()
 
 
 def test_an_unreadable_image_is_named(tiny_coco):

@@ -219,6 +219,8 @@ def test_noise_is_counted_and_suspects_are_left_out_of_fast_scoring_beside_disti
             f'against {noisy.mean():.1%} of all images, {noisy[trimmed].mean():.1%} of the trimmed images are noisy'
         ) in log
     assert 0 < scalars[0]['coreset/fidelity_ds'] <= 1 and 'coreset/fidelity_ds' not in scalars[1]
+    assert log.count(', 16 images trimmed, ') == 2
+    assert "Importance of an image: beta evs + (1 - beta) ds, beta 'cosine', normalisation 'none'; TopK chooses" in log
     assert 'rank correlation of ds with exact scores 0.' in log
     assert 'overlap with the coreset of exact scores' in log
 

@@ -231,6 +231,7 @@ def test_a_resumed_random_subset_stays_the_same_without_a_seed(tiny_coco, tmp_pa
         ({'default_hooks.coreset.scorer.type': 'DenseScorer'}, "did you mean 'DenseDetectionScorer'"),
         ({'default_hooks.coreset.normalisation': 'ranks'}, "did you mean 'rank'"),
         ({'default_hooks.coreset.selector': dict(type='mmacs.ClassBalanced')}, 'one label'),
+        ({'default_hooks.coreset.harvest': 'no'}, "harvest must be True or False, got 'no'"),
         ({'default_hooks.coreset.harvest': True}, r"'ds'\] can be had .* choose weights with one of these"),
         ({'default_hooks.coreset.pipeline': FLIPPED}, 'the scoring pipeline gives another image each time'),
         ({'train_dataloader.sampler.fraction': 1.5}, 'fraction must be above 0 and at most 1, got 1.5'),
