@@ -79,8 +79,11 @@ def _galleries(record: Record) -> Iterator[Tuple[str, str, str, np.ndarray]]:
     importance = record['importance']
     order = np.argsort(-importance, kind='stable')
     order = order[np.isfinite(importance[order])]
-    yield 'most', 'Most important', 'Of the last round, the most important first.', order[:_PICTURES]
-    yield 'least', 'Least important', 'Of the last round, the least important first.', order[::-1][:_PICTURES]
+    among = 'Of the last round'
+    if 'trimmed' in record:  # they can't be chosen, and have a gallery of their own
+        order, among = order[~record['trimmed'][order]], f'{among}, without the trimmed images'
+    yield 'most', 'Most important', f'{among}, the most important first.', order[:_PICTURES]
+    yield 'least', 'Least important', f'{among}, the least important first.', order[::-1][:_PICTURES]
     if 'suspicion' not in record:
         return
     trimmed = record['trimmed']

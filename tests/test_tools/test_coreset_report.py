@@ -55,6 +55,7 @@ def write_detection_run(folder):
     run_config('retinanet_r18_w4a4_acs.py', folder / 'coco', run).dump(run / 'detector.py')
     noisy = np.arange(10) < 3
     scores = dict(score_kl=np.linspace(0, 1, 10, dtype=np.float32), suspicion=noisy.astype(np.float32))
+    scores['importance'] = np.linspace(1, 0, 10)  # the first two are the most important, and trimmed
     write_rounds(run, IDS, **scores, noisy=noisy, trimmed=np.arange(10) < 2)
     summary = dict(fraction=0.5, images=5, training_seconds=10.0, selection_seconds=6.0)
     (run / 'coreset' / 'summary.json').write_text(json.dumps(summary))
@@ -80,6 +81,8 @@ def test_the_page_of_a_detector_holds_everything_itself(reported):
     assert not re.search(r'<script|@import|url\((?!#)', text)
     assert {'Score evs', 'Score kl', 'Importance', 'Objects per image', 'Scores and crowds'} < set(page.heads)
     assert {'Most important', 'Least important', 'Suspected label errors'} < set(page.heads)
+    galleries, suspects = text.rsplit('Suspected label errors', 1)
+    assert '· trimmed' in suspects and '· trimmed' not in galleries
     assert '38% of the time' in text and '20% less' in text  # 6 of 16 s; 16 against 10 / 0.5 s
     assert '100% of the trimmed images are among them, and 67% of them are trimmed' in text
 

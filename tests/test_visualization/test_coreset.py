@@ -30,14 +30,14 @@ def write_round(work_dir, number, chosen, importance, ids, positions=None, **ext
     return path
 
 
-def write_rounds(work_dir, ids, count=3, share=0.5, columns=('evs', 'ds'), **extra):
-    """Write rounds that each choose the top share by random scores."""
+def write_rounds(work_dir, ids, count=3, share=0.5, columns=('evs', 'ds'), importance=None, **extra):
+    """Write rounds that each choose the top share by importance, by default at random."""
     rng = np.random.default_rng(0)
     for number in range(count):
         scores = {f'score_{name}': rng.random(len(ids)).astype(np.float32) for name in columns}
-        importance = rng.random(len(ids))
-        chosen = np.sort(np.argsort(-importance)[: round(share * len(ids))])
-        write_round(work_dir, number, chosen, importance, ids, **scores, **extra)
+        order = rng.random(len(ids)) if importance is None else importance
+        chosen = np.sort(np.argsort(-order)[: round(share * len(ids))])
+        write_round(work_dir, number, chosen, order, ids, **scores, **extra)
 
 
 def contents(counts):
