@@ -92,7 +92,7 @@ def test_two_epochs_select_train_save_and_report(tiny_coco, tmp_path, trained):
     assert 'Coreset for epoch 2: 5 of 10 images (50.0%), 10 scored in' in log
     assert 'overlap with the last coreset' in log
     scalars = next((tmp_path / 'run').glob('*/vis_data/scalars.json')).read_text()
-    assert '"coreset/evs"' in scalars
+    assert '"coreset/reducible_error"' in scalars
 
 
 def test_same_seed_same_coreset_and_same_weights(tiny_coco, tmp_path, trained):
@@ -271,5 +271,5 @@ def test_two_processes_choose_what_one_chooses(tiny_coco, tmp_path, trained):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     (one,), (two,) = rounds(tmp_path / 'one'), rounds(tmp_path / 'two')
-    np.testing.assert_array_equal(two['score_evs'], one['score_evs'])
+    np.testing.assert_array_equal(two['score_reducible_error'], one['score_reducible_error'])
     assert two['indices'].tolist() == one['indices'].tolist()
