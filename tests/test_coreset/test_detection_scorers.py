@@ -92,7 +92,7 @@ def test_scores_are_finite_and_those_of_the_image_alone(case):
         torch.testing.assert_close(torch.cat([scores[name] for scores in alone]), column, rtol=2e-3, atol=2e-4)
     assert together['evs'].max() - together['evs'].min() > 1e-3 and together['ds'].min() > 0
     reducible = case.score(case.model, columns=['reducible_error'])['reducible_error']
-    rounding = 2 * 2.0**-14  # both errors are rounded first
+    rounding = 4 * 2.0**-14  # both errors, below 4, are rounded first
     torch.testing.assert_close(reducible, together['evs'] - together['teacher_error'], rtol=0, atol=rounding)
 
     # and the teacher does not disagree with itself
