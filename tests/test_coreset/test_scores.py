@@ -6,7 +6,7 @@ import torch
 from scipy.stats import spearmanr
 
 from mmacs.coreset import beta, error_vector_score
-from mmacs.coreset.scores import count_strata, normalise
+from mmacs.coreset.scores import count_strata, normalise, reducible_error, round_scores
 from mmacs.errors import MmacsError
 
 
@@ -68,6 +68,14 @@ def test_beta_falls_from_one_to_zero(schedule):
 def test_beta_mistakes(arguments, message):
     with pytest.raises(MmacsError, match=message):
         beta(*arguments)
+
+
+def test_a_small_reducible_error_is_not_the_noise_of_two_large_ones():
+    error = 0.5 + torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    teachers = error - 1e-3
+    exact, found = (round_scores(reducible_error(error * noise, teachers)) for noise in (1, 1 + 2e-7))
+    torch.testing.assert_close(exact, torch.full((1000,), 1e-3), rtol=0, atol=2.0**-13)
+    assert (found == exact).float().mean() > 0.95
 
 
 def test_rank_normalisation_is_invariant_to_scale_and_shares_ties():

@@ -146,10 +146,10 @@ class DetectionScorer(Scorer):
         """See :meth:`Scorer.reference`.
 
         Returns:
-            Dict[str, Tensor]: For ``metric_gap`` ``teacher_ap`` (B,), float32; for ``teacher_error`` the column itself
-            (B,), float32; for ``ds`` of the kept candidates ``key`` (B, M), int32, -1 where a level has fewer,
-            ``classes`` (B, M, 5), int16, their probabilities ``probs`` (B, M, 5), float16, ``boxes`` (B, M, 4),
-            float32, and what :meth:`keep` gives. M is ``num_candidates`` for each level.
+            Dict[str, Tensor]: For ``metric_gap`` ``teacher_ap`` (B,), float32; for ``teacher_error`` and
+            ``reducible_error`` the former (B,), float32; for ``ds`` of the kept candidates ``key`` (B, M), int32, -1
+            where a level has fewer, ``classes`` (B, M, 5), int16, their probabilities ``probs`` (B, M, 5), float16,
+            ``boxes`` (B, M, 4), float32, and what :meth:`keep` gives. M is ``num_candidates`` for each level.
         """
         kept = {}
         if 'metric_gap' in columns:
