@@ -8,13 +8,12 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS, MODELS, DefaultScope, init_default_scope
 from scipy.sparse import csr_matrix
 
-from mmacs.coreset.ledger import Ledger
-from mmacs.coreset.selectors import coreset_size
-from mmacs.errors import MmacsError
+from mmacs.coreset.selection.selectors import coreset_size
+from mmacs.coreset.state import Ledger
 from mmacs.hooks import CoresetHook
 from mmacs.quantization import quantizers
-
-from .conftest import REPO
+from mmacs.utils.errors import MmacsError
+from tests.conftest import REPO
 
 CONFIGS = sorted(path.name for path in (REPO / 'configs').glob('*.py'))
 

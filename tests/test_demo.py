@@ -9,8 +9,7 @@ import torch
 from mmengine.runner import Runner
 
 from mmacs.quantization import quantizers
-
-from .conftest import REPO
+from tests.conftest import REPO
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Measure what quantization costs: ``python tools/benchmark.py``.
 
 Time and memory of a training step, time of inference and of converting a model, against the same model in full
-precision and against other implementations of the same fake-quant. The clock is that of :mod:`mmacs.timing`.
+precision and against other implementations of the same fake-quant. The clock is that of :mod:`mmacs.utils.timing`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmacs import cli
-from mmacs.timing import Spread, environment, ratios, take_turns, verdict
+from mmacs.utils.timing import Spread, environment, ratios, take_turns, verdict
 
 CONFIG = 'configs/retinanet_r18_w4a4_acs.py'
 MODELS = (
@@ -181,8 +181,8 @@ def swap_quantizers(model: nn.Module, build: BuildQuantizer) -> nn.Module:
     Raises:
         MmacsError: If a quantizer has an offset, or levels that are not evenly spaced, which the others have not.
     """
-    from mmacs.errors import MmacsError
     from mmacs.quantization import quantizers
+    from mmacs.utils.errors import MmacsError
 
     for name, quantizer in list(quantizers(model)):
         parent, _, attribute = name.rpartition('.')
@@ -237,9 +237,9 @@ def build_models(
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
-    from mmacs.errors import MmacsError
     from mmacs.quantization import calibrate, quantize_model
     from mmacs.registry import MODELS as BUILDERS
+    from mmacs.utils.errors import MmacsError
 
     cfg = Config.fromfile(config)
     if cfg.model.type != 'mmacs.QuantizedModel' or cfg.get('default_scope') != 'mmdet':

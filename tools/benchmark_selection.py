@@ -1,9 +1,9 @@
 """Measure what choosing a coreset costs: ``python tools/benchmark_selection.py [CONFIG]``.
 
-A warm scoring round, the teacher's reference already cached, against the same images going through the quantized model
+A warm scoring round, the teacher's outputs already cached, against the same images going through the quantized model
 in inference mode and nothing else; beside them the teacher's pass, what the published code of ACS does (two forward
 passes over a deep copy of the data set), and a training step. From these, what whole runs take in relation to training
-on all images. The clock is that of :mod:`mmacs.timing`.
+on all images. The clock is that of :mod:`mmacs.utils.timing`.
 """
 
 import argparse
@@ -15,10 +15,10 @@ from typing import Any, Callable, Dict, List, Tuple
 import torch
 
 from mmacs import cli
-from mmacs.timing import Spread, environment, ratios, take_turns, verdict
+from mmacs.utils.timing import Spread, environment, ratios, take_turns, verdict
 
 CONFIG = 'configs/retinanet_r18_embedded_w4a4_acs.py'
-PLAIN, WARM, REFERENCE = 'forward alone', 'scoring round, warm', "teacher's reference"
+PLAIN, WARM, REFERENCE = 'forward alone', 'scoring round, warm', "teacher's outputs"
 HALF, HALF_REFERENCE = f'{WARM}, half size', f'{REFERENCE}, half size'  # of the images' sides
 PASSES = (WARM, REFERENCE), (HALF, HALF_REFERENCE)
 RELEASED, STEP = 'two forwards and a copy', 'training'
@@ -36,9 +36,9 @@ def build_run(args: argparse.Namespace, folder: Path) -> Any:
     Raises:
         MmacsError: If the training data are several data sets.
     """
-    from mmacs.commands import build_runner, load_config
-    from mmacs.errors import MmacsError
-    from mmacs.validation import calibrate_runner
+    from mmacs.cli.commands import build_runner, load_config
+    from mmacs.cli.quantized_run import calibrate_runner
+    from mmacs.utils.errors import MmacsError
 
     args.work_dir = str(folder)
     cfg = load_config(args)
@@ -69,14 +69,14 @@ def build_sides(runner: Any, folder: Path) -> Sides:
     Raises:
         MmacsError: If the config has no CoresetHook, or its data set repeats images.
     """
+    from mmacs.coreset.data import ScoringView
     from mmacs.coreset.engine import CoresetEngine
-    from mmacs.coreset.fidelity import Fidelity
-    from mmacs.coreset.scoring import ScoringPass
-    from mmacs.coreset.teacher import make_teacher
-    from mmacs.coreset.view import ScoringView
-    from mmacs.errors import MmacsError
+    from mmacs.coreset.scoring.proxy import Proxy
+    from mmacs.coreset.scoring.scoring_pass import ScoringPass
     from mmacs.hooks import CoresetHook
     from mmacs.hooks.run import deterministic_pipeline, unwrapped
+    from mmacs.teacher.model import make_teacher
+    from mmacs.utils.errors import MmacsError
 
     hook = next((hook for hook in runner.hooks if isinstance(hook, CoresetHook)), None)
     if hook is None:
@@ -92,17 +92,17 @@ def build_sides(runner: Any, folder: Path) -> Sides:
         RELEASED: lambda: forward([model, teacher], copy.deepcopy(view), batch_size, loader.num_workers),
         STEP: lambda: train(model, loader, runner.optim_wrapper),
     }
-    for (warm, reference), resolution in zip(PASSES, (1.0, 0.5)):
-        scoring = ScoringPass(view, batch_size, loader.num_workers, Fidelity(resolution))
+    for (warm, teacher_outputs), resolution in zip(PASSES, (1.0, 0.5)):
+        scoring = ScoringPass(view, batch_size, loader.num_workers, Proxy(resolution))
         engine = CoresetEngine(scoring, hook.scorer, hook.importance, hook.policy)
         hook.scorer.check(model, engine.columns)
-        sides.update(scoring_sides(engine, model, teacher, folder / warm, warm, reference))
+        sides.update(scoring_sides(engine, model, teacher, folder / warm, warm, teacher_outputs))
     return sides
 
 
-def scoring_sides(engine: Any, model: Any, teacher: Any, folder: Path, warm: str, reference: str) -> Sides:
-    """Warm rounds and, if a column needs the teacher, its reference, written to a cache anew each time."""
-    from mmacs.coreset.reference_cache import CacheWriter
+def scoring_sides(engine: Any, model: Any, teacher: Any, folder: Path, warm: str, teacher_outputs: str) -> Sides:
+    """Warm rounds and, if a column needs the teacher, its outputs, written to a cache anew each time."""
+    from mmacs.coreset.scoring.teacher_cache import CacheWriter
 
     scoring, scorer, rows = engine.scoring, engine.scorer, None
     positions = engine.view.by_shape
@@ -111,12 +111,12 @@ def scoring_sides(engine: Any, model: Any, teacher: Any, folder: Path, warm: str
 
         def fill() -> Callable[..., Any]:
             with tempfile.TemporaryDirectory(dir=folder) as new, CacheWriter(new, 'key', len(engine.view)) as writer:
-                scoring.references(scorer, teacher, engine.columns, positions, writer.write)
+                scoring.teacher_outputs(scorer, teacher, engine.columns, positions, writer.write)
                 return writer.finish().rows  # memory-mapped files stay readable without their names
 
         folder.mkdir()
         rows = fill()
-        sides[reference] = fill
+        sides[teacher_outputs] = fill
     sides[warm] = lambda: scoring.scores(scorer, model, positions, engine.columns, rows)
     return sides
 
@@ -144,15 +144,15 @@ def train(model: Any, loader: Any, optim_wrapper: Any) -> None:
 
 
 def predicted(costs: Tuple[float, float, float], fraction: float, epochs: int, *plan: float) -> Any:
-    """What a run takes; see :mod:`mmacs.coreset.budget`.
+    """What a run takes; see :mod:`mmacs.coreset.budget.prediction`.
 
     Args:
-        costs (Tuple[float, float, float]): Seconds of scoring some images, of the teacher's reference and of training.
+        costs (Tuple[float, float, float]): Seconds of scoring some images, of the teacher's outputs and of training.
         fraction (float): Share of the images that an epoch trains on.
         epochs (int): Length of the run.
         *plan (float): Epochs between rounds, and the share of the images that a round after the first scores.
     """
-    from mmacs.coreset.budget import Costs, Plan, Work, predict
+    from mmacs.coreset.budget.prediction import Costs, Plan, Work, predict
 
     images = 10_000  # of any number, ratios are the same
     work = Work(images, round(fraction * images) * epochs, images * epochs, epochs)

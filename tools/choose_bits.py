@@ -11,12 +11,12 @@ def main() -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from mmacs import commands
-    from mmacs.errors import MmacsError
-    from mmacs.files import atomic_path
+    from mmacs.cli import commands
+    from mmacs.cli.quantized_run import calibrate_runner, conditions, load_quantized
+    from mmacs.evaluation.validation import Validation
     from mmacs.hooks.run import unwrapped
     from mmacs.quantization import disabled, quantizers
-    from mmacs.quantization.bit_widths import (
+    from mmacs.quantization.analysis.bit_widths import (
         bit_costs,
         choice_table,
         choose,
@@ -24,9 +24,10 @@ def main() -> None:
         size_costs,
         smooth_drops,
     )
+    from mmacs.quantization.analysis.sensitivity import Record, layers_to_choose, measure_drops
     from mmacs.quantization.quantizers.base import check_bits
-    from mmacs.quantization.sensitivity import Record, layers_to_choose, measure_drops
-    from mmacs.validation import Validation, calibrate_runner, conditions, load_quantized
+    from mmacs.utils.errors import MmacsError
+    from mmacs.utils.files import atomic_path
 
     parser = commands.common_parser(
         "Choose the bit-width of each layer under a budget, which counts weights. A layer's inputs get the bits of its "

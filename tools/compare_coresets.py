@@ -83,7 +83,7 @@ def methods_for(cfg: Any) -> Dict[str, Dict[str, Any]]:
     Raises:
         MmacsError: If the config has no CoresetHook to change, or counts iterations.
     """
-    from mmacs.errors import MmacsError
+    from mmacs.utils.errors import MmacsError
 
     if 'coreset' not in cfg.default_hooks or not cfg.train_cfg.get('by_epoch', True):
         raise MmacsError('compare_coresets.py changes the CoresetHook of an epoch-based config: name a *_acs.py')
@@ -93,7 +93,7 @@ def methods_for(cfg: Any) -> Dict[str, Dict[str, Any]]:
 
 def cell_config(cfg: Any, method: str, fraction: float, seed: int, folder: Path) -> Any:
     """The config of one cell: a method at a fraction with a seed."""
-    from mmacs import comparison
+    from mmacs.cli import comparison
 
     cell = comparison.cell_config(cfg, folder.name, folder)
     cell.experiment_name = folder.name
@@ -121,7 +121,7 @@ def cell_config(cfg: Any, method: str, fraction: float, seed: int, folder: Path)
 
 def run(cfg: Any) -> Dict[str, Any]:
     """Train one cell: the metrics of its last epoch, the seconds that it took, and what it chose."""
-    from mmacs.comparison import TrainingTime, train
+    from mmacs.cli.comparison import TrainingTime, train
 
     clock = TrainingTime()
     metrics = train(cfg, clock)
@@ -190,7 +190,7 @@ def _spread(values: List[float]) -> Dict[str, Optional[float]]:
 
 
 def _relative(runs: Dict[int, Dict[str, Any]], full: Dict[int, Dict[str, Any]]) -> Optional[Dict[str, Any]]:
-    from mmacs.comparison import first_metric
+    from mmacs.cli.comparison import first_metric
 
     def mean(of: Dict[int, Dict[str, Any]]) -> List[float]:
         cells = [of[seed] for seed in common]
@@ -231,7 +231,7 @@ def _cell(spread: Dict[str, Any], with_std: bool) -> str:
 
 def write(folder: Path, config: str, results: Results) -> None:
     """Write ``table.md``, ``table.json`` and ``comparison.png``, and print the table."""
-    from mmacs.files import atomic_path
+    from mmacs.utils.files import atomic_path
     from mmacs.visualization.comparison import draw_comparison
 
     records = summarise(results)
@@ -245,8 +245,8 @@ def write(folder: Path, config: str, results: Results) -> None:
 
 def main() -> None:
     """Fill the table cell by cell, and write it after each."""
-    from mmacs.commands import common_parser
-    from mmacs.comparison import fill, prepare, read_training_files, require_known
+    from mmacs.cli.commands import common_parser
+    from mmacs.cli.comparison import fill, prepare, read_training_files, require_known
 
     known = list(dict.fromkeys([*BASELINES, *SELECTIONS, *CLASSIFICATION, *DETECTION]))
     parser = common_parser(__doc__.splitlines()[0])

@@ -29,7 +29,7 @@ METHODS = {
 
 def cell_config(cfg: Any, method: str, bits: int, folder: Path) -> Any:
     """The config of one cell of the table: a method at a bit-width."""
-    from mmacs import comparison
+    from mmacs.cli import comparison
 
     cell = comparison.cell_config(cfg, f'{method} {bits}', folder)
     weight, activation = METHODS[method]
@@ -39,8 +39,8 @@ def cell_config(cfg: Any, method: str, bits: int, folder: Path) -> Any:
 
 def evaluate_calibrated(cfg: Any) -> float:
     """The metric of the full-precision checkpoint after calibration alone."""
-    from mmacs.comparison import first_metric
-    from mmacs.validation import calibrate_runner, load_quantized
+    from mmacs.cli.comparison import first_metric
+    from mmacs.cli.quantized_run import calibrate_runner, load_quantized
 
     runner = load_quantized(cfg, None)
     calibrate_runner(runner)
@@ -49,9 +49,9 @@ def evaluate_calibrated(cfg: Any) -> float:
 
 def evaluate_full_precision(cfg: Any) -> float:
     """The metric of the checkpoint as it is."""
-    from mmacs.comparison import first_metric
+    from mmacs.cli.comparison import first_metric
+    from mmacs.cli.quantized_run import calibrate_runner, load_quantized
     from mmacs.quantization import disabled
-    from mmacs.validation import calibrate_runner, load_quantized
 
     runner = load_quantized(cfg, None)
     calibrate_runner(runner)
@@ -61,7 +61,7 @@ def evaluate_full_precision(cfg: Any) -> float:
 
 def evaluate_trained(cfg: Any) -> float:
     """The metric of the last epoch of training."""
-    from mmacs.comparison import first_metric, train
+    from mmacs.cli.comparison import first_metric, train
 
     return first_metric(train(cfg))
 
@@ -85,9 +85,9 @@ def render(results: Dict[str, Dict[str, Dict[str, float]]], bits: List[int], ful
 
 def main() -> None:
     """Fill the table cell by cell, and print it after each."""
-    from mmacs.commands import common_parser
-    from mmacs.comparison import fill, prepare, require_known
-    from mmacs.files import atomic_path
+    from mmacs.cli.commands import common_parser
+    from mmacs.cli.comparison import fill, prepare, require_known
+    from mmacs.utils.files import atomic_path
 
     parser = common_parser(__doc__.splitlines()[0])
     parser.add_argument('--methods', nargs='+', default=list(METHODS), metavar='METHOD', help=f'of {list(METHODS)}')

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from mmacs import cli
-from mmacs.files import atomic_path
 from mmacs.models import convert_cifar_checkpoint
+from mmacs.utils.files import atomic_path
 
 
 def main() -> None:

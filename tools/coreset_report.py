@@ -8,7 +8,7 @@ def main() -> None:
     import argparse  # here, so that a missing framework is answered with one sentence
     from pathlib import Path
 
-    from mmacs.visualization.coreset import write_report
+    from mmacs.visualization.coreset_report.page import write_report
 
     parser = argparse.ArgumentParser(description='Report what a run picked as its coreset, why, and what it cost')
     parser.add_argument('work_dir', type=Path, help='work dir of a run with mmacs.CoresetHook')

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mmacs import cli
-from mmacs.checkpoints import latest_checkpoint
-from mmacs.coreset.view import ScoringView
-from mmacs.data_paths import move_data_root
-from mmacs.files import atomic_path
+from mmacs.coreset.data import ScoringView
+from mmacs.datasets.data_paths import move_data_root
+from mmacs.utils.checkpoints import latest_checkpoint
+from mmacs.utils.files import atomic_path
 from mmacs.visualization import draw_detections, draw_extremes
 
 CONFIGS = Path(__file__).parents[1] / 'configs'

@@ -11,15 +11,16 @@ def main() -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from mmacs import commands
-    from mmacs.files import atomic_path
+    from mmacs.cli import commands
+    from mmacs.cli.quantized_run import calibrate_runner, load_quantized
+    from mmacs.evaluation.validation import Validation
     from mmacs.hooks.run import unwrapped
     from mmacs.quantization import disabled, quantizers
-    from mmacs.quantization.cost import count_macs
-    from mmacs.quantization.full_report import make_report, report_summary, report_table
-    from mmacs.quantization.sensitivity import only, quantizers_by_layer
-    from mmacs.quantization.statistics import measure
-    from mmacs.validation import Validation, calibrate_runner, load_quantized
+    from mmacs.quantization.analysis.cost import count_macs
+    from mmacs.quantization.analysis.report import make_report, report_summary, report_table
+    from mmacs.quantization.analysis.sensitivity import only, quantizers_by_layer
+    from mmacs.quantization.analysis.statistics import measure
+    from mmacs.utils.files import atomic_path
     from mmacs.visualization.quantization import draw_report
 
     parser = commands.common_parser('Report what quantization does to each layer of a model')

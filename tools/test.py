@@ -7,11 +7,11 @@ def main() -> None:
     """Parse the options, build the runner, evaluate."""
     from mmengine.runner import CheckpointLoader  # here, so that a missing framework is answered with one sentence
 
-    from mmacs import commands
-    from mmacs.errors import MmacsError
+    from mmacs.cli import commands
     from mmacs.hooks.quantization_hook import STATE_KEY
     from mmacs.hooks.run import unwrapped
     from mmacs.quantization import quantizers
+    from mmacs.utils.errors import MmacsError
 
     parser = commands.common_parser('Evaluate a checkpoint')
     parser.add_argument('checkpoint', help='path of the checkpoint')

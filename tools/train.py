@@ -8,9 +8,9 @@ def main() -> None:
     # imported here, so that a missing framework is answered with one sentence
     import torch
 
-    from mmacs import commands
-    from mmacs.checkpoints import latest_checkpoint
-    from mmacs.errors import MmacsError
+    from mmacs.cli import commands
+    from mmacs.utils.checkpoints import latest_checkpoint
+    from mmacs.utils.errors import MmacsError
 
     parser = commands.common_parser('Train a quantized (or full-precision) model on a coreset')
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')

@@ -10,16 +10,16 @@ from scipy.sparse import csr_matrix
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from mmacs.coreset.harvest import MIN_PAIRS, Alignment, align
-from mmacs.coreset.importance import Importance
-from mmacs.coreset.ledger import Ledger, scored_columns
-from mmacs.coreset.policy import Policy
-from mmacs.coreset.scorers import Scorer
-from mmacs.coreset.scores import MAX_STRATA, count_strata
-from mmacs.coreset.scoring import Reference, ScoringPass
-from mmacs.coreset.selectors import Selection, digest, top_k
-from mmacs.errors import MmacsError
-from mmacs.processes import gather_rows
+from mmacs.coreset.scoring.scorers import Scorer
+from mmacs.coreset.scoring.scoring_pass import ReadTeacherOutputs, ScoringPass
+from mmacs.coreset.scoring.training_scores import MIN_PAIRS, Alignment, align
+from mmacs.coreset.selection.importance import Importance
+from mmacs.coreset.selection.normalisation import MAX_STRATA, count_strata
+from mmacs.coreset.selection.policy import Policy
+from mmacs.coreset.selection.selectors import Selection, digest, top_k
+from mmacs.coreset.state import Ledger, scored_columns
+from mmacs.utils.distributed import gather_rows
+from mmacs.utils.errors import MmacsError
 
 
 class CoresetEngine:
@@ -60,7 +60,7 @@ class CoresetEngine:
         trimming = ['teacher_error', 'ds'] if policy.trim else []
         self.ledger = Ledger(len(self.view), list(dict.fromkeys([*importance.columns, *trimming])))
         self.columns = scored_columns(list(self.ledger.scores))
-        self.harvestable = [c for c in self.columns if harvest and c in scorer.harvestable]
+        self.training_columns = [c for c in self.columns if harvest and c in scorer.training_columns]
         noise = (self.view.info(position).get('noise') for position in range(len(self.view)))
         self.noisy = np.fromiter(map(bool, noise), dtype=bool, count=len(self.view))
         self.data = self.view.fingerprint
@@ -71,11 +71,11 @@ class CoresetEngine:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any column needs the teacher's reference."""
+        """Whether any column needs the teacher's outputs."""
         return bool(self.scorer.teacher_columns & set(self.columns))
 
     # ---------------------------------------------------------------- rounds
-    def rehearse(self, size: int) -> Selection:
+    def dry_run(self, size: int) -> Selection:
         """Choose by made-up scores, so that what cannot be chosen is refused before anything is scored.
 
         Args:
@@ -92,7 +92,7 @@ class CoresetEngine:
         self,
         model: nn.Module,
         teacher: Optional[nn.Module],
-        reference: Optional[Reference] = None,
+        teacher_outputs: Optional[ReadTeacherOutputs] = None,
         num_batches: int = 3,
     ) -> Tuple[float, float, float]:
         """What scoring costs, on a few images.
@@ -100,12 +100,12 @@ class CoresetEngine:
         Args:
             model (nn.Module): The quantized model.
             teacher (nn.Module, optional): The full-precision model, if a column needs it.
-            reference (Callable, optional): Gives the teacher's reference of positions, where it is known already.
+            teacher_outputs (Callable, optional): Reads the teacher's outputs, where they are known already.
             num_batches (int): Batches to time per process, after one that warms up.
 
         Returns:
             Tuple[float, float, float]: Seconds per image, of all processes together, for scoring by the quantized
-            model, for the teacher's reference, 0 where that is known, and for a forward pass of the quantized model
+            model, for the teacher's outputs, 0 where they are known, and for a forward pass of the quantized model
             alone; the same in all processes.
         """
         batch = self.scoring.batch_size * get_world_size()
@@ -115,10 +115,10 @@ class CoresetEngine:
         for positions in (warm, timed):
             rows = _Rows()
             start = time.perf_counter()
-            if teacher is not None and reference is None:
-                self.scoring.references(self.scorer, teacher, self.columns, positions, rows.write)
+            if teacher is not None and teacher_outputs is None:
+                self.scoring.teacher_outputs(self.scorer, teacher, self.columns, positions, rows.write)
             middle = time.perf_counter()
-            self.scoring.scores(self.scorer, model, positions, self.columns, reference or rows.read)
+            self.scoring.scores(self.scorer, model, positions, self.columns, teacher_outputs or rows.read)
             scored = time.perf_counter()
             self.scoring.scores(self.scorer, model, positions, [], None)
             spans = (scored - middle, middle - start, time.perf_counter() - scored)
@@ -126,13 +126,15 @@ class CoresetEngine:
         broadcast_object_list(seconds)
         return tuple(seconds)
 
-    def hold_round(self, model: nn.Module, beta: float, reference: Optional[Reference]) -> Dict[str, float]:
+    def hold_round(
+        self, model: nn.Module, beta: float, teacher_outputs: Optional[ReadTeacherOutputs]
+    ) -> Dict[str, float]:
         """Score what is due.
 
         Args:
             model (nn.Module): The quantized model.
             beta (float): Weight of the error score from now on.
-            reference (Callable, optional): Gives the teacher's reference of positions.
+            teacher_outputs (Callable, optional): Reads the teacher's outputs.
 
         Returns:
             Dict[str, float]: Facts for the log: ``scored``, the mean of each column, and for harvested columns
@@ -141,7 +143,7 @@ class CoresetEngine:
         self.beta = beta
         positions = self._due()
         self.ledger.round += 1
-        scores = self.scoring.scores(self.scorer, model, positions, self.columns, reference)
+        scores = self.scoring.scores(self.scorer, model, positions, self.columns, teacher_outputs)
         self.ledger.record(positions, scores)
         facts: Dict[str, float] = {'scored': len(positions)}
         for column, alignment in self._merge_harvest(positions, scores).items():
@@ -155,7 +157,7 @@ class CoresetEngine:
         if self.ledger.round < 0:
             return self.ledger.stalest(1.0, fresh)
         checked = np.empty(0, dtype=np.int64)
-        if self.harvestable == self.columns:
+        if self.training_columns == self.columns:
             trained = np.flatnonzero(self._have_harvest())
             fresh[trained] = self.trusts_harvest  # if so, nothing of a trained image has to be computed again
             if self.rescore > 0:  # some are scored nevertheless, for harvested scores to be aligned with
@@ -166,14 +168,14 @@ class CoresetEngine:
 
     def _have_harvest(self) -> np.ndarray:
         """Images that training forwards gave scores since the last round, bool, shape (M,)."""
-        return np.all([np.isfinite(self.ledger.harvested[column]) for column in self.harvestable], axis=0)
+        return np.all([np.isfinite(self.ledger.harvested[column]) for column in self.training_columns], axis=0)
 
     def _merge_harvest(self, positions: np.ndarray, scores: Dict[str, np.ndarray]) -> Dict[str, Alignment]:
         """Put aligned harvested scores where no exact ones were taken in this round."""
         found, merged = {}, {}
-        if self.harvestable and self.ledger.round > 0 and (have := self._have_harvest()).any():
+        if self.training_columns and self.ledger.round > 0 and (have := self._have_harvest()).any():
             both, others = have[positions], np.setdiff1d(np.flatnonzero(have), positions)
-            for column in self.harvestable:
+            for column in self.training_columns:
                 harvested = self.ledger.harvested[column]
                 alignment = found[column] = align(harvested[positions[both]], scores[column][both])
                 if self.rescore == 0:  # nothing to align with: taken as they are, as InfoBatch does
@@ -191,19 +193,19 @@ class CoresetEngine:
 
         Args:
             positions (np.ndarray): The batch's images, shape (B,).
-            outputs (Any): What the scorer's tapped module gave, detached.
+            outputs (Any): What the scorer's hooked module gave, detached.
             data_samples (list): The batch's data samples.
             model (nn.Module): The quantized model.
         """
         with torch.no_grad():
-            scores = self.scorer.score(model, outputs, data_samples, {}, self.harvestable)
-        found = torch.stack([scores[name].float().cpu() for name in self.harvestable], dim=1)
+            scores = self.scorer.score(model, outputs, data_samples, {}, self.training_columns)
+        found = torch.stack([scores[name].float().cpu() for name in self.training_columns], dim=1)
         # gathered, so that every process knows what each checkpoint needs
         where, found = gather_rows(torch.from_numpy(positions)), gather_rows(found)
-        for name, values in zip(self.harvestable, found.T.numpy()):
+        for name, values in zip(self.training_columns, found.T.numpy()):
             self.ledger.harvested[name][where.numpy()] = values
 
-    def compare_fidelity(
+    def compare_proxy(
         self, model: nn.Module, teacher: Optional[nn.Module], share: float, num_images: int = 256
     ) -> Dict[str, float]:
         """How the scores of this round, taken at less than full cost, relate to exact ones.
@@ -215,26 +217,26 @@ class CoresetEngine:
             num_images (int): Images to compare.
 
         Returns:
-            Dict[str, float]: Per column ``fidelity_<column>``, Spearman's rank correlation, and ``fidelity_overlap``,
+            Dict[str, float]: Per column ``proxy_<column>``, Spearman's rank correlation, and ``proxy_overlap``,
             the share of their most important images that both have.
         """
         exact = ScoringPass(self.view, self.scoring.batch_size, self.scoring.num_workers)
         chosen = np.sort(np.random.default_rng(self.seed).permutation(len(self.view))[:num_images])
         rows = _Rows()
         if teacher is not None:
-            exact.references(self.scorer, teacher, self.columns, chosen, rows.write)
+            exact.teacher_outputs(self.scorer, teacher, self.columns, chosen, rows.write)
         slow = exact.scores(self.scorer, model, chosen, self.columns, rows.read)
         fast = {name: self.ledger.scores[name][chosen] for name in self.columns}
         facts = {}
         for name in self.columns:
             constant = np.ptp(fast[name]) == 0 or np.ptp(slow[name]) == 0
-            facts[f'fidelity_{name}'] = 0.0 if constant else float(spearmanr(fast[name], slow[name])[0])
+            facts[f'proxy_{name}'] = 0.0 if constant else float(spearmanr(fast[name], slow[name])[0])
         if set(self.mixture.columns) <= set(self.columns):
             size = max(1, round(share * len(chosen)))
             groups = self._groups()
             groups = None if groups is None else groups[chosen]
             tops = [top_k(self.mixture(columns, self.beta, groups), size) for columns in (fast, slow)]
-            facts['fidelity_overlap'] = len(np.intersect1d(*tops)) / size
+            facts['proxy_overlap'] = len(np.intersect1d(*tops)) / size
         return facts
 
     def importance(self) -> np.ndarray:
@@ -322,7 +324,7 @@ class CoresetEngine:
 
 
 class _Rows:
-    """A reference of a few images in memory."""
+    """The teacher's outputs of a few images in memory."""
 
     def __init__(self) -> None:
         self._rows: Dict[int, Dict[str, Tensor]] = {}

@@ -8,15 +8,15 @@ from typing import Any, Mapping
 import numpy as np
 
 from mmacs.coreset.engine import CoresetEngine
-from mmacs.coreset.selectors import digest
-from mmacs.files import atomic_path
+from mmacs.coreset.selection.selectors import digest
+from mmacs.utils.files import atomic_path
 
 _WORDS = {
     'beta': 'beta {value:.3g}',
     'overlap': 'overlap with the last coreset {value:.1%}',
     'harvest': 'rank correlation of harvested with exact {column} {value:.2f}',
-    'fidelity': 'rank correlation of {column} with exact scores {value:.2f}',
-    'fidelity_overlap': 'overlap with the coreset of exact scores {value:.1%}',
+    'proxy': 'rank correlation of {column} with exact scores {value:.2f}',
+    'proxy_overlap': 'overlap with the coreset of exact scores {value:.1%}',
     'trimmed': '{value:.0f} images trimmed',
     'noisy_chosen': '{value:.0f} chosen images are noisy',
     'noisy_share': 'which is {value:.1%} of the coreset',

@@ -8,9 +8,9 @@ import torch
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
-from mmacs.coreset.selectors import coreset_size
-from mmacs.errors import MmacsError
+from mmacs.coreset.selection.selectors import coreset_size
 from mmacs.registry import DATA_SAMPLERS
+from mmacs.utils.errors import MmacsError
 
 
 @DATA_SAMPLERS.register_module()

@@ -9,8 +9,8 @@ from mmpretrain.datasets import BaseDataset
 
 from mmacs.datasets.generated import generate_once, parse_spec
 from mmacs.datasets.shape_tiles import CLASSES, SPLITS, VERSION, ClassificationSpec, write_classification
-from mmacs.errors import unknown_name
 from mmacs.registry import DATASETS
+from mmacs.utils.errors import unknown_name
 
 
 @DATASETS.register_module()

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Callable, Dict, Mapping, Optional, Type, TypeVar
 
-from mmacs.errors import MmacsError, unknown_name
+from mmacs.utils.errors import MmacsError, unknown_name
 
 MANIFEST = 'manifest.json'
 

@@ -14,9 +14,9 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS as ALL_DATASETS
 
-from mmacs.checks import is_number
-from mmacs.errors import MmacsError, unknown_name
 from mmacs.registry import DATASETS
+from mmacs.utils.checks import is_number
+from mmacs.utils.errors import MmacsError, unknown_name
 
 _SETTINGS = ('symmetric', 'asymmetric', 'mapping', 'drop_boxes', 'jitter_boxes', 'jitter')
 

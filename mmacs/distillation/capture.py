@@ -8,8 +8,8 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.quantizers import Quantizer
+from mmacs.utils.errors import MmacsError
 
 
 class Call(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmacs.distillation.families import Calls, Family, require_same_shape, unsupported
 from mmacs.distillation.losses import Predictions, detection_losses
-from mmacs.errors import MmacsError
+from mmacs.utils.errors import MmacsError
 
 # Heads whose outputs are not logits and coded boxes at fixed places.
 _OTHER_OUTPUTS = (GuidedAnchorHead, SABLRetinaHead, TOODHead)

@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from mmacs.distillation.capture import Recorder, match_layers, tensors_of
 from mmacs.distillation.families import Calls, family_of, require_same_shape
 from mmacs.distillation.losses import FORMS, relative_error
-from mmacs.errors import MmacsError, unknown_name
+from mmacs.utils.errors import MmacsError, unknown_name
 
 
 class Distiller:
@@ -128,7 +128,7 @@ class Distiller:
 
 
 def check_settings(weight: float, temperature: float, form: str, box_weight: float, layer_weight: float) -> None:
-    """Raise an :class:`~mmacs.errors.MmacsError` unless the settings of a :class:`Distiller` are in range."""
+    """Raise an :class:`~mmacs.utils.errors.MmacsError` unless the settings of a :class:`Distiller` are in range."""
     for name, value in (('weight', weight), ('temperature', temperature), ('layer_weight', layer_weight)):
         if not _is_number(value) or value <= 0:
             raise MmacsError(f'{name} must be a number above 0, got {value!r}')

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmacs.distillation.capture import Call
 from mmacs.distillation.losses import FORMS
-from mmacs.errors import MmacsError
+from mmacs.utils.errors import MmacsError
 
 Calls = Dict[str, List[Call]]
 
@@ -93,7 +93,7 @@ def unsupported(model: nn.Module) -> MmacsError:
 
 
 def require_same_shape(what: str, ours: Tensor, theirs: Tensor) -> None:
-    """Raise an :class:`~mmacs.errors.MmacsError` unless student and teacher predict tensors of one shape."""
+    """Raise an :class:`~mmacs.utils.errors.MmacsError` unless student and teacher predict tensors of one shape."""
     if ours.shape != theirs.shape:
         raise MmacsError(
             f"the teacher's {what} have shape {tuple(theirs.shape)}, the student's {tuple(ours.shape)}: choose a "

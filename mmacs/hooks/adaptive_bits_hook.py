@@ -12,8 +12,6 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from mmacs.coreset.purity import pure_evaluation
-from mmacs.errors import MmacsError
 from mmacs.hooks.run import unwrapped
 from mmacs.quantization.learned_bits import (
     LearnedBits,
@@ -25,6 +23,8 @@ from mmacs.quantization.learned_bits import (
 )
 from mmacs.quantization.recipe import ROLE_BITS
 from mmacs.registry import HOOKS
+from mmacs.teacher.side_effects import without_side_effects
+from mmacs.utils.errors import MmacsError
 
 STATE_KEY = 'mmacs_adaptive_bits'
 
@@ -264,7 +264,7 @@ class AdaptiveBitsHook(Hook):
         model = copy.deepcopy(unwrapped(runner))
         change_bits(model, self._participants, bits)
         # no model is named: random states are put back, and the copy stays in the modes of training
-        with pure_evaluation(), runner.optim_wrapper.optim_context(model):
+        with without_side_effects(), runner.optim_wrapper.optim_context(model):
             data = model.data_preprocessor(copy.deepcopy(data_batch), True)
             losses = model(**data, mode='loss')
         return model.parse_losses(losses)[0]

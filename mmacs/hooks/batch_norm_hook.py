@@ -9,11 +9,11 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, Subset
 
-from mmacs.coreset.purity import pure_evaluation
-from mmacs.errors import MmacsError
 from mmacs.hooks.run import unwrapped
 from mmacs.quantization.batch_norm import reestimate_batch_norm
 from mmacs.registry import HOOKS
+from mmacs.teacher.side_effects import without_side_effects
+from mmacs.utils.errors import MmacsError
 
 
 @HOOKS.register_module()
@@ -71,7 +71,7 @@ class BatchNormReestimationHook(Hook):
         averaging = next((hook for hook in runner.hooks if isinstance(hook, EMAHook)), None)
         model = trained if averaging is None else averaging.ema_model.module
         loader = self._loader(runner.train_dataloader)
-        with pure_evaluation(model):
+        with without_side_effects(model):
             count = reestimate_batch_norm(
                 model, loader, lambda batch: model(**model.data_preprocessor(batch, False), mode='tensor')
             )

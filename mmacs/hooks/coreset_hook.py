@@ -11,23 +11,21 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import Hook, IterTimerHook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from mmacs.checks import is_number, is_whole
-from mmacs.coreset.budget import Plan
+from mmacs.coreset.budget.prediction import Plan
+from mmacs.coreset.budget.schedule import Extent, Schedule
+from mmacs.coreset.data import ScoringView
 from mmacs.coreset.engine import CoresetEngine
-from mmacs.coreset.fidelity import Fidelity
-from mmacs.coreset.floors import Floors
-from mmacs.coreset.importance import Importance
-from mmacs.coreset.pace import Extent, Pace
-from mmacs.coreset.policy import Policy
-from mmacs.coreset.reference_store import ReferenceStore
 from mmacs.coreset.round_record import in_words, remove_rounds, write_round, write_summary
-from mmacs.coreset.scorers import Scorer
-from mmacs.coreset.scoring import ScoringPass
-from mmacs.coreset.selectors import Selector, digest
-from mmacs.coreset.training_tap import TrainingTap
-from mmacs.coreset.trimming import noise_counts
-from mmacs.coreset.view import ScoringView
-from mmacs.errors import MmacsError
+from mmacs.coreset.scoring.proxy import Proxy
+from mmacs.coreset.scoring.scorers import Scorer
+from mmacs.coreset.scoring.scoring_pass import ScoringPass
+from mmacs.coreset.scoring.teacher_outputs import TeacherOutputStore
+from mmacs.coreset.scoring.training_hook import TrainingHook
+from mmacs.coreset.selection.constraints import Constraints
+from mmacs.coreset.selection.importance import Importance
+from mmacs.coreset.selection.policy import Policy
+from mmacs.coreset.selection.selectors import Selector, digest
+from mmacs.coreset.selection.trimming import noise_counts
 from mmacs.hooks.iteration_loop import CoresetIterator
 from mmacs.hooks.run import (
     agree_on_seed,
@@ -37,8 +35,10 @@ from mmacs.hooks.run import (
     unwrapped,
 )
 from mmacs.hooks.teacher import run_teacher
-from mmacs.processes import on_main, together
-from mmacs.registry import HOOKS, SCORERS, SELECTORS, build
+from mmacs.registry import HOOKS, SCORERS, SELECTORS
+from mmacs.utils.checks import is_number, is_whole
+from mmacs.utils.distributed import on_main, together
+from mmacs.utils.errors import MmacsError
 
 STATE_KEY = 'mmacs_coreset'
 
@@ -62,7 +62,7 @@ class CoresetHook(Hook):
         scorer (dict): Config of a scorer, such as ``dict(type='mmacs.DenseDetectionScorer')``.
         interval (int): Epochs between rounds, R. Defaults to 10.
         weights (dict, optional): How much of each of the scorer's columns makes up the importance, see
-            :class:`mmacs.coreset.importance.Importance`; None takes the scorer's own:
+            :class:`mmacs.coreset.selection.importance.Importance`; None takes the scorer's own:
             ``dict(evs='beta', ds='1 - beta')`` for classifiers, and for detectors the same with ``reducible_error`` in
             the place of ``evs``.
         beta (str or float): Schedule of the error's weight, see :func:`mmacs.coreset.beta`. Defaults to ``'cosine'``.
@@ -138,16 +138,16 @@ class CoresetHook(Hook):
         for name, value in {'unbiased': unbiased, 'harvest': harvest, 'force': force}.items():
             if not isinstance(value, bool):
                 raise MmacsError(f'{name} must be True or False, got {value!r}')
-        self.scorer = build(SCORERS, scorer, Scorer)
+        self.scorer = SCORERS.build(scorer, Scorer)
         self.importance = Importance(
             self.scorer.weights if weights is None else weights, beta, normalisation or self.scorer.normalisation
         )
-        selector = build(SELECTORS, selector or dict(type='mmacs.TopK'), Selector)
-        self.policy = Policy(selector, Floors(class_floor, max_gap, random_share), trim)
-        Fidelity(resolution, precision)  # names its mistakes now; the plan may lower the resolution
+        selector = SELECTORS.build(selector or dict(type='mmacs.TopK'), Selector)
+        self.policy = Policy(selector, Constraints(class_floor, max_gap, random_share), trim)
+        Proxy(resolution, precision)  # names its mistakes now; the plan may lower the resolution
         self.precision = precision
         plan = Plan(interval, rescore, resolution)
-        self.pace = Pace(plan, warmup, full_data_last, rounds, selection_budget, force)
+        self.schedule = Schedule(plan, warmup, full_data_last, rounds, selection_budget, force)
         self.unbiased = unbiased
         self.max_weight = max_weight
         self.harvest = harvest
@@ -180,13 +180,13 @@ class CoresetHook(Hook):
         self._engine = CoresetEngine(scoring, self.scorer, self.importance, self.policy, self.harvest)
         self._engine.seed = self._sampler.seed
         self.scorer.check(model, self._engine.columns)
-        self._tap = None
+        self._training_hook = None
         if self.harvest or self.unbiased:
             refuse_mixed_images(runner.cfg)
-            self._tap = TrainingTap(self._engine, model, self.unbiased, self.max_weight)
-        dear = sorted(set(self._engine.columns) - set(self._engine.harvestable))
-        if self.pace.asked.rescore == 0 and dear and self.pace.rounds != 1:
-            without = ' without harvest=True' if self.scorer.harvestable.issuperset(dear) else ''
+            self._training_hook = TrainingHook(self._engine, model, self.unbiased, self.max_weight)
+        dear = sorted(set(self._engine.columns) - set(self._engine.training_columns))
+        if self.schedule.asked.rescore == 0 and dear and self.schedule.rounds != 1:
+            without = ' without harvest=True' if self.scorer.training_columns.issuperset(dear) else ''
             raise MmacsError(
                 f'rescore=0 scores nothing after the first round, and {", ".join(dear)} cannot be harvested'
                 f'{without}: set a rescore above 0, other weights, or rounds=1'
@@ -195,23 +195,23 @@ class CoresetHook(Hook):
         end = runner.max_epochs if self._by_epoch else runner.max_iters
         self._images_per_batch = batch_size * get_world_size()
         per_unit = self._sampler.size if self._by_epoch else self._images_per_batch
-        self.pace.begin(Extent(end, per_unit, self._sampler.size, len(view.positions), len(view)))
+        self.schedule.begin(Extent(end, per_unit, self._sampler.size, len(view.positions), len(view)))
         if not self._by_epoch:
             self._iterator = CoresetIterator(
                 loader, self._sampler, lambda: self._before_batch(runner), lambda number: self._draw(runner, number)
             )
             self._iterator.install(runner.train_loop)
-        rehearsed = self._engine.rehearse(self._sampler.size)
+        dry = self._engine.dry_run(self._sampler.size)
         selector = type(self.policy.selector).__name__
         runner.logger.info(f'Importance of an image: {self.importance}; {selector} chooses by it.')
-        if self._tap is not None:
-            self._tap.weights(rehearsed)
+        if self._training_hook is not None:
+            self._training_hook.weights(dry)
         if runner.iter > 0:
             self._resume(runner)
         elif self._engine.needs_teacher:
             self._teacher = run_teacher(runner)[1]
         self._resumed = None
-        self._references = ReferenceStore(
+        self._teacher_outputs = TeacherOutputStore(
             self.cache_dir or Path(runner.work_dir) / 'teacher_cache',
             scoring,
             self.scorer,
@@ -224,7 +224,7 @@ class CoresetHook(Hook):
         )
         self._apply_plan()
         on_main(lambda: remove_rounds(Path(runner.work_dir) / 'coreset', after=self._engine.ledger.round))
-        self.pace.selection_seconds += time.perf_counter() - start
+        self.schedule.selection_seconds += time.perf_counter() - start
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Hold a round, or draw again, if that is due."""
@@ -235,34 +235,34 @@ class CoresetHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Have this iteration's losses weighted, and its outputs recorded, as long as there is a coreset."""
-        if self._tap is not None and not self.pace.sweeps(self._now(runner)):
+        if self._training_hook is not None and not self.schedule.sweeps(self._now(runner)):
             held = self._engine.ledger.round + 1
-            self._tap.begin(data_batch['data_samples'], harvest=held > 0 and self.pace.awaits(held))
+            self._training_hook.begin(data_batch['data_samples'], harvest=held > 0 and self.schedule.awaits(held))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[Dict[str, Any]] = None
     ) -> None:
         """Take the scores that the iteration gave; count images and seconds."""
-        self.pace.trained += self._images_per_batch
+        self.schedule.trained += self._images_per_batch
         if not self._by_epoch:
-            self.pace.training_seconds += time.perf_counter() - self._start
-        if self._tap is not None:
+            self.schedule.training_seconds += time.perf_counter() - self._start
+        if self._training_hook is not None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()  # harvesting would wait for what is queued, which is training's
             start = time.perf_counter()
-            self._tap.end()
+            self._training_hook.end()
             harvesting = time.perf_counter() - start
-            self.pace.selection_seconds += harvesting
+            self.schedule.selection_seconds += harvesting
             self._pause(runner, harvesting)
 
     def after_train_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Add up the seconds spent on training."""
         if self._by_epoch:
-            self.pace.training_seconds += time.perf_counter() - self._start
+            self.schedule.training_seconds += time.perf_counter() - self._start
 
     def after_train(self, runner: Runner) -> None:
         """Log and write where the time went."""
-        selection, training = self.pace.selection_seconds, self.pace.training_seconds
+        selection, training = self.schedule.selection_seconds, self.schedule.training_seconds
         runner.logger.info(f'Training took {training:.1f} s, coreset selection {selection:.1f} s.')
         summary = {
             'fraction': self._sampler.fraction,
@@ -276,7 +276,7 @@ class CoresetHook(Hook):
         """Put scores and coreset into the checkpoint, as tensors and plain values."""
         checkpoint[STATE_KEY] = {
             **self._engine.state_dict(),
-            'pace': self.pace.state_dict(),
+            'schedule': self.schedule.state_dict(),
             'teacher': self._teacher,
             'sweep_start': self._sampler.sweep_start,
             'iterator': None if self._by_epoch else self._iterator.state_dict(),
@@ -292,14 +292,14 @@ class CoresetHook(Hook):
         if state is None:
             raise MmacsError('cannot resume: the checkpoint was written by a run without CoresetHook')
         self._engine.load_state_dict(state)
-        self.pace.load_state_dict(state['pace'])
+        self.schedule.load_state_dict(state['schedule'])
         if self._engine.needs_teacher:
             self._teacher = run_teacher(runner, state['teacher'])[1]
         self._sampler.seed = self._engine.seed
         if (state['iterator'] is None) != self._by_epoch:
             theirs, ours = ('an epoch', 'an iteration') if state['iterator'] is None else ('an iteration', 'an epoch')
             raise MmacsError(f'cannot resume: the checkpoint is of {theirs}-based run, the config of {ours}-based one')
-        if state['sweep_start'] is not None and self.pace.sweeps(self._now(runner)):
+        if state['sweep_start'] is not None and self.schedule.sweeps(self._now(runner)):
             self._sampler.sweep(state['sweep_start'])
         elif self._engine.selection is not None:
             held = len(self._engine.selection.indices)
@@ -316,15 +316,15 @@ class CoresetHook(Hook):
             self._iterator.load_state_dict(state['iterator'])
 
     def _apply_plan(self) -> None:
-        self._engine.rescore = self.pace.plan.rescore
-        self._engine.scoring.fidelity = Fidelity(self.pace.plan.resolution, self.precision)
+        self._engine.rescore = self.schedule.plan.rescore
+        self._engine.scoring.proxy = Proxy(self.schedule.plan.resolution, self.precision)
 
     def _before_batch(self, runner: Runner) -> bool:
         """In an iteration-based loop: hold a round if one is due; whether a new pass has to begin."""
         self._start = time.perf_counter()
         held = self._hold_round_if_due(runner)
         self._pause(runner, time.perf_counter() - self._start)
-        return held or (self._sampler.sweep_start is None and self.pace.sweeps(self._now(runner)))
+        return held or (self._sampler.sweep_start is None and self.schedule.sweeps(self._now(runner)))
 
     def _pause(self, runner: Runner, seconds: float) -> None:
         """Have neither our own nor MMEngine's timer charge these seconds to an iteration."""
@@ -337,52 +337,54 @@ class CoresetHook(Hook):
         return runner.epoch if self._by_epoch else runner.iter
 
     def _hold_round_if_due(self, runner: Runner) -> bool:
-        now, engine, pace = self._now(runner), self._engine, self.pace
+        now, engine, schedule = self._now(runner), self._engine, self.schedule
         held = engine.ledger.round + 1
-        if not pace.due(now, held):
+        if not schedule.due(now, held):
             return False
         start = time.perf_counter()
-        model, teacher, store = unwrapped(runner), None, self._references
+        model, teacher, store = unwrapped(runner), None, self._teacher_outputs
         if engine.needs_teacher:
             teacher = run_teacher(runner, self._teacher)[0]
-            if store.reference is None:
+            if store.teacher_outputs is None:
                 store.find()
         if held == 0:
-            costs = pace.costs(*engine.measure(model, teacher, store.reference))
-            self._log_plan(runner, pace.choose(costs, now, held, cached=store.reference is not None))
+            costs = schedule.costs(*engine.measure(model, teacher, store.teacher_outputs))
+            self._log_plan(runner, schedule.choose(costs, now, held, cached=store.teacher_outputs is not None))
             self._apply_plan()
-            if teacher is not None and pace.plan.resolution != pace.asked.resolution:
+            if teacher is not None and schedule.plan.resolution != schedule.asked.resolution:
                 store.find()
-        reference = None if teacher is None else store.fill(teacher)
+        teacher_outputs = None if teacher is None else store.fill(teacher)
         began = time.perf_counter()
-        facts = engine.hold_round(model, self.importance.beta_at(now, pace.extent.end), reference)
+        facts = engine.hold_round(model, self.importance.beta_at(now, schedule.extent.end), teacher_outputs)
         scoring = time.perf_counter() - began
-        if held == 0 and not engine.scoring.fidelity.exact:
-            fidelity = engine.compare_fidelity(model, teacher, self._sampler.fraction)
-            facts.update(fidelity)
-            if min(value for name, value in fidelity.items() if name != 'fidelity_overlap') < 0.5:
+        if held == 0 and not engine.scoring.proxy.exact:
+            proxy = engine.compare_proxy(model, teacher, self._sampler.fraction)
+            facts.update(proxy)
+            if min(value for name, value in proxy.items() if name != 'proxy_overlap') < 0.5:
                 runner.logger.warning(
-                    f'{engine.scoring.fidelity} hardly gives the scores that resolution=1 and float32 give: '
-                    f'{in_words(fidelity)}.'
+                    f'{engine.scoring.proxy} hardly gives the scores that resolution=1 and float32 give: '
+                    f'{in_words(proxy)}.'
                 )
         seconds = time.perf_counter() - start
-        pace.selection_seconds += seconds
+        schedule.selection_seconds += seconds
         if held and facts['scored']:
-            self._log_plan(runner, pace.choose(pace.costs(scoring / facts['scored']), now, held + 1, cached=True))
+            self._log_plan(
+                runner, schedule.choose(schedule.costs(scoring / facts['scored']), now, held + 1, cached=True)
+            )
             self._apply_plan()
-        pace.round_held(now)
+        schedule.round_held(now)
         self._facts = {'beta': engine.beta} if self.importance.uses_beta else {}
         self._facts.update(facts, seconds=seconds)
         self._is_new = True
         return True
 
     def _log_plan(self, runner: Runner, sentence: str) -> None:
-        runner.logger.log(logging.INFO if self.pace.fits else logging.WARNING, sentence)
+        runner.logger.log(logging.INFO if self.schedule.fits else logging.WARNING, sentence)
 
     def _draw(self, runner: Runner, number: int) -> None:
         """Give the sampler what an epoch or pass of this number is to show."""
         engine, start = self._engine, time.perf_counter()
-        if self.pace.sweeps(self._now(runner)):
+        if self.schedule.sweeps(self._now(runner)):
             if self._sampler.sweep_start is None:
                 self._sampler.sweep(number)
                 runner.logger.info('From now on training goes evenly through all of the data.')
@@ -390,7 +392,7 @@ class CoresetHook(Hook):
             before, trained_before = self._sampler.indices, engine.ledger.trained_at.copy()
             engine.draw(self._sampler.size, number)
             self._use_selection()
-            self.pace.selection_seconds += time.perf_counter() - start
+            self.schedule.selection_seconds += time.perf_counter() - start
             if self._is_new:
                 self._report(runner, before, trained_before)
                 self._is_new = False
@@ -398,16 +400,16 @@ class CoresetHook(Hook):
 
     def _use_selection(self) -> None:
         self._sampler.set_indices(self._engine.selection.indices)
-        if self._tap is not None:
-            self._tap.use(self._engine.selection)
+        if self._training_hook is not None:
+            self._training_hook.use(self._engine.selection)
 
     # ---------------------------------------------------------------- what a person sees
     def _report(self, runner: Runner, before: Optional[np.ndarray], trained_before: np.ndarray) -> None:
         """Log a round, and write it."""
-        engine, sampler, pace, now = self._engine, self._sampler, self.pace, self._now(runner)
-        until = pace.extent.end - pace.full_data_last
-        if pace.rounds is None or engine.ledger.round + 1 < pace.rounds:
-            until = min(until, pace.next_round)
+        engine, sampler, schedule, now = self._engine, self._sampler, self.schedule, self._now(runner)
+        until = schedule.extent.end - schedule.full_data_last
+        if schedule.rounds is None or engine.ledger.round + 1 < schedule.rounds:
+            until = min(until, schedule.next_round)
         facts = {'fraction': sampler.fraction, 'images': sampler.size}
         if before is not None:
             facts['overlap'] = len(np.intersect1d(before, sampler.indices)) / sampler.size

@@ -8,14 +8,14 @@ from mmengine.hub import get_config
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
-from mmacs.coreset.teacher import as_teacher, fingerprint, full_precision_weights
 from mmacs.distillation import Distiller
 from mmacs.distillation.distiller import check_settings
-from mmacs.errors import MmacsError
 from mmacs.hooks.quantization_hook import check_fit
 from mmacs.hooks.run import unwrapped
 from mmacs.hooks.teacher import run_teacher
 from mmacs.registry import HOOKS, MODELS
+from mmacs.teacher.model import as_teacher, fingerprint, full_precision_weights
+from mmacs.utils.errors import MmacsError
 
 STATE_KEY = 'mmacs_distillation'
 

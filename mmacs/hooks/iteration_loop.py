@@ -8,7 +8,7 @@ from mmengine.runner import IterBasedTrainLoop
 from torch.utils.data import DataLoader
 
 from mmacs.coreset.sampler import CoresetSampler
-from mmacs.errors import MmacsError
+from mmacs.utils.errors import MmacsError
 
 
 class CoresetIterator:

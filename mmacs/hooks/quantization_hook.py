@@ -11,14 +11,14 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmacs.coreset.purity import pure_evaluation
-from mmacs.coreset.view import ScoringView
-from mmacs.errors import MmacsError
+from mmacs.coreset.data import ScoringView
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, unwrapped
 from mmacs.quantization import calibrate, describe, layer_table, quantizers, require_same
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
 from mmacs.quantization.synchronise import synchronise_ranges
 from mmacs.registry import HOOKS
+from mmacs.teacher.side_effects import without_side_effects
+from mmacs.utils.errors import MmacsError
 
 STATE_KEY = 'mmacs_quantization'
 
@@ -126,7 +126,7 @@ class QuantizationHook(Hook):
                 images = [view[position] for position in chosen[start : start + self.batch_size]]
                 yield model.data_preprocessor(pseudo_collate(images), False)
 
-        with pure_evaluation(model):
+        with without_side_effects(model):
             missed = calibrate(model, batches(), lambda data: model(**data, mode='predict'))
             if missed:  # branches that work in training alone, or only where something is detected
                 missed = calibrate(model, batches(), lambda data: _run_as_in_training(model, data))

@@ -8,9 +8,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmacs.coreset.data import scoring_pipeline
 from mmacs.coreset.sampler import CoresetSampler
-from mmacs.coreset.view import scoring_pipeline
-from mmacs.errors import MmacsError
+from mmacs.utils.errors import MmacsError
 
 
 def unwrapped(runner: Runner) -> nn.Module:

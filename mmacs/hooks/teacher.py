@@ -7,9 +7,9 @@ from weakref import WeakKeyDictionary
 from mmengine.runner import Runner
 from torch import nn
 
-from mmacs.coreset.teacher import load_teacher, make_teacher, save_teacher
 from mmacs.hooks.run import unwrapped
-from mmacs.processes import on_main
+from mmacs.teacher.model import load_teacher, make_teacher, save_teacher
+from mmacs.utils.distributed import on_main
 
 _TEACHERS: 'WeakKeyDictionary[Runner, Tuple[nn.Module, str]]' = WeakKeyDictionary()
 

@@ -5,8 +5,8 @@ from typing import Any, Dict, List, Mapping, Optional
 import torch
 from torch import Tensor
 
-from mmacs.errors import MmacsError
 from mmacs.models.cifar_resnet import CIFARResNet
+from mmacs.utils.errors import MmacsError
 
 
 def convert_cifar_checkpoint(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:

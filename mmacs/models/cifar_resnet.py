@@ -10,8 +10,8 @@ import torch.nn.functional as F  # noqa: N812
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmacs.errors import MmacsError
 from mmacs.registry import MODELS
+from mmacs.utils.errors import MmacsError
 
 
 def shortcut_a(x: Tensor, out_channels: int) -> Tensor:

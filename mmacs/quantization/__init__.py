@@ -1,10 +1,10 @@
+from mmacs.quantization.analysis.layer_table import layer_table
 from mmacs.quantization.batch_norm import reestimate_batch_norm
 from mmacs.quantization.calibrate import calibrate
 from mmacs.quantization.convert import disabled, quantize_model, quantizers
 from mmacs.quantization.description import describe, require_same
 from mmacs.quantization.freeze import fold_batch_norm, freeze
 from mmacs.quantization.recipe import Recipe
-from mmacs.quantization.report import layer_table
 
 __all__ = [
     'Recipe',

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.quantizers import Quantizer
+from mmacs.utils.errors import MmacsError
 
 
 def _one(block: Any) -> int:

@@ -7,11 +7,9 @@ from mmengine.dist import all_reduce
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmacs.errors import MmacsError
-from mmacs.registry import MODELS
+from mmacs.utils.errors import MmacsError
 
 
-@MODELS.register_module(name='PerLevelBN')
 class PerLevelBatchNorm2d(nn.ModuleList):
     """BatchNorm of a head that is shared between pyramid levels: each level has its own (Chen et al., AQD, CVPR 2021).
 

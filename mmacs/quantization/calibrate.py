@@ -5,10 +5,10 @@ from typing import Any, Callable, Iterable, List, Optional
 import torch
 from torch import nn
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.convert import quantizers
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
+from mmacs.utils.errors import MmacsError
 
 
 @torch.no_grad()

@@ -6,13 +6,13 @@ from typing import Any, Dict, Iterator, Tuple, Union
 
 from torch import nn
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.additions import quantize_additions
 from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.recipe import LayerSettings, Recipe, Settings, parameters_of
 from mmacs.quantization.sharing import head_of, mark_forward, mark_per_level_norms, num_pyramid_levels
-from mmacs.registry import QUANTIZERS, find
+from mmacs.utils.errors import MmacsError
+from mmacs.utils.registry import QUANTIZERS
 
 
 def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] = 'w4a4') -> nn.Module:
@@ -106,7 +106,7 @@ def _build(settings: Settings, kind: str, num_levels: int = 1, **more: Any) -> n
     if settings is None:
         return nn.Identity()
     settings = {**settings, 'kind': kind}
-    quantizer = find(QUANTIZERS, settings.pop('type'))
+    quantizer = QUANTIZERS.find(settings.pop('type'))
     if settings.pop('per_channel', False):
         settings['num_channels'] = more['shape'][0]
     per_level = settings.pop('per_level', False)

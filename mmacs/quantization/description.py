@@ -5,8 +5,8 @@ from typing import Any, Dict
 
 from torch import nn
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.convert import quantizers
+from mmacs.utils.errors import MmacsError
 
 SHOWN = 3
 LONGEST = 300  # characters of a recipe in an error message

@@ -16,9 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
+from mmacs.utils.errors import MmacsError
 
 
 @torch.no_grad()

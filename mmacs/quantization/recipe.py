@@ -10,11 +10,11 @@ from typing import Any, Dict, Iterable, List, Optional, Set, Type, Union
 
 from torch import nn
 
-from mmacs.errors import MmacsError, unknown_name
 from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
 from mmacs.quantization.quantizers.base import check_bits
 from mmacs.quantization.roles import ROLES, find_roles
-from mmacs.registry import QUANTIZERS, find
+from mmacs.utils.errors import MmacsError, unknown_name
+from mmacs.utils.registry import QUANTIZERS
 
 PRESETS = ('w8a8', 'w4a8', 'w4a4', 'w3a3', 'w2a2', 'w4a32', 'w2a32', 'w1a32')
 FULL_PRECISION_BITS = 32
@@ -58,7 +58,7 @@ def _changed(kind: str, settings: Settings, change: Settings) -> Settings:
     if settings is None and change and 'bits' not in change:
         raise MmacsError(f'{kind} is in full precision, so that {change} needs bits')
     settings = settings or _DEFAULTS[kind]
-    quantizer = find(QUANTIZERS, change.get('type', settings['type']))
+    quantizer = QUANTIZERS.find(change.get('type', settings['type']))
     if kind not in quantizer.kinds:
         raise MmacsError(f'{quantizer.__name__} quantizes the {quantizer.kinds[0]}, not the {kind}: take another type')
     known = _options(kind, quantizer)

@@ -15,10 +15,10 @@ from typing import Any, Optional, Tuple
 
 from torch import nn
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
+from mmacs.utils.errors import MmacsError
 
 # What counts its calls within one forward: ``calls`` so far, of ``num_levels`` at most.
 _COUNTING = (Quantizer, PerLevelBatchNorm2d)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from mmacs.files import atomic_path
+from mmacs.utils.files import atomic_path
 
 _MARKERS = 'osD^v<>PhXpH8d'
 

@@ -13,10 +13,10 @@ from matplotlib.patches import Rectangle
 from mmengine.dataset import BaseDataset, pseudo_collate
 from torch import nn
 
-from mmacs.coreset.view import ScoringView
-from mmacs.errors import MmacsError
-from mmacs.files import atomic_path
-from mmacs.visualization.coreset_rounds import columns
+from mmacs.coreset.data import ScoringView
+from mmacs.utils.errors import MmacsError
+from mmacs.utils.files import atomic_path
+from mmacs.visualization.coreset_report.rounds import columns
 
 _TRUTH, _PREDICTION = 'lime', 'red'
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mmacs.files import atomic_path
+from mmacs.utils.files import atomic_path
 
 _WEIGHT, _INPUT, _DROP = 'tab:blue', 'tab:orange', 'tab:red'
 _ROW = 0.21  # inches per layer

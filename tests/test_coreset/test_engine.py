@@ -8,17 +8,17 @@ import torch
 from mmengine.dataset import BaseDataset, RepeatDataset
 
 from mmacs.coreset import engine as module
+from mmacs.coreset.data import ScoringView
 from mmacs.coreset.engine import CoresetEngine
-from mmacs.coreset.floors import Floors
-from mmacs.coreset.importance import Importance
-from mmacs.coreset.policy import Policy
 from mmacs.coreset.round_record import write_round
-from mmacs.coreset.scorers import Scorer
-from mmacs.coreset.scores import MAX_STRATA, count_strata
-from mmacs.coreset.scoring import ScoringPass
-from mmacs.coreset.selectors import ClassBalanced, GumbelTopK, TopK
-from mmacs.coreset.view import ScoringView
-from mmacs.errors import MmacsError
+from mmacs.coreset.scoring.scorers import Scorer
+from mmacs.coreset.scoring.scoring_pass import ScoringPass
+from mmacs.coreset.selection.constraints import Constraints
+from mmacs.coreset.selection.importance import Importance
+from mmacs.coreset.selection.normalisation import MAX_STRATA, count_strata
+from mmacs.coreset.selection.policy import Policy
+from mmacs.coreset.selection.selectors import ClassBalanced, GumbelTopK, TopK
+from mmacs.utils.errors import MmacsError
 
 IMAGES = 200
 
@@ -45,9 +45,9 @@ class Images(BaseDataset):
 class Given(Scorer):
     columns = {'evs': '', 'ds': '', 'loss': '', 'correct': '', 'forgetting': '', 'teacher_error': ''}
     teacher_columns = frozenset({'ds', 'teacher_error'})
-    harvestable = frozenset({'evs', 'loss', 'correct'})
+    training_columns = frozenset({'evs', 'loss', 'correct'})
 
-    def score(self, model, outputs, data_samples, reference, columns):
+    def score(self, model, outputs, data_samples, teacher_outputs, columns):
         return {name: outputs for name in columns}
 
 
@@ -62,7 +62,7 @@ class GivenScores(ScoringPass):
         every = np.random.default_rng([len(column), number]).random(len(self.view))
         return every[positions].astype(np.float32)
 
-    def scores(self, scorer, model, positions, columns, reference):
+    def scores(self, scorer, model, positions, columns, teacher_outputs):
         self.asked.append(positions)
         return {name: self.truth(positions, name, len(self.asked) - 1) for name in columns}
 
@@ -70,7 +70,7 @@ class GivenScores(ScoringPass):
 def engine(weights=None, harvest=False, policy=None, normalisation='rank', data=None, seed=3):
     view = ScoringView(RepeatDataset(data or Images(), 2), [])
     importance = Importance(weights or {'evs': 'beta', 'ds': '1 - beta'}, normalisation=normalisation)
-    own = CoresetEngine(GivenScores(view), Given(), importance, policy or Policy(TopK(), Floors()), harvest)
+    own = CoresetEngine(GivenScores(view), Given(), importance, policy or Policy(TopK(), Constraints()), harvest)
     own.seed = seed
     return own
 
@@ -143,7 +143,7 @@ def test_derived_and_trimming_columns_are_scored_for_those_who_need_them():
     assert own.columns == ['correct'] and not own.needs_teacher
     hold(own)
     assert own.importance().tolist() == [0.5] * IMAGES  # nothing is forgotten yet
-    own = engine({'evs': 1.0}, policy=Policy(TopK(), Floors(), trim=0.1))
+    own = engine({'evs': 1.0}, policy=Policy(TopK(), Constraints(), trim=0.1))
     assert own.columns == ['evs', 'teacher_error', 'ds'] and own.needs_teacher
 
 
@@ -151,7 +151,7 @@ def test_derived_and_trimming_columns_are_scored_for_those_who_need_them():
 def harvest(own, positions, slope=0.5, intercept=0.1):
     """Training forwards that order the images as the next round's exact scores do, on another scale."""
     number = len(own.scoring.asked)
-    for name in own.harvestable:
+    for name in own.training_columns:
         truth = own.scoring.truth(np.arange(IMAGES), name, number)
         own.ledger.harvested[name][positions] = slope * truth[positions] + intercept
 
@@ -202,7 +202,7 @@ def test_with_a_small_share_there_are_images_to_align_with_nevertheless():
 def test_columns_that_training_cannot_give_keep_images_stale():
     # or an image that is always trained on would never have its disagreement measured again
     own = engine(harvest=True)
-    assert own.harvestable == ['evs'] and own.columns == ['evs', 'ds']
+    assert own.training_columns == ['evs'] and own.columns == ['evs', 'ds']
     own.rescore = 0.5
     hold(own)
     trained = np.arange(IMAGES)
@@ -245,7 +245,7 @@ def test_harvested_batches_are_those_of_all_processes(monkeypatch):
 # -------------------------------------------------------------------- draws
 def test_a_draw_is_a_function_of_seed_number_and_scores():
     def draw(seed, number, rounds=1):
-        own = engine(policy=Policy(GumbelTopK(), Floors(random_share=0.1)), seed=seed)
+        own = engine(policy=Policy(GumbelTopK(), Constraints(random_share=0.1)), seed=seed)
         for _ in range(rounds):
             hold(own)
         own.draw(50, 99)  # what was drawn before says nothing
@@ -257,10 +257,10 @@ def test_a_draw_is_a_function_of_seed_number_and_scores():
 
 
 def test_what_cannot_be_chosen_is_refused_before_anything_is_scored():
-    own = engine(policy=Policy(TopK(), Floors(class_floor=20)))
+    own = engine(policy=Policy(TopK(), Constraints(class_floor=20)))
     with pytest.raises(MmacsError, match='class_floor=20 needs 60 images, more than the 30'):
-        own.rehearse(30)
-    assert len(own.rehearse(60).indices) == 60
+        own.dry_run(30)
+    assert len(own.dry_run(60).indices) == 60
     assert own.selection is None and own.scoring.asked == []
     assert own.ledger.round == -1 and (own.ledger.trained_at == -1).all() and np.isnan(own.ledger.scores['evs']).all()
 
@@ -292,11 +292,11 @@ def test_one_image_and_images_without_objects():
 
 
 def test_class_floors_take_objects_as_labels():
-    own = engine(policy=Policy(TopK(), Floors(class_floor=2)))
+    own = engine(policy=Policy(TopK(), Constraints(class_floor=2)))
     hold(own)
     chosen = own.view.positions[own.draw(6, 0).indices]
     assert own.view.labels[chosen].sum(0).min() >= 2
-    own = engine(policy=Policy(ClassBalanced(), Floors()))
+    own = engine(policy=Policy(ClassBalanced(), Constraints()))
     hold(own)
     with pytest.raises(MmacsError, match='one label'):
         own.draw(6, 0)
@@ -313,7 +313,7 @@ def saved(state):
 @pytest.mark.parametrize('selector', [TopK(), GumbelTopK()])
 def test_a_resumed_engine_goes_on_as_if_nothing_had_been(selector):
     def fresh(seed):
-        own = engine(harvest=True, policy=Policy(selector, Floors(max_gap=9)), seed=seed)
+        own = engine(harvest=True, policy=Policy(selector, Constraints(max_gap=9)), seed=seed)
         own.rescore = 0.4
         return own
 
@@ -337,11 +337,11 @@ def test_a_resumed_engine_goes_on_as_if_nothing_had_been(selector):
 
 
 def test_probabilities_travel_too():
-    own = engine(policy=Policy(GumbelTopK(), Floors()))
+    own = engine(policy=Policy(GumbelTopK(), Constraints()))
     assert 'indices' not in own.state_dict()
     hold(own)
     own.draw(60, 0)
-    other = engine(policy=Policy(GumbelTopK(), Floors()))
+    other = engine(policy=Policy(GumbelTopK(), Constraints()))
     other.load_state_dict(saved(own.state_dict()))
     np.testing.assert_array_equal(other.selection.probabilities, own.selection.probabilities)
 
@@ -363,23 +363,23 @@ def test_a_checkpoint_of_other_images_or_columns_is_refused(data, weights, messa
 
 # -------------------------------------------------------------------- what is reported
 class Kept(GivenScores):
-    """Scores of columns that are given, for which each image must have its teacher's reference."""
+    """Scores of columns that are given, for which each image must have its teacher's outputs."""
 
     columns = {}
 
     def __init__(self, view, *arguments):
         super().__init__(view)
 
-    def references(self, scorer, teacher, columns, positions, write):
+    def teacher_outputs(self, scorer, teacher, columns, positions, write):
         for start in range(0, len(positions), 3):
             batch = positions[start : start + 3]
             write(batch, {'teacher_error': torch.from_numpy(batch)})
 
-    def scores(self, scorer, model, positions, columns, reference):
+    def scores(self, scorer, model, positions, columns, teacher_outputs):
         if not columns:  # a forward pass alone
             return {}
         self.asked.append(positions)
-        assert reference(positions)['teacher_error'].tolist() == positions.tolist()
+        assert teacher_outputs(positions)['teacher_error'].tolist() == positions.tolist()
         return {name: self.columns[name][positions] for name in columns}
 
 
@@ -390,12 +390,12 @@ def test_fidelity_is_one_for_exact_scores_and_less_for_others(monkeypatch, norma
     monkeypatch.setattr(module, 'ScoringPass', Kept)
     scores = own.ledger.scores
     monkeypatch.setattr(Kept, 'columns', scores)
-    facts = own.compare_fidelity(None, 'teacher', 0.3, num_images=50)
-    assert facts == {'fidelity_evs': pytest.approx(1), 'fidelity_ds': pytest.approx(1), 'fidelity_overlap': 1}
+    facts = own.compare_proxy(None, 'teacher', 0.3, num_images=50)
+    assert facts == {'proxy_evs': pytest.approx(1), 'proxy_ds': pytest.approx(1), 'proxy_overlap': 1}
     monkeypatch.setattr(Kept, 'columns', {'evs': np.ones(IMAGES), 'ds': -scores['ds']})
-    facts = own.compare_fidelity(None, 'teacher', 0.3)
-    assert facts['fidelity_evs'] == 0 and facts['fidelity_ds'] == pytest.approx(-1)
-    assert facts['fidelity_overlap'] < 0.7
+    facts = own.compare_proxy(None, 'teacher', 0.3)
+    assert facts['proxy_evs'] == 0 and facts['proxy_ds'] == pytest.approx(-1)
+    assert facts['proxy_overlap'] < 0.7
 
 
 @pytest.mark.parametrize(('images', 'asked'), [(200, [4, 12]), (7, [4, 3]), (1, [1, 1])])
@@ -405,13 +405,13 @@ def test_costs_are_measured_on_a_few_images_that_need_not_be_many(monkeypatch, i
     monkeypatch.setattr(Kept, 'columns', dict.fromkeys(own.columns, np.zeros(images)))
     assert min(own.measure(None, 'teacher')) > 0
     assert [len(positions) for positions in own.scoring.asked] == asked
-    monkeypatch.setattr(Kept, 'references', None)  # which known ones make needless
+    monkeypatch.setattr(Kept, 'teacher_outputs', None)  # which known ones make needless
     own.measure(None, 'teacher', lambda rows: {'teacher_error': torch.from_numpy(rows)})
     assert own.ledger.round == -1 and np.isnan(own.ledger.scores['evs']).all()
 
 
 def test_a_round_on_disk_says_what_was_known_and_chosen(tmp_path):
-    own = engine(policy=Policy(TopK(), Floors(), trim=0.1))
+    own = engine(policy=Policy(TopK(), Constraints(), trim=0.1))
     hold(own)
     own.draw(30, 0)
     write_round(tmp_path / 'round_000.npz', own, np.full(IMAGES, -1, np.int32), epoch=4, iteration=17, seconds=0.5)

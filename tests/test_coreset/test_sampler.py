@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 import mmacs.coreset.sampler as module
 from mmacs.coreset import CoresetSampler
 from mmacs.coreset.sampler import swept_indices
-from mmacs.errors import MmacsError
+from mmacs.utils.errors import MmacsError
 
 
 def test_registered_and_length_is_final_from_construction():

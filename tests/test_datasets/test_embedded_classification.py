@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmpretrain.evaluation import Accuracy
 
 from mmacs.datasets.shape_tiles import CLASSES, ClassificationSpec, draw_tile, write_classification
-from mmacs.errors import MmacsError
+from mmacs.utils.errors import MmacsError
 
 SPEC = dict(num_train=60, num_test=20)
 PIPELINE = [

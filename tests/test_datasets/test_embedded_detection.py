@@ -14,7 +14,7 @@ from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmacs.datasets.shape_scenes import CLASSES
-from mmacs.errors import MmacsError
+from mmacs.utils.errors import MmacsError
 
 SPEC = dict(num_train=60, num_val=20, long_side=96, seed=1)
 PIPELINE = [

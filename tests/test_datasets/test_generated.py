@@ -5,7 +5,7 @@ import pytest
 
 from mmacs.datasets.generated import MANIFEST, generate_once, parse_spec
 from mmacs.datasets.shape_scenes import DetectionSpec, write_detection
-from mmacs.errors import MmacsError
+from mmacs.utils.errors import MmacsError
 
 RECIPE = {'generator': 'test', 'version': 1}
 

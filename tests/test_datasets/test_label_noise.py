@@ -10,9 +10,8 @@ from mmengine.runner import Runner
 
 import mmacs.registry  # noqa: F401
 from mmacs.datasets.label_noise import corrupt, parse_noise
-from mmacs.errors import MmacsError
-
-from ..conftest import REPO
+from mmacs.utils.errors import MmacsError
+from tests.conftest import REPO
 
 CLASSES = tuple('abcdefghij')
 

@@ -12,12 +12,12 @@ from mmengine.structures import InstanceData
 from torch import nn
 from torch.testing import assert_close
 
-from mmacs.coreset.teacher import make_teacher
 from mmacs.distillation import Distiller
 from mmacs.distillation.capture import match_layers
 from mmacs.distillation.losses import soft_cross_entropy
-from mmacs.errors import MmacsError
 from mmacs.quantization import quantize_model
+from mmacs.teacher.model import make_teacher
+from mmacs.utils.errors import MmacsError
 
 
 def images(side=64):

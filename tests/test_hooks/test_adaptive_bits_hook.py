@@ -14,13 +14,13 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.priority import get_priority
 
-from mmacs.errors import MmacsError
 from mmacs.hooks import DistillationHook, QuantizationHook
 from mmacs.hooks.adaptive_bits_hook import STATE_KEY, AdaptiveBitsHook
 from mmacs.quantization import quantize_model
 from mmacs.quantization.learned_bits import LearnedBits, participants
+from mmacs.utils.errors import MmacsError
+from tests.conftest import run_config
 
-from ..conftest import run_config
 from .test_run import load_checkpoint
 
 CONFIG = 'retinanet_r18_w4a4_acs.py'

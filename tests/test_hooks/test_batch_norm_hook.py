@@ -3,10 +3,10 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmacs.errors import MmacsError
 from mmacs.hooks.batch_norm_hook import BatchNormReestimationHook
+from mmacs.utils.errors import MmacsError
+from tests.conftest import run_config
 
-from ..conftest import run_config
 from .test_run import load_checkpoint
 
 

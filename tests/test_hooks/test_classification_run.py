@@ -8,8 +8,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mmacs.quantization import quantizers
-
-from ..conftest import REPO
+from tests.conftest import REPO
 
 pytest.importorskip('mmpretrain')
 

@@ -12,10 +12,10 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from mmacs.coreset.scorers import ClassificationScorer
-from mmacs.errors import MmacsError
+from mmacs.coreset.scoring.scorers import ClassificationScorer
+from mmacs.utils.errors import MmacsError
+from tests.conftest import REPO, run_config
 
-from ..conftest import REPO, run_config
 from .test_run import load_checkpoint, rounds, weights
 
 pytest.importorskip('mmpretrain')
@@ -218,7 +218,7 @@ def test_noise_is_counted_and_suspects_are_left_out_of_fast_scoring_beside_disti
             f'{noisy[chosen].sum()} chosen images are noisy, which is {noisy[chosen].mean():.1%} of the coreset, '
             f'against {noisy.mean():.1%} of all images, {noisy[trimmed].mean():.1%} of the trimmed images are noisy'
         ) in log
-    assert 0 < scalars[0]['coreset/fidelity_ds'] <= 1 and 'coreset/fidelity_ds' not in scalars[1]
+    assert 0 < scalars[0]['coreset/proxy_ds'] <= 1 and 'coreset/proxy_ds' not in scalars[1]
     assert log.count(', 16 images trimmed, ') == 2
     assert "Importance of an image: beta evs + (1 - beta) ds, beta 'cosine', normalisation 'none'; TopK chooses" in log
     assert 'rank correlation of ds with exact scores 0.' in log
@@ -228,11 +228,11 @@ def test_noise_is_counted_and_suspects_are_left_out_of_fast_scoring_beside_disti
 def test_the_teacher_runs_once_for_all_runs_that_see_the_same(classifier, tmp_path, monkeypatch):
     seen = []
 
-    def reference(self, teacher, outputs, data_samples, columns, original=ClassificationScorer.reference):
+    def teacher_outputs(self, teacher, outputs, data_samples, columns, original=ClassificationScorer.teacher_outputs):
         seen.extend(data_samples)
         return original(self, teacher, outputs, data_samples, columns)
 
-    monkeypatch.setattr(ClassificationScorer, 'reference', reference)
+    monkeypatch.setattr(ClassificationScorer, 'teacher_outputs', teacher_outputs)
 
     def shown(name, resume_from=None, epochs=1, **changes):
         """Images that the teacher of a run sees, and the run's log."""
@@ -267,7 +267,7 @@ def test_a_plan_that_a_budget_changed_survives_a_resume(classifier, tmp_path):
     resumed, _ = run(classifier('resumed', 5, selection_budget=0.001), tmp_path / 'run' / 'epoch_2.pth')
     assert [int(record['epoch']) for record in rounds(tmp_path / 'resumed')] == [4]
     state = load_checkpoint(tmp_path / 'resumed' / 'epoch_5.pth')['mmacs_coreset']
-    assert state['pace']['plan'][2] == 0.5
+    assert state['schedule']['plan'][2] == 0.5
 
 
 def test_a_run_that_would_take_longer_than_full_training_is_refused(classifier):

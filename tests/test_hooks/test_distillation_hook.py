@@ -10,16 +10,16 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 
-from mmacs.coreset.teacher import make_teacher
 from mmacs.distillation import Distiller
-from mmacs.errors import MmacsError
 from mmacs.hooks import DistillationHook
 from mmacs.hooks.distillation_hook import build_teacher
 from mmacs.hooks.teacher import run_teacher
 from mmacs.quantization import calibrate, quantize_model
+from mmacs.teacher.model import make_teacher
+from mmacs.utils.errors import MmacsError
+from tests.conftest import run_config
+from tests.test_distillation.test_distiller import images, num_hooks
 
-from ..conftest import run_config
-from ..test_distillation.test_distiller import images, num_hooks
 from .test_run import CONFIG, KillAfter, load_checkpoint, train, weights
 
 TERMS = ('loss_distill_cls', 'loss_distill_box', 'loss_correction')

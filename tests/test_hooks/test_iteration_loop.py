@@ -12,8 +12,8 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from mmacs.coreset import CoresetSampler
-from mmacs.errors import MmacsError
 from mmacs.hooks.iteration_loop import CoresetIterator
+from mmacs.utils.errors import MmacsError
 
 BUCKETS = dict(type=AspectRatioBatchSampler)
 

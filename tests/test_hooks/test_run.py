@@ -12,11 +12,10 @@ from mmdet.registry import MODELS
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 
-from mmacs.errors import MmacsError
 from mmacs.hooks.run import coreset_sampler
 from mmacs.quantization import quantizers
-
-from ..conftest import REPO, run_config
+from mmacs.utils.errors import MmacsError
+from tests.conftest import REPO, run_config
 
 CONFIG = 'retinanet_r18_w4a4_acs.py'
 FLIPPED = [  # a scoring pipeline that draws at random

@@ -12,8 +12,8 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
 from mmacs.quantization import quantizers
+from tests.conftest import REPO, run_config, write_coco
 
-from ..conftest import REPO, run_config, write_coco
 from .test_run import CONFIG, KillAfter, load_checkpoint, train, weights
 
 RECIPES = {

@@ -23,12 +23,12 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from mmacs.checkpoints import latest_checkpoint
-from mmacs.coreset.selectors import digest
+from mmacs.coreset.selection.selectors import digest
 from mmacs.hooks import QuantizationHook
 from mmacs.registry import HOOKS
+from mmacs.utils.checkpoints import latest_checkpoint
+from tests.conftest import REPO, run_config, write_coco
 
-from ..conftest import REPO, run_config, write_coco
 from .test_run import CONFIG, load_checkpoint, rounds
 
 KILLED = -signal.SIGKILL
@@ -36,7 +36,7 @@ RANDOM_KILLS = 4
 
 # Importing the frameworks takes seconds: one process with one thread does that, and runs are forks of it.
 PRELOADED = ['mmdet.datasets', 'mmdet.engine', 'mmdet.evaluation', 'mmdet.models', 'mmdet.visualization', 'pytest']
-PRELOADED += ['mmacs.commands', 'mmacs.coreset.scorers', 'mmacs.hooks', 'mmacs.quantization.builder']
+PRELOADED += ['mmacs.cli.commands', 'mmacs.coreset.scoring.scorers', 'mmacs.hooks', 'mmacs.models.quantized_model']
 
 STEP = 'mmengine.optim.OptimWrapper.update_params'
 SAVED = 'mmengine.hooks.checkpoint_hook.is_main_process'
@@ -44,9 +44,9 @@ SAVED = 'mmengine.hooks.checkpoint_hook.is_main_process'
 # Functions before whose n-th call in a process it is killed. Each process goes on where the one before it was killed.
 KILLS = [
     ('os.replace', 1),  # the teacher's weights lie in a temporary file
-    ('mmacs.coreset.reference_cache.CacheWriter.write', 3),  # the teacher cache is half written
+    ('mmacs.coreset.scoring.teacher_cache.CacheWriter.write', 3),  # the teacher cache is half written
     ('os.rename', 1),  # it is complete, but has no name yet
-    ('mmacs.coreset.ledger.Ledger.record', 1),  # the images of round 0 are scored
+    ('mmacs.coreset.state.Ledger.record', 1),  # the images of round 0 are scored
     ('numpy.lib.format.write_array', 3),  # the file of round 0 is half written
     (STEP, 2),  # in epoch 1
     ('pathlib.Path.write_bytes', 1),  # epoch_1.pth is half written
@@ -54,7 +54,7 @@ KILLS = [
     (STEP, 2),  # in epoch 2
     ('pathlib.Path.write_bytes', 1),  # epoch_2.pth is half written, and is to replace epoch_1.pth
     (SAVED, 2),  # it is whole, but the note names epoch_1.pth
-    ('mmacs.coreset.scorers.DenseDetectionScorer.score', 2),  # in round 1
+    ('mmacs.coreset.scoring.scorers.DenseDetectionScorer.score', 2),  # in round 1
     ('os.replace', 1),  # the file of round 1 has no name yet
     (STEP, 2),  # in epoch 3
     (STEP, 5),  # in epoch 4

@@ -5,10 +5,10 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmacs.errors import MmacsError
 from mmacs.models import CIFARResNet
 from mmacs.models.cifar_resnet import BasicBlock, shortcut_a
 from mmacs.registry import MODELS
+from mmacs.utils.errors import MmacsError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 

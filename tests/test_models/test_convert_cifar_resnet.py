@@ -11,8 +11,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmacs.errors import MmacsError
 from mmacs.models import CIFARResNet, convert_cifar_checkpoint
+from mmacs.utils.errors import MmacsError
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / 'shared' / 'data'

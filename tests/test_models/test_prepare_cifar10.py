@@ -9,7 +9,7 @@ pytest.importorskip('mmpretrain')
 
 from mmpretrain.datasets.categories import CIFAR10_CATEGORIES  # noqa: E402
 
-from mmacs.errors import MmacsError  # noqa: E402
+from mmacs.utils.errors import MmacsError  # noqa: E402
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'prepare_cifar10.py'
 

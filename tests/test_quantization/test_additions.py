@@ -14,11 +14,11 @@ from mmpretrain.models.backbones.seresnet import SEBottleneck
 from torch import nn
 from torchvision.models.resnet import BasicBlock as TorchvisionBlock
 
-from mmacs.errors import MmacsError
 from mmacs.models.cifar_resnet import BasicBlock as CIFARBlock
 from mmacs.quantization import calibrate, disabled, quantize_model, quantizers
 from mmacs.quantization.additions import ADDITIONS, quantize_additions
 from mmacs.quantization.quantizers import LSQ, Quantizer
+from mmacs.utils.errors import MmacsError
 
 RECIPE = dict(preset='w8a8', additions=dict(bits=2))
 

@@ -9,10 +9,10 @@ from mmengine.model.utils import convert_sync_batchnorm
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mmacs.errors import MmacsError
 from mmacs.quantization import calibrate, quantize_model, quantizers
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d, reestimate_batch_norm
 from mmacs.quantization.sharing import mark_per_level_norms
+from mmacs.utils.errors import MmacsError
 
 PER_LEVEL = dict(type='mmacs.PerLevelBN', num_levels=5)
 

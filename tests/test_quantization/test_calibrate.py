@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmacs.errors import MmacsError
 from mmacs.quantization import calibrate, quantize_model
+from mmacs.utils.errors import MmacsError
 
 
 @pytest.fixture

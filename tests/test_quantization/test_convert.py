@@ -7,8 +7,8 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from torch import nn
 
-from mmacs.errors import MmacsError
 from mmacs.quantization import calibrate, disabled, layer_table, quantize_model, quantizers
+from mmacs.utils.errors import MmacsError
 
 
 def tensors(output):

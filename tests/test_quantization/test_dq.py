@@ -4,11 +4,11 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from torch import nn
 
-from mmacs.errors import MmacsError
 from mmacs.quantization import calibrate, quantize_model
 from mmacs.quantization.mse_clip import mse_clip
 from mmacs.quantization.quantizers import LSQ, DQActivation, DQWeight
 from mmacs.quantization.quantizers.dq_weight import code_table, fit_basis, margins
+from mmacs.utils.errors import MmacsError
 
 SHAPE = (6, 4, 3, 3)
 DQ = dict(weight=dict(type='DQWeight'), activation=dict(type='DQActivation'))

@@ -7,10 +7,10 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from torch import nn
 
-from mmacs.errors import MmacsError
 from mmacs.quantization import calibrate, disabled, quantize_model, quantizers
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
 from mmacs.quantization.freeze import fold_batch_norm, freeze
+from mmacs.utils.errors import MmacsError
 
 
 def tensors(output):

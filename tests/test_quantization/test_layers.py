@@ -17,8 +17,7 @@ from torch import nn
 
 from mmacs.quantization import calibrate, disabled, layer_table, quantize_model, quantizers
 from mmacs.quantization.layers import QuantizedLayer, QuantizedLinear, QuantizedMultiheadAttention
-
-from ..conftest import SHIPPED
+from tests.conftest import SHIPPED
 
 
 def normal(*shape):

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.mse_clip import channel_sample, mse_clip
 from mmacs.quantization.quantizers import OCTAV
+from mmacs.utils.errors import MmacsError
 
 DRAW = {
     'normal': torch.randn,

@@ -8,19 +8,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.quantizers import Quantizer
-from mmacs.registry import QUANTIZERS, find
+from mmacs.registry import QUANTIZERS
+from mmacs.utils.errors import MmacsError
 
-QUANTIZERS.import_from_location()
-NAMES = sorted(QUANTIZERS.module_dict)
+NAMES = sorted(QUANTIZERS.classes)
 SHAPE = (4, 3, 5, 5)
-PAIRS = [(name, kind) for name in NAMES for kind in find(QUANTIZERS, name).kinds]
-UNIFORM = [(name, kind) for name, kind in PAIRS if find(QUANTIZERS, name).uniform]
+PAIRS = [(name, kind) for name in NAMES for kind in QUANTIZERS.find(name).kinds]
+UNIFORM = [(name, kind) for name, kind in PAIRS if QUANTIZERS.find(name).uniform]
 
 
 def build(name, kind='activation', **kwargs) -> Quantizer:
-    quantizer = find(QUANTIZERS, name)
+    quantizer = QUANTIZERS.find(name)
     if name == 'DQWeight':
         kwargs['shape'] = SHAPE
     return quantizer(kind=kind, **kwargs)

@@ -4,8 +4,8 @@ import pickle
 import pytest
 import torch
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.quantizers import LSQ
+from mmacs.utils.errors import MmacsError
 
 
 def calibrated(x, **kwargs):

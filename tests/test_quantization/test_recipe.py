@@ -1,8 +1,8 @@
 import pytest
 from torch import nn
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.recipe import Recipe
+from mmacs.utils.errors import MmacsError
 
 MODEL = nn.ModuleDict(
     {

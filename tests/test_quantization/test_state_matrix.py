@@ -10,9 +10,9 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from torch import nn
 
-from mmacs.errors import MmacsError
 from mmacs.quantization import calibrate, quantize_model, quantizers
 from mmacs.quantization.quantizers import LSQ, LSQPlus
+from mmacs.utils.errors import MmacsError
 from tools.compare_quantizers import METHODS
 
 from .test_quantizer_family import UNIFORM, build, calibrated, values

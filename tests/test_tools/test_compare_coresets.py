@@ -10,12 +10,11 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from mmacs.comparison import TrainingTime, fill, read_training_files, train
-from mmacs.errors import MmacsError
+from mmacs.cli.comparison import TrainingTime, fill, read_training_files, train
+from mmacs.utils.errors import MmacsError
 from mmacs.visualization.comparison import draw_comparison
-
-from ..conftest import REPO, run_config
-from ..test_configs import choose
+from tests.conftest import REPO, run_config
+from tests.test_configs import choose
 
 
 @pytest.fixture(scope='module')

@@ -1,6 +1,6 @@
 import json
 
-from ..conftest import run_config
+from tests.conftest import run_config
 
 
 def test_cells_are_trained_once_and_never_under_other_settings(command, full_precision, tiny_coco, tmp_path):

@@ -7,12 +7,11 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from mmacs.errors import MmacsError
-from mmacs.visualization import coreset_pictures
-from mmacs.visualization.coreset import write_report
-
-from ..conftest import REPO, run_config, write_coco
-from ..test_visualization.test_coreset import write_rounds
+from mmacs.utils.errors import MmacsError
+from mmacs.visualization.coreset_report import pictures as coreset_pictures
+from mmacs.visualization.coreset_report.page import write_report
+from tests.conftest import REPO, run_config, write_coco
+from tests.test_visualization.test_coreset_report import write_rounds
 
 IDS = [1, 2, 3, 5, 6, 7, 8, 10, 11, 12]  # of the tiny data set's images that have objects
 VOID = {'meta', 'img', 'br', 'source'}

@@ -7,8 +7,8 @@ import torch
 from mmengine.dist import is_distributed
 from torch import Tensor, nn
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.fake_quant import level_bounds, per_element, power_of_two_step
+from mmacs.utils.errors import MmacsError
 
 MAX_BITS = 16
 KINDS = ('weight', 'activation')

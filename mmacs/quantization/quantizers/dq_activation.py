@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmacs.quantization.mse_clip import channel_sample, mse_clip_of_bits
 from mmacs.quantization.quantizers.octav import OCTAV
-from mmacs.registry import QUANTIZERS
+from mmacs.utils.registry import QUANTIZERS
 
 
 @QUANTIZERS.register_module()

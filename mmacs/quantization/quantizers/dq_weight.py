@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.mse_clip import mse_clip
 from mmacs.quantization.quantizers.base import Quantizer
-from mmacs.registry import QUANTIZERS
+from mmacs.utils.errors import MmacsError
+from mmacs.utils.registry import QUANTIZERS
 
 ALTERNATIONS = 3
 

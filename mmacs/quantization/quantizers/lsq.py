@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmacs.errors import unknown_name
 from mmacs.quantization.fake_quant import (
     alive,
     keep_positive,
@@ -17,7 +16,8 @@ from mmacs.quantization.fake_quant import (
 )
 from mmacs.quantization.mse_clip import channel_sample, mse_clip_of_bits
 from mmacs.quantization.quantizers.base import Quantizer
-from mmacs.registry import QUANTIZERS
+from mmacs.utils.errors import unknown_name
+from mmacs.utils.registry import QUANTIZERS
 
 INITS = ('mean', 'mse')
 

@@ -5,9 +5,9 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.quantizers.lsq import LSQ
-from mmacs.registry import QUANTIZERS
+from mmacs.utils.errors import MmacsError
+from mmacs.utils.registry import QUANTIZERS
 
 
 @QUANTIZERS.register_module()

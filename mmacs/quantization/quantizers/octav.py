@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.fake_quant import keep_positive, per_element, round_to_levels
 from mmacs.quantization.mse_clip import channel_sample, clipped_straight_through, mse_clip_of_bits
 from mmacs.quantization.quantizers.base import Quantizer
-from mmacs.registry import QUANTIZERS
+from mmacs.utils.errors import MmacsError
+from mmacs.utils.registry import QUANTIZERS
 
 
 @QUANTIZERS.register_module()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmacs.quantization.fake_quant import alive, clip_and_round, keep_positive
 from mmacs.quantization.quantizers.base import Quantizer
-from mmacs.registry import QUANTIZERS
+from mmacs.utils.registry import QUANTIZERS
 
 
 @QUANTIZERS.register_module()

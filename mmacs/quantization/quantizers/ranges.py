@@ -6,10 +6,10 @@ from typing import Any, List, Optional
 import torch
 from torch import Tensor
 
-from mmacs.errors import MmacsError
 from mmacs.quantization.fake_quant import alive, round_to_levels
 from mmacs.quantization.quantizers.base import Quantizer
-from mmacs.registry import QUANTIZERS
+from mmacs.utils.errors import MmacsError
+from mmacs.utils.registry import QUANTIZERS
 
 
 @QUANTIZERS.register_module()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmacs.quantization.fake_quant import alive, lsq_quantize, trained_power_of_two
 from mmacs.quantization.quantizers.base import Quantizer
-from mmacs.registry import QUANTIZERS
+from mmacs.utils.registry import QUANTIZERS
 
 
 @QUANTIZERS.register_module()

@@ -1,0 +1,5 @@
+"""What the commands under ``tools/`` share."""
+
+from mmacs.cli.entry import explain, run
+
+__all__ = ['explain', 'run']

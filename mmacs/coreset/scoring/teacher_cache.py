@@ -1,0 +1,343 @@
+"""The teacher's outputs of all images on disk, so that it runs once: memory-mapped, one row per image.
+
+A cache is a folder ``<folder>/<key>`` with one ``<name>.npy`` per tensor, row i that of image i, and ``cache.json``
+with their sizes and checksums. It gets its name when it is complete, so whoever finds it finds all of it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+import zlib
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Sequence, Tuple, Type
+from uuid import uuid4
+
+import numpy as np
+from mmengine.dist import all_gather_object, get_rank, is_main_process
+from mmengine.logging import print_log
+from torch import Tensor, from_numpy
+
+from mmacs.utils.distributed import everywhere, on_main
+from mmacs.utils.errors import MmacsError
+
+_FORMAT = 1
+_DAY = 24 * 60 * 60
+_BLOCK = 2**20  # bytes read at once
+_ROWS = 4096  # rows put together at once
+
+Layout = Dict[str, Tuple[str, Tuple[int, ...]]]  # dtype and shape of one row, by name
+
+
+def cache_key(**parts: Any) -> str:
+    """Name the cache of the teacher's outputs by all that it depends on.
+
+    Args:
+        **parts: Plain values that JSON has: fingerprints of weights and images, the pipeline, the scorer's config.
+
+    Returns:
+        str: 16 hexadecimal digits of SHA-256 over the parts as canonical JSON; their order doesn't matter.
+    """
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(',', ':')).encode()).hexdigest()[:16]
+
+
+class TeacherCache:
+    """A complete cache, open for reading.
+
+    Args:
+        path (os.PathLike): Its folder.
+    """
+
+    def __init__(self, path: os.PathLike) -> None:
+        files = sorted(Path(path).glob('*.npy'))
+        self._arrays = {file.stem: np.load(file, mmap_mode='r', allow_pickle=False) for file in files}
+
+    def rows(self, positions: Sequence[int]) -> Dict[str, Tensor]:
+        """Read images' rows.
+
+        Args:
+            positions (Sequence[int]): Positions of B images, in any order.
+
+        Returns:
+            Dict[str, Tensor]: Named tensors on the CPU, batch first, as they were written.
+        """
+        positions = np.asarray(positions, dtype=np.int64)
+        return {name: from_numpy(np.asarray(array)[positions]) for name, array in self._arrays.items()}
+
+
+def open_cache(folder: os.PathLike, key: str, num_images: int) -> Optional[TeacherCache]:
+    """Open a cache if there is a sound one; the reason why there is none is logged. Call it in all processes.
+
+    Sizes and checksums of its files are verified by the main process.
+
+    Args:
+        folder (os.PathLike): Where caches lie, on a disk that all processes share.
+        key (str): From :func:`cache_key`.
+        num_images (int): Rows that it must have.
+
+    Returns:
+        TeacherCache or None: None if there is none for this key, or it is of another number of images, or damaged.
+
+    Raises:
+        MmacsError: If only some processes can read it.
+    """
+    path = Path(folder) / key
+    fault = on_main(lambda: _fault(path, key, num_images))
+    if fault is None:
+        return _open(path)
+    print_log(f'The teacher runs on all images, because {fault}.', 'current')
+    return None
+
+
+class CacheWriter:
+    """Writes a cache. In a distributed run all processes make one each, write their images, and finish.
+
+    Each process writes to files of its own in a temporary folder, which the main process names and at the end turns
+    into the cache. Of several runs that build one cache at once the first to finish gives it its name, and the others
+    take that one. Leaving the ``with`` statement without :meth:`finish` removes what was written; what killed runs
+    leave behind is removed when it is a day old.
+
+    Args:
+        folder (os.PathLike): Where caches lie, on a disk that all processes share. It is made if there is none.
+        key (str): From :func:`cache_key`.
+        num_images (int): Rows of the cache, at least 1.
+
+    Raises:
+        MmacsError: If the folder can't be written to, or not all processes see it.
+    """
+
+    def __init__(self, folder: os.PathLike, key: str, num_images: int) -> None:
+        self._path = Path(folder) / key
+        self._key = key
+        self._num_images = num_images
+        self._temporary = Path(on_main(self._make_temporary))
+        self._layout: Optional[Layout] = None
+        self._files: Dict[str, BinaryIO] = {}
+        self._positions: List[np.ndarray] = []
+        try:
+            everywhere(_unseen(self._temporary))
+        except MmacsError:
+            self._discard()
+            raise
+
+    def __enter__(self) -> 'CacheWriter':
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        with suppress(MmacsError):
+            self._close()
+        self._discard()
+
+    def write(self, positions: Sequence[int], rows: Dict[str, Tensor]) -> None:
+        """Append images' rows.
+
+        Args:
+            positions (Sequence[int]): Positions of B images, each written once by one process.
+            rows (Dict[str, Tensor]): Named tensors, batch first; names, dtypes and all axes but the first are the
+                same in every call.
+
+        Raises:
+            MmacsError: If the rows are not like those before, or can't be written.
+        """
+        positions = np.array(positions, dtype=np.int64)
+        arrays = {name: np.ascontiguousarray(row.detach().cpu().numpy()) for name, row in rows.items()}
+        layout = {name: (array.dtype.str, array.shape[1:]) for name, array in arrays.items()}
+        if layout != (self._layout or layout) or any(len(array) != len(positions) for array in arrays.values()):
+            raise MmacsError(
+                f"the scorer's teacher outputs must have rows of one kind, got {layout} after {self._layout}"
+            )
+        self._layout = layout
+        try:
+            for name, array in arrays.items():
+                if name not in self._files:
+                    self._files[name] = open(self._shard(name, get_rank()), 'wb')  # noqa: SIM115, closed in _close
+                self._files[name].write(array.data)
+                self._files[name].flush()  # a full disk shows now, and the file's time says that this run lives
+        except OSError as error:
+            raise MmacsError(_cannot_write(self._path, error)) from error
+        self._positions.append(positions)
+
+    def finish(self) -> TeacherCache:
+        """Put together what all processes wrote and open it. Call it in all processes.
+
+        Raises:
+            MmacsError: If an image was written never or more than once, or the cache can't be written or seen.
+        """
+        self._close()
+        mine = np.concatenate([np.empty(0, dtype=np.int64), *self._positions])
+        parts = all_gather_object((mine, self._layout))  # waits for all processes
+        on_main(lambda: self._complete([positions for positions, _ in parts], [layout for _, layout in parts]))
+        return _open(self._path)
+
+    # ---------------------------------------------------------------- parts
+    def _shard(self, name: str, rank: int) -> Path:
+        """File with one process's rows of one tensor, without a header."""
+        return self._temporary / f'{name}.{rank}'
+
+    def _close(self) -> None:
+        try:
+            for file in self._files.values():
+                file.close()
+        except OSError as error:
+            raise MmacsError(_cannot_write(self._path, error)) from error
+
+    def _discard(self) -> None:
+        if is_main_process():
+            shutil.rmtree(self._temporary, ignore_errors=True)  # gone already if it became the cache
+
+    def _make_temporary(self) -> str:
+        """Remove old leftovers, make a folder of this run's own."""
+        folder = self._path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.glob(f'.{"[0-9a-f]" * 16}.{"[0-9a-f]" * 32}'):
+                if time.time() - _last_written(leftover) > _DAY:
+                    shutil.rmtree(leftover, ignore_errors=True)
+            temporary = _beside(self._path)
+            temporary.mkdir()
+        except OSError as error:
+            raise MmacsError(_cannot_write(self._path, error)) from error
+        return str(temporary)
+
+    def _complete(self, positions: List[np.ndarray], layouts: List[Optional[Layout]]) -> None:
+        """Check that all is there, merge the processes' files and give the folder its final name."""
+        counts = np.bincount(np.concatenate(positions), minlength=self._num_images)
+        wrong = np.flatnonzero(counts != (np.arange(len(counts)) < self._num_images))
+        if len(wrong):
+            raise MmacsError(
+                f'the teacher cache needs each of {self._num_images} images once, image {wrong[0]} was written '
+                f'{counts[wrong[0]]} times'
+            )
+        found = [layout for layout in layouts if layout is not None]
+        if any(layout != found[0] for layout in found):
+            raise MmacsError(f"the scorer's teacher outputs must have rows of one kind, processes wrote {found}")
+        try:
+            arrays = {name: self._merge(name, *found[0][name], positions) for name in found[0]}
+            about = {'format': _FORMAT, 'key': self._key, 'num_images': self._num_images, 'arrays': arrays}
+            (self._temporary / 'cache.json').write_text(json.dumps(about, indent=2) + '\n')
+            self._publish()
+        except OSError as error:
+            raise MmacsError(_cannot_write(self._path, error)) from error
+
+    def _merge(self, name: str, dtype: str, shape: Tuple[int, ...], positions: List[np.ndarray]) -> Tuple[int, int]:
+        """Write one tensor's rows of all processes in order of position; returns size and checksum of the file.
+
+        It is written from front to back, not through a memory map, where a full disk would kill the process.
+        """
+        process, row = np.empty(self._num_images, dtype=np.int64), np.empty(self._num_images, dtype=np.int64)
+        shards: Dict[int, np.ndarray] = {}
+        for rank, written in enumerate(positions):
+            process[written], row[written] = rank, np.arange(len(written))
+            if len(written):
+                shards[rank] = np.memmap(self._shard(name, rank), dtype, 'r', shape=(len(written), *shape))
+
+        def blocks() -> Iterator[bytes]:
+            header = BytesIO()
+            about = {'descr': dtype, 'fortran_order': False, 'shape': (self._num_images, *shape)}
+            np.lib.format.write_array_header_1_0(header, about)
+            yield header.getvalue()
+            for start in range(0, self._num_images, _ROWS):
+                of, at = process[start : start + _ROWS], row[start : start + _ROWS]
+                block = np.empty((len(of), *shape), dtype)
+                for rank, shard in shards.items():
+                    block[of == rank] = shard[at[of == rank]]
+                yield block.tobytes()
+
+        checksum = 0
+        with open(self._temporary / f'{name}.npy', 'wb') as file:
+            for block in blocks():
+                file.write(block)
+                checksum = zlib.crc32(block, checksum)
+            size = file.tell()
+        for rank in shards:
+            self._shard(name, rank).unlink()
+        return size, checksum
+
+    def _publish(self) -> None:
+        if self._path.exists() and _fault(self._path, self._key, self._num_images):
+            aside = _beside(self._path)
+            os.rename(self._path, aside)
+            shutil.rmtree(aside)
+        try:
+            os.rename(self._temporary, self._path)
+        except OSError:  # another run was faster, and its cache is as good as ours
+            if _fault(self._path, self._key, self._num_images):
+                raise
+            self._discard()
+
+
+def _fault(path: Path, key: str, num_images: int) -> Optional[str]:
+    """Why a folder is no sound cache; None if it is one."""
+    try:
+        if not path.exists():
+            only_others = ', only of others' if any(path.parent.glob('*/cache.json')) else ''
+            return f'{path.parent} has no cache of these weights, images and settings{only_others}'
+        about = json.loads((path / 'cache.json').read_text())
+        for name, expected in (('format', _FORMAT), ('key', key), ('num_images', num_images)):
+            if about[name] != expected:
+                return f'the cache {path} has {name} {about[name]} instead of {expected}'
+        for name, (size, checksum) in about['arrays'].items():
+            file = path / f'{name}.npy'
+            if file.stat().st_size != size:
+                return f'{file} has {file.stat().st_size} bytes instead of {size}'
+            if _checksum(file) != checksum:
+                return f'{file} is damaged'
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f'the cache {path} cannot be read ({error})'
+    return None
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file."""
+    checksum = 0
+    with open(path, 'rb') as file:
+        while block := file.read(_BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _beside(path: Path) -> Path:
+    """A name that nobody else uses, for a folder that is no cache yet or no longer."""
+    return path.with_name(f'.{path.name}.{uuid4().hex}')
+
+
+def _last_written(folder: Path) -> float:
+    """When anything in a folder was last written, in seconds since the epoch; a folder that just went counts as new."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except OSError:
+        return time.time()
+
+
+def _open(path: Path) -> TeacherCache:
+    """Open a cache that the main process found or made, in all processes."""
+    cache = None
+    unseen = _unseen(path)
+    if unseen is None:
+        cache = TeacherCache(path)
+    everywhere(unseen)
+    return cache
+
+
+def _unseen(path: Path) -> Optional[str]:
+    """What to say if this process can't see a folder that the main process made."""
+    if path.is_dir():
+        return None
+    return (
+        f'process {get_rank()} on {socket.gethostname()} cannot see {path}, which the main process made: set cache_dir '
+        f'to a folder on a disk that all machines share'
+    )
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    return f'cannot write the teacher cache {path} ({error.strerror}): free some space or set cache_dir'

@@ -1,0 +1,108 @@
+"""Where a config's data sets lie: pointing them elsewhere, and saying what is missing before a run starts."""
+
+import mmap
+import os
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
+
+from mmengine.config import Config
+
+from mmacs.utils.errors import MmacsError
+
+_EVALUATORS = ('val_evaluator', 'test_evaluator')
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_COCO_KEYS = (b'"images"', b'"annotations"', b'"categories"')
+# Data sets that fetch or make their files by themselves.
+_SELF_PROVIDING = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST', 'EmbeddedDetection', 'EmbeddedClassification')
+
+
+def data_sets(cfg: Any) -> Iterator[Dict[str, Any]]:
+    """Configs of the data sets in (part of) a config that name a ``data_root``, whatever wraps them."""
+    if isinstance(cfg, (list, tuple)):
+        for part in cfg:
+            yield from data_sets(part)
+    elif isinstance(cfg, dict):
+        if cfg.get('data_root'):
+            yield cfg
+        for part in cfg.values():
+            yield from data_sets(part)
+
+
+def move_data_root(cfg: Config, root: str) -> None:
+    """Point a config at a data set that lies elsewhere.
+
+    Every path in data loaders and evaluators that starts with the training data's ``data_root`` is moved.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        root (str): The folder that holds what ``data_root`` holds.
+
+    Raises:
+        MmacsError: If the training data has no ``data_root``.
+    """
+    old = next((found['data_root'].rstrip('/') for found in data_sets(cfg.get('train_dataloader'))), None)
+    if old is None:
+        raise MmacsError('the config has no train_dataloader with a data_root to replace')
+
+    def move(part: Any) -> Any:
+        if isinstance(part, str) and f'{part}/'.startswith(f'{old}/'):
+            return os.path.join(root, part[len(old) :].lstrip('/'))
+        if isinstance(part, dict):
+            for key, value in part.items():
+                part[key] = move(value)
+        elif isinstance(part, list):
+            part[:] = [move(value) for value in part]
+        return part
+
+    for name in (*_LOADERS, *_EVALUATORS):
+        move(cfg.get(name))
+
+
+def check_data(cfg: Config, loaders: List[str]) -> None:
+    """Check that the files of the data sets are there and that COCO annotation files are whole.
+
+    Args:
+        cfg (Config): The whole config.
+        loaders (List[str]): Names of the data loaders that will be used.
+
+    Raises:
+        MmacsError: If files are missing or not COCO's format.
+    """
+    missing: List[str] = []
+    annotation_files: List[Path] = []
+    for data_set in (found for name in loaders for found in data_sets(cfg.get(name))):
+        kind = str(data_set.get('type')).split('.')[-1].strip("'>")  # a name, or a class
+        if kind in _SELF_PROVIDING or data_set.get('backend_args'):
+            continue
+        root = Path(data_set['data_root'])
+        prefixes = data_set.get('data_prefix') or {}
+        prefixes = [prefixes] if isinstance(prefixes, str) else prefixes.values()
+        paths = [root, *(root / prefix for prefix in prefixes if prefix)]
+        if data_set.get('ann_file'):
+            paths.append(root / data_set['ann_file'])
+            if kind == 'CocoDataset':
+                annotation_files.append(paths[-1])
+        missing += [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise MmacsError(
+            f'data is missing: {", ".join(dict.fromkeys(missing))}; put or link it there, or say --data-root FOLDER '
+            f'if it lies elsewhere, or run `python3.11 tools/bootstrap.py demo`, which brings its own'
+        )
+    for path in dict.fromkeys(annotation_files):
+        check_coco(path)
+
+
+def check_coco(path: Path) -> None:
+    """Check cheaply, without parsing what may be half a gigabyte, that a file looks like COCO annotations.
+
+    Raises:
+        MmacsError: If it is empty, cut off, or lacks one of COCO's three lists.
+    """
+    if path.stat().st_size == 0:
+        raise MmacsError(f'{path} is not a COCO annotation file: it is empty')
+    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content[:64].lstrip()[:1] != b'{' or content[-64:].rstrip()[-1:] != b'}':
+            raise MmacsError(f'{path} is not a COCO annotation file: it is cut off or not a JSON object')
+        absent = [key.decode() for key in _COCO_KEYS if content.find(key) < 0]
+    if absent:
+        raise MmacsError(f'{path} is not a COCO annotation file: it has no {" and no ".join(absent)}')

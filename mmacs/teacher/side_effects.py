@@ -1,0 +1,45 @@
+"""Scoring changes nothing: modes, buffers and random states are put back as they were."""
+
+import random
+from contextlib import contextmanager
+from typing import Iterator
+
+import numpy as np
+import torch
+from mmengine.dist import broadcast, get_world_size
+from torch import nn
+
+
+@contextmanager
+def without_side_effects(*models: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients inside; modes and the states of all random generators are restored after."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    for model in models:
+        model.eval()
+    try:
+        gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=gpus), torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+@contextmanager
+def main_buffers(model: nn.Module) -> Iterator[None]:
+    """All processes have the main one's buffers inside, and their own again after.
+
+    Running statistics differ between processes unless BatchNorm is synchronised; scores must not.
+    """
+    buffers = list(model.buffers()) if get_world_size() > 1 else []
+    own = [buffer.clone() for buffer in buffers]
+    try:
+        for buffer in buffers:
+            broadcast(buffer)
+        yield
+    finally:
+        for buffer, kept in zip(buffers, own):
+            buffer.copy_(kept)

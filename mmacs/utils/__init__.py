@@ -1,0 +1,1 @@
+"""What every room may use: errors, files, processes, checkpoints, registries. Imports nothing else of mmacs."""

@@ -1,0 +1,70 @@
+"""Mistakes of one process are those of all: none is left waiting for another in a collective."""
+
+from contextlib import contextmanager
+from typing import Callable, Iterator, List, Optional, Tuple, TypeVar
+
+import torch
+from mmengine.dist import all_gather, all_gather_object, broadcast_object_list, get_world_size, is_main_process
+from torch import Tensor
+
+from mmacs.utils.errors import MmacsError
+
+Result = TypeVar('Result')
+
+
+def everywhere(error: Optional[str]) -> None:
+    """Raise in all processes what is wrong in one. Call it in all of them.
+
+    Args:
+        error (str, optional): What is wrong in this process.
+
+    Raises:
+        MmacsError: With the sentence of the first process that has one.
+    """
+    for found in all_gather_object(error):
+        if found is not None:
+            raise MmacsError(found)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What all processes do at once: a MmacsError of one inside is raised in all of them, at the end.
+
+    Raises:
+        MmacsError: That of the first process that has one.
+    """
+    fault = None
+    try:
+        yield
+    except MmacsError as error:
+        fault = str(error)
+    everywhere(fault)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows (B, ...) of all processes, one process after the other; each may have another B."""
+    if get_world_size() == 1:
+        return rows
+    counts = torch.cat(all_gather(torch.tensor([len(rows)])))
+    padded = rows.new_zeros(int(counts.max()), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    return torch.cat([part[:count] for part, count in zip(all_gather(padded), counts)])
+
+
+def on_main(work: Callable[[], Result]) -> Result:
+    """Do something in the main process; its result, or its mistake, is that of all processes.
+
+    Raises:
+        MmacsError: If the work raises one, or an OSError.
+    """
+    done: List[Tuple[Optional[str], Optional[Result]]] = [(None, None)]
+    if is_main_process():
+        try:
+            done = [(None, work())]
+        except (MmacsError, OSError) as error:
+            done = [(str(error), None)]
+    broadcast_object_list(done)
+    error, result = done[0]
+    if error is not None:
+        raise MmacsError(error)
+    return result

@@ -1,0 +1,194 @@
+"""The report of a run's coreset, one HTML page: what it picked, why, and what that cost."""
+
+import os
+import shutil
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+
+from mmacs.coreset.data import ScoringView
+from mmacs.datasets.data_paths import check_data, move_data_root
+from mmacs.visualization.charts import Chart, inline, to_svg
+from mmacs.visualization.coreset_report.charts import cost_chart, course_charts, score_chart, usage_charts
+from mmacs.visualization.coreset_report.content_charts import content_charts
+from mmacs.visualization.coreset_report.contents import read_contents
+from mmacs.visualization.coreset_report.pictures import draw_galleries
+from mmacs.visualization.coreset_report.rounds import (
+    History,
+    Record,
+    columns,
+    read_config,
+    read_metric,
+    read_round,
+    read_seconds,
+    round_files,
+)
+
+_MAX_ROUNDS = 6  # whose scores are drawn
+
+
+def write_report(work_dir: os.PathLike, data_root: Optional[str] = None) -> Path:
+    """Write the report of a run's coreset: ``<work_dir>/coreset_report/index.html`` and its pictures beside it.
+
+    The page holds its pictures itself. The folder is replaced as a whole, so that nobody sees half a report.
+
+    Args:
+        work_dir (os.PathLike): Of a run with :class:`mmacs.CoresetHook`, finished or not.
+        data_root (str, optional): Where the training data lies; None is where the config says.
+
+    Returns:
+        Path: The page.
+
+    Raises:
+        MmacsError: If there are no rounds, no config or no data, or the data set is not that of the run.
+    """
+    work_dir = Path(work_dir)
+    files = round_files(work_dir)
+    cfg = read_config(work_dir)
+    if data_root is not None:
+        move_data_root(cfg, data_root)
+    check_data(cfg, ['train_dataloader'])
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    view = ScoringView(dataset, [])
+    contents = read_contents(view, (dataset.metainfo or {}).get('classes') or ())
+
+    unit = 'epoch' if 'max_epochs' in cfg.train_cfg else 'iteration'
+    end = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
+    history = History.of((read_round(path, len(dataset), len(view)) for path in files), contents, unit)
+    numbers = np.unique(np.linspace(0, len(files) - 1, min(len(files), _MAX_ROUNDS)).round().astype(int)).tolist()
+    shown = {number: read_round(files[number], len(dataset), len(view)) for number in numbers}
+    last = shown[numbers[-1]]
+    with np.load(files[-1]) as arrays:
+        last['image_ids'] = arrays['image_ids']
+    seconds, metric = read_seconds(work_dir), read_metric(work_dir)
+
+    charts = {
+        'cost': [cost_chart(history, seconds)],
+        'scores': [score_chart(name, shown) for name in columns(last)],
+        'course': [*course_charts(history, metric, unit, end), *usage_charts(history)],
+        'contents': [*content_charts(contents, last['chosen'], history)] if len(contents.image) else [],
+    }
+    with _replaced(work_dir / 'coreset_report') as folder:
+        page = {
+            'galleries': draw_galleries(last, view, contents, folder),
+            'name': Path(cfg.filename).stem,
+            'date': datetime.fromtimestamp(files[-1].stat().st_mtime).strftime('%Y-%m-%d %H:%M'),
+            'facts': _facts(history, last, len(dataset), metric, unit),
+            'settings': _settings(cfg),
+            'table': _table(history, unit),
+            'cost': _cost_sentences(history, seconds, len(last['indices']) / len(dataset)),
+            'some_rounds': len(shown) < len(files),
+            'charts': {part: [_written(chart, folder) for chart in some] for part, some in charts.items()},
+        }
+        templates = Environment(
+            loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        )
+        (folder / 'index.html').write_text(templates.get_template('page.html.j2').render(page), encoding='utf-8')
+    return work_dir / 'coreset_report' / 'index.html'
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill, which takes the place of ``folder`` if the body succeeds."""
+    scratch = Path(mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
+    try:
+        draft = scratch / 'new'
+        draft.mkdir()  # mkdtemp's own folder is readable by its owner alone
+        yield draft
+        if folder.exists():
+            folder.rename(scratch / 'old')
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(scratch)
+
+
+def _written(chart: Chart, folder: Path) -> Dict[str, str]:
+    """Draw a chart, write it, and give what the page needs of it."""
+    svg = to_svg(chart)
+    (folder / f'{chart.name}.svg').write_text(svg, encoding='utf-8')
+    return {'title': chart.title, 'text': chart.text, 'svg': inline(svg)}
+
+
+def _facts(
+    history: History, last: Record, num_indices: int, metric: Tuple[str, Dict[int, float]], unit: str
+) -> List[Tuple[str, str]]:
+    """The numbers at the top of the page."""
+    num_images, size = len(history.times), len(last['indices'])
+    repeats = f', {num_indices} with repeats' if num_indices != num_images else ''
+    facts = [
+        ('images (N)', f'{num_images}{repeats}'),
+        ('coreset (S)', f'{size / num_indices:.1%}, {size} images'),
+        ('rounds', str(len(history.rounds))),
+        ('ever chosen', f'{np.mean(history.times > 0):.1%} of the images'),
+        ('in every round', f'{np.mean(history.times == len(history.rounds)):.1%} of the images'),
+    ]
+    if 'noisy' in last:
+        facts.append(
+            ('label noise', f'{last["noisy"].mean():.1%} of all, {last["noisy"][last["chosen"]].mean():.1%} of chosen')
+        )
+    name, values = metric
+    if values:
+        facts.append((name, f'{values[max(values)]:.4g} after {unit} {max(values)}'))
+    return facts
+
+
+def _settings(cfg: Config) -> List[Tuple[str, str]]:
+    """What the config says of the selection, such as ``('interval', '4')``."""
+
+    def name(value: Any) -> str:
+        return str(value).split('.')[-1].strip("'>")  # of a registered name, or of a class
+
+    def written(value: Any) -> str:
+        if not isinstance(value, dict):
+            return str(value)
+        arguments = ', '.join(f'{key}={written(part)}' for key, part in value.items() if key != 'type')
+        return f'{name(value["type"])}{f"({arguments})" if arguments else ""}' if 'type' in value else arguments
+
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
+    ours = next((hook for hook in hooks if isinstance(hook, dict) and name(hook.get('type')) == 'CoresetHook'), {})
+    return [(key, written(value)) for key, value in ours.items() if key not in ('type', 'pipeline')]
+
+
+def _table(history: History, unit: str) -> Dict[str, List[Any]]:
+    """Heads and rows of the table of rounds, without the columns that nothing is known of."""
+    formats: Dict[str, Tuple[str, Callable[[Any], str]]] = {
+        'at': (f'before {unit}', lambda value: str(value + 1)),
+        'beta': ('beta', '{:.3f}'.format),
+        'images': ('images', str),
+        'new': ('new images', str),
+        'churn': ('churn', '{:.3f}'.format),
+        'overlap': ('overlap', '{:.1%}'.format),
+        'noisy': ('label noise', '{:.1%}'.format),
+        'seconds': ('seconds', '{:.1f}'.format),
+        'digest': ('digest', str),
+    }
+    known = [key for key in formats if any(facts[key] is not None for facts in history.rounds)]
+    rows = [
+        [str(number), *('–' if facts[key] is None else formats[key][1](facts[key]) for key in known)]
+        for number, facts in enumerate(history.rounds)
+    ]
+    return {'heads': ['round', *(formats[key][0] for key in known)], 'rows': rows}
+
+
+def _cost_sentences(history: History, seconds: Dict[str, float], fraction: float) -> List[str]:
+    """What selection cost, and what training on everything would have."""
+    if not seconds:
+        return ['The run has not finished: it writes the seconds of training and selection at its end.']
+    training, selection = seconds['training'], seconds['selection']
+    total, full = training + selection, training / fraction
+    verdict = f'{1 - total / full:.0%} less' if total <= full else f'{total / full - 1:.0%} more'
+    return [
+        f'Selection took {selection:.1f} s, training {training:.1f} s: {selection / total:.0%} of the time went into '
+        f'selection ({len(history.rounds)} rounds).',
+        f'Training on all images would have taken about {full:.0f} s for as many epochs: the run took {verdict}.',
+    ]

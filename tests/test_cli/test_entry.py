@@ -1,0 +1,179 @@
+"""Mistakes that users make on the command line: one clear sentence, exit status 1, no traceback."""
+
+import json
+import sys
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+
+from mmacs import cli
+from mmacs.datasets.data_paths import check_coco
+from mmacs.utils.errors import MmacsError
+from tests.conftest import REPO
+
+
+def test_no_coco_names_the_missing_paths_and_the_ways_out(command):
+    status, message = command('train.py', REPO / 'configs' / 'retinanet_r18_w4a4_acs.py')
+    assert status == 1
+    assert message.startswith('error: data is missing: data/coco')
+    assert 'data/coco/annotations/instances_train2017.json' in message
+    assert '--data-root' in message and 'tools/bootstrap.py demo' in message
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['train_dataloader.sampler.fraction=0'], 'error: fraction must be above 0 and at most 1, got 0'),
+        (['default_hooks.coreset.interval=0'], 'error: interval must be a whole number, at least 1, got 0'),
+        (['model.recipe.weight.bits=0'], 'error: bits must be an integer from 1 to 16, or 32 for full precision'),
+        (['model.recipe.preset=w4a5'], "error: unknown preset 'w4a5': did you mean 'w4a"),
+        (['default_hooks.coreset.type=mmacs.CoresetHok'], "unknown hook 'mmacs.CoresetHok': did you mean 'mmacs.Cor"),
+        (['default_hooks.coreset.scorer.type=Dense'], "error: unknown scorer 'Dense'"),
+        (['load_from=nowhere.pth'], 'nowhere.pth'),
+        (['train_dataloader.sampler.fraktion=1'], "CoresetSampler has no setting 'fraktion', did you mean 'fraction'"),
+        (['default_hooks.coreset.intervall=1'], "CoresetHook has no setting 'intervall', did you mean 'interval'"),
+    ],
+)
+def test_wrong_settings(command, config, options, message):
+    status, printed = command('train.py', config, '--cfg-options', *options)
+    assert status == 1
+    assert message in printed
+
+
+def test_no_such_config(command):
+    status, message = command('train.py', 'configs/none.py')
+    assert status == 1
+    assert message.startswith('error: no such config') and 'configs/none.py' in message
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        ('', 'it is empty'),
+        ('{"images": [], "annota', 'it is cut off'),
+        ('[1, 2]', 'not a JSON object'),
+        ('{"images": [], "categories": []}', 'it has no "annotations"'),
+    ],
+)
+def test_annotation_files_that_are_not_coco(command, config, tiny_coco, content, reason):
+    (tiny_coco / 'annotations.json').write_text(content)
+    status, message = command('train.py', config)
+    assert status == 1
+    assert 'annotations.json is not a COCO annotation file' in message and reason in message
+
+
+def test_whole_annotation_files_pass(tmp_path):
+    path = tmp_path / 'good.json'
+    path.write_text(json.dumps(dict(images=[], annotations=[], categories=[])) + '\n')
+    check_coco(path)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_image_that_cannot_be_read_is_named(command, config, tiny_coco, workers):
+    (tiny_coco / 'images' / '003.png').write_bytes(b'not a picture')
+    status, message = command('train.py', config, '--cfg-options', f'train_dataloader.num_workers={workers}')
+    assert status == 1
+    assert message.startswith('error: cannot read image') and '003.png' in message
+
+
+def test_a_missing_image_is_named(command, config, tiny_coco):
+    (tiny_coco / 'images' / '003.png').unlink()
+    status, message = command('train.py', config)
+    assert status == 1
+    assert '003.png' in message
+
+
+def test_a_checkpoint_that_does_not_fit(command, config, tmp_path):
+    torch.save(dict(state_dict=dict(weight=torch.zeros(3))), tmp_path / 'other.pth')
+    status, message = command('train.py', config, '--cfg-options', f'load_from={tmp_path / "other.pth"}')
+    assert status == 1
+    assert 'does not fit this RetinaNet' in message
+
+
+def test_a_checkpoint_with_code_in_it_is_not_loaded(command, config, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ('executed',))
+
+    torch.save(dict(state_dict=Evil()), tmp_path / 'evil.pth')
+    status, message = command('test.py', config, tmp_path / 'evil.pth')
+    assert status == 1
+    assert 'something other than weights and plain values (print)' in message
+
+
+def test_data_root_moves_the_data_and_the_evaluator(command, config, tiny_coco, tmp_path, tiny_retinanet):
+    torch.save(dict(state_dict=MODELS.build(tiny_retinanet).state_dict()), tmp_path / 'fp.pth')
+    moved = tmp_path / 'moved'
+    tiny_coco.rename(moved)
+    assert command('train.py', config)[0] == 1
+    options = ['--cfg-options', 'train_cfg.max_epochs=1', f'load_from={tmp_path / "fp.pth"}']
+    assert command('train.py', config, '--data-root', moved, '--work-dir', tmp_path / 'w', *options) == (0, '')
+    assert (tmp_path / 'w' / 'coreset' / 'round_000.npz').exists()
+
+
+def test_resume_auto_without_a_checkpoint_starts_from_load_from(command, config, tmp_path, tiny_retinanet):
+    torch.save(dict(state_dict=MODELS.build(tiny_retinanet).state_dict()), tmp_path / 'fp.pth')
+    options = ['--cfg-options', 'train_cfg.max_epochs=1', f'load_from={tmp_path / "fp.pth"}']
+    for _ in range(2):  # the second time there is something to resume
+        assert command('train.py', config, '--resume', 'auto', *options) == (0, '')
+    first, second = (path.read_text() for path in sorted((tmp_path / 'run').glob('*/*.log')))
+    assert 'NO FULL-PRECISION CHECKPOINT' not in first and 'Calibrated on' in first
+    assert 'Resumed the coreset' in second and 'Calibrated on' not in second
+
+    assert command('test.py', config, tmp_path / 'run' / 'epoch_1.pth', '--show-dir', 'pictures')[0] == 0
+    assert len(list((tmp_path / 'run').glob('*/pictures/*.png'))) == 12
+
+
+def test_a_missing_framework_is_one_sentence(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmengine', None)
+    status, message = command('train.py', 'config.py')
+    assert status == 1
+    assert message.startswith('error: mmacs needs mmengine, which is not installed')
+
+
+def test_bugs_keep_their_traceback():
+    def bug():
+        raise RuntimeError('a bug')
+
+    with pytest.raises(RuntimeError, match='a bug'):
+        cli.run(bug)
+
+
+def test_text_that_frameworks_put_around_a_message_is_taken_off():
+    wrapped = MmacsError('class `CoresetSampler` in mmacs/coreset/sampler.py: fraction must be above 0')
+    assert cli.explain(wrapped) == 'fraction must be above 0'
+    worker = MmacsError(
+        'Caught MmacsError in DataLoader worker process 0.\n  File x\nmmacs.errors.MmacsError: cannot read'
+    )
+    assert cli.explain(worker) == 'cannot read'
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (["model.recipe.rules=[dict(name='neck.*',skip=True)]"], 'error: --cfg-options reads numbers, words and lists'),
+        (['recipe.weight.bits=3'], 'error: recipe belongs to the model: model=dict(recipe=...)'),
+        (['model.recipee=w4a4'], "error: QuantizedModel has no setting 'recipee', did you mean 'recipe'?"),
+        (['model.recipe.weight.per_channel=no'], "error: per_channel must be True or False, got 'no'"),
+        (['model.recipe.weight.type=lsq'], "error: unknown quantizer 'lsq': did you mean 'LSQ'?"),
+        (
+            ['model.recipe.weight.type=DQActivation'],
+            'DQActivation quantizes the activation, not the weight: take another',
+        ),
+    ],
+)
+def test_mistakes_in_a_recipe(command, config, options, message):
+    status, actual = command('train.py', config, '--cfg-options', *options)
+    assert status == 1
+    assert message in actual
+
+
+def test_a_quantized_checkpoint_is_not_evaluated_in_full_precision(command, config, tmp_path):
+    assert command('train.py', config, '--cfg-options', 'train_cfg.max_epochs=1')[0] == 0
+    plain = tmp_path / 'plain.py'
+    plain.write_text(f'_base_ = {str(config)!r}\nmodel = dict(recipe=None)\ndefault_hooks = dict(_delete_=True)\n')
+    checkpoint = tmp_path / 'run' / 'epoch_1.pth'
+    status, message = command('test.py', plain, checkpoint)
+    assert status == 1
+    assert 'this checkpoint is of a quantized model, and the config of one in full precision' in message
