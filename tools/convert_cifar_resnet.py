@@ -10,6 +10,7 @@ import torch
 
 from mmacs import cli
 from mmacs.models import convert_cifar_checkpoint
+from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import atomic_path
 
 
@@ -24,7 +25,7 @@ def main() -> None:
         with atomic_path(args.dst) as path, path.open('wb') as file:
             torch.save({'state_dict': state}, file)
     except OSError as error:
-        raise cli.MmacsError(f'cannot write {args.dst}: {error.strerror}') from error
+        raise MmacsError(f'cannot write {args.dst}: {error.strerror}') from error
 
 
 def load(path: str) -> Any:
@@ -32,9 +33,9 @@ def load(path: str) -> Any:
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
-        raise cli.MmacsError(f'cannot read {path}: {error.strerror}') from error
+        raise MmacsError(f'cannot read {path}: {error.strerror}') from error
     except Exception as error:  # foreign bytes make the unpickler raise almost anything
-        raise cli.MmacsError(f'{path} is not a checkpoint of tensors and plain values alone') from error
+        raise MmacsError(f'{path} is not a checkpoint of tensors and plain values alone') from error
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ from typing import Set
 from mmpretrain.datasets.categories import CIFAR10_CATEGORIES
 
 from mmacs import cli
+from mmacs.utils.errors import MmacsError
 
 IMAGES_PER_CLASS = {'train': 5000, 'test': 1000}
 SUFFIXES = ('.webp', '.png')
@@ -31,7 +32,7 @@ def main() -> None:
         try:
             made = unpack(args.src / f'{split}.zip', args.out / split)
         except OSError as error:
-            raise cli.MmacsError(f'cannot unpack {args.src / split}.zip: {error}') from error
+            raise MmacsError(f'cannot unpack {args.src / split}.zip: {error}') from error
         print(f'{args.out / split}: {"unpacked" if made else "already there"}')
 
 
@@ -49,21 +50,21 @@ def unpack(archive: Path, target: Path) -> bool:
         MmacsError: If the archive is not a split of CIFAR-10, or ``target`` holds something else.
     """
     if not archive.is_file():
-        raise cli.MmacsError(f'{archive} is missing: it should hold {archive.stem}/<class>/<name>.webp')
+        raise MmacsError(f'{archive} is missing: it should hold {archive.stem}/<class>/<name>.webp')
     try:
         with zipfile.ZipFile(archive) as images:
             names = image_names(images, archive)
             if target.exists():
                 files = [path for path in target.glob('*/*') if path.suffix in SUFFIXES]
                 if {f'{archive.stem}/{path.parent.name}/{path.name}' for path in files} != names:
-                    raise cli.MmacsError(f'{target} is there but does not hold what {archive} does: move it away')
+                    raise MmacsError(f'{target} is there but does not hold what {archive} does: move it away')
                 return False
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f'.{target.name}-', dir=target.parent) as scratch:
                 images.extractall(scratch, sorted(names))
                 Path(scratch, archive.stem).rename(target)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last if it is encrypted
-        raise cli.MmacsError(f'{archive} is damaged or not a zip file: {error}') from error
+        raise MmacsError(f'{archive} is damaged or not a zip file: {error}') from error
     return True
 
 
@@ -76,13 +77,11 @@ def image_names(images: zipfile.ZipFile, archive: Path) -> Set[str]:
     for name in names:
         match = pattern.fullmatch(name)
         if match is None:
-            raise cli.MmacsError(
-                f'{archive} holds {name!r}, which is not {split}/<class of CIFAR-10>/<name>.webp or .png'
-            )
+            raise MmacsError(f'{archive} holds {name!r}, which is not {split}/<class of CIFAR-10>/<name>.webp or .png')
         counts[match[1]] += 1
     for name in CIFAR10_CATEGORIES:
         if counts[name] != IMAGES_PER_CLASS[split]:
-            raise cli.MmacsError(f'{archive} holds {counts[name]} images of {name}, not {IMAGES_PER_CLASS[split]}')
+            raise MmacsError(f'{archive} holds {counts[name]} images of {name}, not {IMAGES_PER_CLASS[split]}')
     return names
 
 

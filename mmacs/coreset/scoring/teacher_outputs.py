@@ -54,7 +54,7 @@ class TeacherOutputStore:
         return self._cache.rows
 
     def _key(self) -> str:
-        proxy = self._scoring.fidelity
+        proxy = self._scoring.proxy
         return cache_key(
             **self._parts,
             scorer=[type(self._scorer).__name__, repr(sorted(vars(self._scorer).items())), self._columns],
