@@ -8,6 +8,6 @@ model = dict(_delete_=True, type='mmacs.QuantizedModel', model=_base_.model, rec
 train_dataloader = dict(sampler=dict(_delete_=True, type='mmacs.CoresetSampler', fraction=0.3))
 default_hooks = dict(
     quantization=dict(type='mmacs.QuantizationHook'),
-    coreset=dict(type='mmacs.CoresetHook', interval=3, scorer=dict(type='mmacs.DenseDetectionScorer')),
+    coreset=dict(type='mmacs.CoresetHook', scorer=dict(type='mmacs.DenseDetectionScorer'), schedule=dict(interval=3)),
 )
 optim_wrapper = dict(constructor='mmacs.QuantizationOptimWrapperConstructor')

@@ -15,10 +15,10 @@ default_hooks = dict(
     quantization=dict(type='mmacs.QuantizationHook'),
     coreset=dict(
         type='mmacs.CoresetHook',
-        interval=10,
-        beta='cosine',
-        selector=dict(type='mmacs.ClassBalanced'),
         scorer=dict(type='mmacs.ClassificationScorer'),
+        importance=dict(beta='cosine'),
+        selector=dict(type='mmacs.ClassBalanced'),
+        schedule=dict(interval=10),
     ),
 )
 

@@ -5,9 +5,9 @@ train_dataloader = dict(sampler=dict(fraction=0.1))
 default_hooks = dict(
     coreset=dict(
         type='mmacs.CoresetHook',
-        interval=5,
-        beta='cosine',
-        selector=dict(type='mmacs.ClassBalanced'),
         scorer=dict(type='mmacs.ClassificationScorer'),
+        importance=dict(beta='cosine'),
+        selector=dict(type='mmacs.ClassBalanced'),
+        schedule=dict(interval=5),
     ),
 )

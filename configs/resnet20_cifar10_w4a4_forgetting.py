@@ -2,4 +2,4 @@
 # epoch; errors order equal counts.
 _base_ = './resnet20_cifar10_w4a4_acs.py'
 
-default_hooks = dict(coreset=dict(interval=1, weights=dict(forgetting=1.0, evs=0.1)))
+default_hooks = dict(coreset=dict(importance=dict(weights=dict(forgetting=1.0, evs=0.1)), schedule=dict(interval=1)))

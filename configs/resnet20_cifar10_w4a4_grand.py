@@ -2,4 +2,4 @@
 # and kept.
 _base_ = './resnet20_cifar10_w4a4_acs.py'
 
-default_hooks = dict(coreset=dict(weights=dict(grand=1.0), rounds=1))
+default_hooks = dict(coreset=dict(importance=dict(weights=dict(grand=1.0)), schedule=dict(rounds=1)))

@@ -11,4 +11,4 @@ train_dataloader = dict(
         noise=dict(symmetric=0.2),
     )
 )
-default_hooks = dict(coreset=dict(trim=0.2))
+default_hooks = dict(coreset=dict(constraints=dict(trim=0.2)))

@@ -9,10 +9,10 @@ default_hooks = dict(
     quantization=dict(type='mmacs.QuantizationHook'),
     coreset=dict(
         type='mmacs.CoresetHook',
-        interval=2,
-        beta='cosine',
-        selector=dict(type='mmacs.ClassBalanced'),
         scorer=dict(type='mmacs.ClassificationScorer'),
+        importance=dict(beta='cosine'),
+        selector=dict(type='mmacs.ClassBalanced'),
+        schedule=dict(interval=2),
     ),
 )
 train_cfg = dict(max_epochs=6, val_interval=6)

@@ -3,5 +3,10 @@ _base_ = './retinanet_r18_bccd_w4a4.py'
 
 train_dataloader = dict(sampler=dict(fraction=0.3))
 default_hooks = dict(
-    coreset=dict(type='mmacs.CoresetHook', interval=4, beta='cosine', scorer=dict(type='mmacs.DenseDetectionScorer')),
+    coreset=dict(
+        type='mmacs.CoresetHook',
+        scorer=dict(type='mmacs.DenseDetectionScorer'),
+        importance=dict(beta='cosine'),
+        schedule=dict(interval=4),
+    ),
 )

@@ -3,5 +3,10 @@
 _base_ = './retinanet_r18_embedded_w4a4.py'
 
 default_hooks = dict(
-    coreset=dict(type='mmacs.CoresetHook', interval=4, beta='cosine', scorer=dict(type='mmacs.DenseDetectionScorer')),
+    coreset=dict(
+        type='mmacs.CoresetHook',
+        scorer=dict(type='mmacs.DenseDetectionScorer'),
+        importance=dict(beta='cosine'),
+        schedule=dict(interval=4),
+    ),
 )

@@ -4,10 +4,9 @@ _base_ = './retinanet_r18_embedded_w4a4_acs.py'
 
 default_hooks = dict(
     coreset=dict(
-        interval=5,
-        weights=dict(sufficiency=1.0),
-        normalisation='none',
+        importance=dict(weights=dict(sufficiency=1.0), normalisation='none'),
         selector=dict(type='mmacs.Tiers'),
-        max_gap=2,
+        constraints=dict(max_gap=2),
+        schedule=dict(interval=5),
     )
 )

@@ -4,8 +4,7 @@ _base_ = './retinanet_r18_embedded_w4a4_acs.py'
 
 default_hooks = dict(
     coreset=dict(
-        weights=dict(evs=1.0),
-        normalisation='none',
+        importance=dict(weights=dict(evs=1.0), normalisation='none'),
         selector=dict(type='mmacs.Stratified', hard_cut=0.1),
     )
 )

@@ -4,13 +4,10 @@ _base_ = './retinanet_r18_embedded_w4a4_acs.py'
 
 default_hooks = dict(
     coreset=dict(
-        interval=1,
-        weights=dict(loss=1.0),
-        normalisation='none',
+        importance=dict(weights=dict(loss=1.0), normalisation='none'),
         selector=dict(type='mmacs.SoftPruning'),
-        harvest=True,
-        rescore=0.0,
+        schedule=dict(interval=1, full_data_last=2),
+        cost=dict(harvest=True, rescore=0.0),
         unbiased=True,
-        full_data_last=2,
     )
 )

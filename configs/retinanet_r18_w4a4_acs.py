@@ -17,9 +17,9 @@ default_hooks = dict(
     quantization=dict(type='mmacs.QuantizationHook'),
     coreset=dict(
         type='mmacs.CoresetHook',
-        interval=3,
-        beta='cosine',
         scorer=dict(type='mmacs.DenseDetectionScorer'),
+        importance=dict(beta='cosine'),
+        schedule=dict(interval=3),
     ),
 )
 

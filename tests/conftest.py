@@ -98,6 +98,15 @@ def tiny_coco(tmp_path) -> Path:
     return tmp_path / 'coco'
 
 
+def change_coreset(cfg: Config, **groups) -> None:
+    """Change settings of a config's CoresetHook: within its groups, as a config that inherits it would."""
+    hook = cfg.default_hooks.coreset
+    for name, value in groups.items():
+        if isinstance(value, dict) and name not in ('selector', 'scorer'):
+            value = {**hook.get(name, {}), **value}
+        hook[name] = value
+
+
 def run_config(name: str, data: Path, work_dir: Path, **changes) -> Config:
     """A shipped detection config on the tiny data set with the narrow model, ready for a Runner on the CPU."""
     cfg = Config.fromfile(REPO / 'configs' / name)
@@ -121,7 +130,8 @@ def run_config(name: str, data: Path, work_dir: Path, **changes) -> Config:
     cfg.load_from = None
     cfg.work_dir = str(work_dir)
     cfg.train_cfg.update(max_epochs=2, val_interval=10)
-    cfg.default_hooks.coreset.update(interval=1, force=True)  # so small a run costs more than it saves
+    # so small a run costs more than it saves
+    change_coreset(cfg, schedule=dict(interval=1), cost=dict(force=True))
     cfg.default_hooks.logger.interval = 1
     cfg.train_dataloader.sampler.fraction = 0.5
     cfg.randomness = dict(seed=0)

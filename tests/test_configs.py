@@ -9,7 +9,6 @@ from mmengine.registry import HOOKS, MODELS, DefaultScope, init_default_scope
 from scipy.sparse import csr_matrix
 
 from mmacs.coreset.selection.selectors import coreset_size
-from mmacs.coreset.state import Ledger
 from mmacs.hooks import CoresetHook
 from mmacs.quantization import quantizers
 from mmacs.utils.errors import MmacsError
@@ -20,13 +19,13 @@ CONFIGS = sorted(path.name for path in (REPO / 'configs').glob('*.py'))
 
 def choose(hook: CoresetHook, fraction: float, num_images: int = 100) -> np.ndarray:
     """A coreset by a hook's settings from made-up scores, of images of ten classes."""
-    ledger = Ledger(num_images, [*hook.importance.columns, 'teacher_error', 'ds'])
-    for scores in ledger.scores.values():
-        scores[:] = 0
+    scores = dict.fromkeys(('teacher_error', 'ds'), np.zeros(num_images))
     positions, rng = np.arange(num_images), np.random.default_rng(0)
     labels = csr_matrix(np.eye(10, dtype=bool)[positions % 10])
     size = coreset_size(fraction, num_images)
-    chosen = hook.policy.choose(np.linspace(0, 1, num_images), size, rng, ledger, positions, labels).indices
+    policy, gaps = hook.settings.policy, np.zeros(num_images, dtype=np.int64)
+    made_up = np.linspace(0, 1, num_images)
+    chosen = policy.choose(made_up, size, rng, gaps, positions, labels, policy.excluded(scores)).indices
     assert len(np.unique(chosen)) == size
     return chosen
 

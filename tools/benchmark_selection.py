@@ -69,8 +69,7 @@ def build_sides(runner: Any, folder: Path) -> Sides:
     Raises:
         MmacsError: If the config has no CoresetHook, or its data set repeats images.
     """
-    from mmacs.coreset.data import ScoringView
-    from mmacs.coreset.engine import CoresetEngine
+    from mmacs.coreset.data import TrainingData
     from mmacs.coreset.scoring.proxy import Proxy
     from mmacs.coreset.scoring.scoring_pass import ScoringPass
     from mmacs.hooks import CoresetHook
@@ -83,57 +82,61 @@ def build_sides(runner: Any, folder: Path) -> Sides:
         raise MmacsError('benchmark_selection.py measures the CoresetHook of a config: name a *_acs.py')
     model, loader = unwrapped(runner), runner.train_dataloader
     teacher = make_teacher(model)
-    view = ScoringView(loader.dataset, hook.pipeline or deterministic_pipeline(runner.cfg))
-    if len(view) != len(loader.dataset):
+    settings = hook.settings
+    data = TrainingData(loader.dataset, settings.images.pipeline or deterministic_pipeline(runner.cfg))
+    if len(data) != len(loader.dataset):
         raise MmacsError('benchmark_selection.py needs images that training shows once: name a config without repeats')
-    batch_size = hook.batch_size or loader.batch_size or loader.batch_sampler.batch_size
+    batch_size = settings.images.batch_size or loader.batch_size or loader.batch_sampler.batch_size
     sides: Sides = {
-        PLAIN: lambda: forward([model], view, batch_size, loader.num_workers),
-        RELEASED: lambda: forward([model, teacher], copy.deepcopy(view), batch_size, loader.num_workers),
+        PLAIN: lambda: forward([model], data, batch_size, loader.num_workers),
+        RELEASED: lambda: forward([model, teacher], copy.deepcopy(data), batch_size, loader.num_workers),
         STEP: lambda: train(model, loader, runner.optim_wrapper),
     }
     for (warm, teacher_outputs), resolution in zip(PASSES, (1.0, 0.5)):
-        scoring = ScoringPass(view, batch_size, loader.num_workers, Proxy(resolution))
-        engine = CoresetEngine(scoring, hook.scorer, hook.importance, hook.policy)
-        hook.scorer.check(model, engine.columns)
-        sides.update(scoring_sides(engine, model, teacher, folder / warm, warm, teacher_outputs))
+        scoring = ScoringPass(data, batch_size, loader.num_workers, Proxy(resolution))
+        settings.scorer.check(model, settings.scored_columns)
+        sides.update(scoring_sides(settings, scoring, model, teacher, folder / warm, warm, teacher_outputs))
     return sides
 
 
-def scoring_sides(engine: Any, model: Any, teacher: Any, folder: Path, warm: str, teacher_outputs: str) -> Sides:
+def scoring_sides(
+    settings: Any, scoring: Any, model: Any, teacher: Any, folder: Path, warm: str, teacher_outputs: str
+) -> Sides:
     """Warm rounds and, if a column needs the teacher, its outputs, written to a cache anew each time."""
     from mmacs.coreset.scoring.teacher_cache import CacheWriter
 
-    scoring, scorer, rows = engine.scoring, engine.scorer, None
-    positions = engine.view.by_shape
+    scorer, columns, rows = settings.scorer, settings.scored_columns, None
+    positions = scoring.data.by_shape
     sides: Sides = {}
-    if engine.needs_teacher:
+    if settings.needs_teacher:
 
         def fill() -> Callable[..., Any]:
-            with tempfile.TemporaryDirectory(dir=folder) as new, CacheWriter(new, 'key', len(engine.view)) as writer:
-                scoring.teacher_outputs(scorer, teacher, engine.columns, positions, writer.write)
+            with tempfile.TemporaryDirectory(dir=folder) as new, CacheWriter(new, 'key', len(scoring.data)) as writer:
+                scoring.teacher_outputs(scorer, teacher, columns, positions, writer.write)
                 return writer.finish().rows  # memory-mapped files stay readable without their names
 
         folder.mkdir()
         rows = fill()
         sides[teacher_outputs] = fill
-    sides[warm] = lambda: scoring.scores(scorer, model, positions, engine.columns, rows)
+    sides[warm] = lambda: scoring.scores(scorer, model, positions, columns, rows)
     return sides
 
 
 @torch.inference_mode()
-def forward(models: List[Any], view: Any, batch_size: int, num_workers: int) -> None:
+def forward(models: List[Any], data: Any, batch_size: int, num_workers: int) -> None:
     """Load and preprocess all images, as a scoring round orders them, and run models on them."""
     from mmengine.dataset import pseudo_collate
     from torch.utils.data import DataLoader
 
     for model in models:
         model.eval()
-    sampler = view.by_shape.tolist()
-    for batch in DataLoader(view, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=pseudo_collate):
-        data = models[0].data_preprocessor(batch, False)
+    sampler = data.by_shape.tolist()
+    for batch in DataLoader(
+        data.images, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=pseudo_collate
+    ):
+        prepared = models[0].data_preprocessor(batch, False)
         for model in models:
-            model(data['inputs'], data['data_samples'], mode='tensor')
+            model(prepared['inputs'], prepared['data_samples'], mode='tensor')
 
 
 def train(model: Any, loader: Any, optim_wrapper: Any) -> None:

@@ -26,51 +26,51 @@ BASELINES: Dict[str, Dict[str, Any]] = {'full': dict(fraction=1.0), 'static': di
 # Changes of the CoresetHook; weights are named even where they are the scorer's own, since those may change. A share
 # of the run's epochs stands for the epochs of `warmup` and `full_data_last`.
 SELECTIONS: Dict[str, Dict[str, Any]] = {
-    'EVS': dict(weights=dict(evs=1.0)),
-    'DS': dict(weights=dict(ds=1.0)),
-    'ACS': dict(weights=_ACS, beta='cosine'),  # the paper
-    'ACS-code': dict(weights=_ACS, beta='half_cosine'),  # its released code
-    'EL2N': dict(weights=dict(evs=1.0), warmup=0.15, rounds=1),
+    'EVS': dict(importance=dict(weights=dict(evs=1.0))),
+    'DS': dict(importance=dict(weights=dict(ds=1.0))),
+    'ACS': dict(importance=dict(weights=_ACS, beta='cosine')),  # the paper
+    'ACS-code': dict(importance=dict(weights=_ACS, beta='half_cosine')),  # its released code
+    'EL2N': dict(importance=dict(weights=dict(evs=1.0)), schedule=dict(warmup=0.15, rounds=1)),
     # strata of raw errors, since those of ranks are all alike; the share that is cut is ours
-    'CCS': dict(weights=dict(evs=1.0), normalisation='none', selector=dict(type='mmacs.Stratified', hard_cut=0.1)),
+    'CCS': dict(
+        importance=dict(weights=dict(evs=1.0), normalisation='none'),
+        selector=dict(type='mmacs.Stratified', hard_cut=0.1),
+    ),
     'InfoBatch': dict(  # scores nothing by itself after the first round: losses are those of training
-        weights=dict(loss=1.0),
-        normalisation='none',
+        importance=dict(weights=dict(loss=1.0), normalisation='none'),
         selector=dict(type='mmacs.SoftPruning'),
-        interval=1,
-        harvest=True,
-        rescore=0.0,
+        schedule=dict(interval=1, full_data_last=0.125),
+        cost=dict(harvest=True, rescore=0.0),
         unbiased=True,
-        full_data_last=0.125,
     ),
 }
 CLASSIFICATION: Dict[str, Dict[str, Any]] = {
     # these two as above, with the classes balanced; ranks, which detectors have by default, classifiers have to ask for
     'CCS': dict(SELECTIONS['CCS'], selector=_balanced(SELECTIONS['CCS']['selector'])),
-    'mmacs': dict(weights=_ACS, normalisation='rank', selector=_balanced(_DRAWN)),
-    'GraNd': dict(weights=dict(grand=1.0), rounds=1),
-    'forgetting': dict(weights=dict(forgetting=1.0, evs=0.1), interval=1),  # errors order images of equal counts
-    'margin': dict(weights=dict(margin=1.0)),
-    'entropy': dict(weights=dict(entropy=1.0)),
+    'mmacs': dict(importance=dict(weights=_ACS, normalisation='rank'), selector=_balanced(_DRAWN)),
+    'GraNd': dict(importance=dict(weights=dict(grand=1.0)), schedule=dict(rounds=1)),
+    # errors order images of equal counts
+    'forgetting': dict(importance=dict(weights=dict(forgetting=1.0, evs=0.1)), schedule=dict(interval=1)),
+    'margin': dict(importance=dict(weights=dict(margin=1.0))),
+    'entropy': dict(importance=dict(weights=dict(entropy=1.0))),
     # nearest to the median importance; the paper's distances are those to the class centre in feature space
-    'moderate': dict(weights=_ACS, selector=_balanced(dict(type='mmacs.Moderate'))),
+    'moderate': dict(importance=dict(weights=_ACS), selector=_balanced(dict(type='mmacs.Moderate'))),
 }
 DETECTION: Dict[str, Dict[str, Any]] = {
-    'reducible': dict(weights=_REDUCIBLE),  # the default
-    'mmacs': dict(weights=_REDUCIBLE, selector=_DRAWN),
-    'gap': dict(weights=dict(metric_gap=1.0)),
-    'GraNd': dict(weights=dict(grad=1.0), rounds=1),
+    'reducible': dict(importance=dict(weights=_REDUCIBLE)),  # the default
+    'mmacs': dict(importance=dict(weights=_REDUCIBLE), selector=_DRAWN),
+    'gap': dict(importance=dict(weights=dict(metric_gap=1.0))),
+    'GraNd': dict(importance=dict(weights=dict(grad=1.0)), schedule=dict(rounds=1)),
     'AFSS': dict(
-        weights=dict(sufficiency=1.0),
-        normalisation='none',
+        importance=dict(weights=dict(sufficiency=1.0), normalisation='none'),
         selector=dict(type='mmacs.Tiers'),
-        interval=5,
-        max_gap=2,
+        constraints=dict(max_gap=2),
+        schedule=dict(interval=5),
     ),
 }
-# What rows take from the config's own CoresetHook. All else is a row's or the hook's default, save that classes which
-# the config balances stay balanced.
-SHARED = ('type', 'scorer', 'interval', 'cache_dir', 'pipeline', 'batch_size')
+# What rows take from the config's own CoresetHook, and the interval. All else is a row's or the hook's default, save
+# that classes which the config balances stay balanced.
+SHARED = ('type', 'scorer', 'cache_dir', 'scoring')
 DEFAULT = ('full', 'static', 'RS2', 'EVS', 'DS', 'ACS', 'reducible', 'gap', 'mmacs')
 
 Cell = Tuple[str, float, int]  # method, fraction, seed
@@ -108,15 +108,21 @@ def cell_config(cfg: Any, method: str, fraction: float, seed: int, folder: Path)
         return cell
     hook = cell.default_hooks.coreset
     balanced = hook.get('selector', {}).get('type', '').endswith('ClassBalanced')
+    interval = {name: value for name, value in hook.get('schedule', {}).items() if name == 'interval'}
     for name in set(hook) - set(SHARED):
         del hook[name]
     if balanced:
         hook.selector = dict(type='mmacs.ClassBalanced')
-    hook.force = True  # what a method costs is what the table shows
-    for name, value in changes.items():
-        share = name in ('warmup', 'full_data_last')
-        hook[name] = max(1, round(value * epochs)) if share else value
+    hook.update(changes)
+    hook.schedule = {**interval, **_whole_epochs(changes.get('schedule', {}), epochs)}
+    hook.cost = {**changes.get('cost', {}), 'force': True}  # what a method costs is what the table shows
     return cell
+
+
+def _whole_epochs(schedule: Dict[str, Any], epochs: int) -> Dict[str, Any]:
+    """A row's schedule, in which shares of the run have become epochs."""
+    shares = ('warmup', 'full_data_last')
+    return {n: max(1, round(value * epochs)) if n in shares else value for n, value in schedule.items()}
 
 
 def run(cfg: Any) -> Dict[str, Any]:

@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 
 from mmacs.cli.commands import build_runner, load_config
-from mmacs.coreset.data import ScoringView
+from mmacs.coreset.data import TrainingData
 from mmacs.datasets.data_paths import check_data
 from mmacs.utils.checkpoints import latest_checkpoint
 from mmacs.utils.errors import MmacsError, unknown_name
@@ -109,7 +109,7 @@ def read_training_files(cfg: Config) -> None:
     """
     check_data(cfg, ['train_dataloader'])
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    view = ScoringView(DATASETS.build(cfg.train_dataloader.dataset), [])
+    view = TrainingData(DATASETS.build(cfg.train_dataloader.dataset), [])
     paths = (Path(view.info(position).get('img_path') or '') for position in range(len(view)))
     for path in filter(Path.is_file, paths):
         path.read_bytes()

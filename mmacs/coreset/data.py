@@ -68,7 +68,7 @@ def scoring_pipeline(train: Sequence[Dict[str, Any]], test: Sequence[Dict[str, A
     return [t for t in train if loads(t)] + [t for t in test if not loads(t)]
 
 
-class ScoringView(Dataset):
+class TrainingData(Dataset):
     """The distinct images behind a training data set, which may repeat, concatenate or filter.
 
     Args:
@@ -100,6 +100,17 @@ class ScoringView(Dataset):
         """What the data set knows about an image, as MMEngine's ``get_data_info``."""
         base, index = self._images[position]
         return base.get_data_info(index)
+
+    @property
+    def images(self) -> 'TrainingData':
+        """The images themselves."""
+        return self
+
+    @cached_property
+    def noisy(self) -> np.ndarray:
+        """Images whose labels were made wrong on purpose, bool, shape (len(self),)."""
+        noise = (self.info(position).get('noise') for position in range(len(self)))
+        return np.fromiter(map(bool, noise), dtype=bool, count=len(self))
 
     @cached_property
     def image_ids(self) -> np.ndarray:

@@ -1,338 +1,340 @@
-"""Rounds and draws of a run: what to score, what the scores are worth, which images are next."""
+"""Conducts a run's coreset: when to score, what the scores are worth, which images are next."""
 
+import logging
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional
 
 import numpy as np
-import torch
-from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size
-from scipy.sparse import csr_matrix
-from scipy.stats import spearmanr
-from torch import Tensor, nn
+from mmengine.dist import all_gather_object, broadcast_object_list
+from mmengine.logging import print_log
+from torch import nn
 
-from mmacs.coreset.scoring.scorers import Scorer
+from mmacs.coreset.budget.cost import in_words, look_ahead
+from mmacs.coreset.budget.prediction import Costs, Extent, Spent
+from mmacs.coreset.data import TrainingData
+from mmacs.coreset.rounds import due, merge_training_scores
+from mmacs.coreset.sampler import CoresetSampler
+from mmacs.coreset.scoring.measure import exact_scores, measure_costs, rank_correlations
+from mmacs.coreset.scoring.proxy import Proxy
 from mmacs.coreset.scoring.scoring_pass import ReadTeacherOutputs, ScoringPass
-from mmacs.coreset.scoring.training_scores import MIN_PAIRS, Alignment, align
-from mmacs.coreset.selection.importance import Importance
-from mmacs.coreset.selection.normalisation import MAX_STRATA, count_strata
-from mmacs.coreset.selection.policy import Policy
+from mmacs.coreset.scoring.teacher_outputs import TeacherOutputs
+from mmacs.coreset.selection.normalisation import comparable_groups
 from mmacs.coreset.selection.selectors import Selection, digest, top_k
-from mmacs.coreset.state import Ledger, scored_columns
-from mmacs.utils.distributed import gather_rows
+from mmacs.coreset.selection.trimming import noise_counts
+from mmacs.coreset.settings import CoresetSettings
+from mmacs.coreset.state import CoresetState
 from mmacs.utils.errors import MmacsError
+
+PROXY_IMAGES = 256  # that proxy scores are compared with exact ones on
+
+
+class Round(NamedTuple):
+    """What a round found and chose."""
+
+    facts: Dict[str, float]  # for the log and as scalars
+    trained_at: np.ndarray  # round of the last coreset that held each image before this one, -1 for never, (M,)
 
 
 class CoresetEngine:
     """Scores images in rounds and draws coresets from what is known of them.
 
     Args:
-        scoring (ScoringPass): How images are brought to the models.
-        scorer (Scorer): The scorer.
-        importance (Importance): How columns are mixed.
-        policy (Policy): What chooses.
-        harvest (bool): Whether training forwards give scores, see :meth:`harvested`.
+        settings (CoresetSettings): What the config says.
+        data (TrainingData): The training images.
+        scoring (ScoringPass): How images are brought to the models, at full resolution and precision.
+        sampler (CoresetSampler): What gets the coresets; the seed of all draws is its own.
+        end (int): When the run ends, in epochs or iterations.
+        per_unit (int): Images trained on per epoch or iteration, in all processes.
+        teacher (TeacherOutputs, optional): Where the teacher's outputs come from, if a column needs them.
 
     Attributes:
-        ledger (Ledger): What is known of each image.
-        rescore (float): Share of the images that a round after the first scores, stalest first, in [0, 1].
-        noisy (np.ndarray): Images whose labels were made wrong on purpose, bool, shape (N,).
-        beta (float): Weight of the error score in the current round.
-        seed (int): Of all draws.
-        data (str): Fingerprint of the images.
-        selection (Selection): The current coreset, None before the first round.
+        state (CoresetState): All that changes.
+
+    Raises:
+        MmacsError: If the run leaves no time for a round.
     """
 
     def __init__(
         self,
+        settings: CoresetSettings,
+        data: TrainingData,
         scoring: ScoringPass,
-        scorer: Scorer,
-        importance: Importance,
-        policy: Policy,
-        harvest: bool = False,
+        sampler: CoresetSampler,
+        end: int,
+        per_unit: int,
+        teacher: Optional[TeacherOutputs] = None,
     ) -> None:
-        self.scoring = scoring
-        self.view = scoring.view
-        self.scorer = scorer
-        self.mixture = importance
-        self.policy = policy
-        self.rescore = 1.0
-        self.harvest = harvest
-        trimming = ['teacher_error', 'ds'] if policy.trim else []
-        self.ledger = Ledger(len(self.view), list(dict.fromkeys([*importance.columns, *trimming])))
-        self.columns = scored_columns(list(self.ledger.scores))
-        self.training_columns = [c for c in self.columns if harvest and c in scorer.training_columns]
-        noise = (self.view.info(position).get('noise') for position in range(len(self.view)))
-        self.noisy = np.fromiter(map(bool, noise), dtype=bool, count=len(self.view))
-        self.data = self.view.fingerprint
-        self.trusts_harvest = True  # whether the last harvested scores were sound
-        self.beta = 0.0
-        self.seed = 0
-        self.selection: Optional[Selection] = None
+        self.settings = settings
+        self.data = data
+        self.sampler = sampler
+        self.teacher = teacher
+        self.extent = Extent(end, per_unit, sampler.size, len(data.positions), len(data))
+        settings.schedule.check(end)
+        self.state = CoresetState(
+            len(data), settings.columns, settings.cost.plan(settings.schedule), settings.schedule.warmup
+        )
+        self._exact = scoring
+        self._undrawn: Optional[Dict[str, float]] = None  # facts of a round that no coreset was drawn from yet
 
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any column needs the teacher's outputs."""
-        return bool(self.scorer.teacher_columns & set(self.columns))
+    # ---------------------------------------------------------------- when
+    def sweeps(self, now: int) -> bool:
+        """Whether training goes through all data now."""
+        return self.settings.schedule.sweeps(now, self.extent.end)
+
+    def is_due(self, now: int) -> bool:
+        """Whether a round is due."""
+        return self.settings.schedule.due(now, self.state.next_round, self.state.round + 1, self.extent.end)
+
+    def awaits_round(self) -> bool:
+        """Whether there will be another round."""
+        return self.settings.schedule.awaits(self.state.next_round, self.state.round + 1, self.extent.end)
+
+    def stays_until(self) -> int:
+        """Returns the epoch or iteration at which the coreset of this round ends."""
+        last = self.settings.schedule.last(self.extent.end)
+        return min(last, self.state.next_round) if self.awaits_round() else last
 
     # ---------------------------------------------------------------- rounds
-    def dry_run(self, size: int) -> Selection:
-        """Choose by made-up scores, so that what cannot be chosen is refused before anything is scored.
+    @property
+    def scoring(self) -> ScoringPass:
+        """How images are brought to the models by the present plan."""
+        return self._exact.with_proxy(Proxy(self.state.plan.resolution, self.settings.cost.precision))
 
-        Args:
-            size (int): Data set indices to choose.
-        """
-        ledger = Ledger(len(self.view), list(self.ledger.scores))
-        for scores in ledger.scores.values():
-            scores[:] = 0
-        made_up = np.linspace(0, 1, len(self.view))
-        rng = np.random.default_rng(self.seed)
-        return self.policy.choose(made_up, size, rng, ledger, self.view.positions, self._labels())
-
-    def measure(
-        self,
-        model: nn.Module,
-        teacher: Optional[nn.Module],
-        teacher_outputs: Optional[ReadTeacherOutputs] = None,
-        num_batches: int = 3,
-    ) -> Tuple[float, float, float]:
-        """What scoring costs, on a few images.
+    def hold_round(self, model: nn.Module, now: int) -> None:
+        """Scores what is due; the first round measures what that costs before.
 
         Args:
             model (nn.Module): The quantized model.
-            teacher (nn.Module, optional): The full-precision model, if a column needs it.
-            teacher_outputs (Callable, optional): Reads the teacher's outputs, where they are known already.
-            num_batches (int): Batches to time per process, after one that warms up.
+            now (int): Epoch or iteration.
 
-        Returns:
-            Tuple[float, float, float]: Seconds per image, of all processes together, for scoring by the quantized
-            model, for the teacher's outputs, 0 where they are known, and for a forward pass of the quantized model
-            alone; the same in all processes.
+        Raises:
+            MmacsError: If the run is predicted to take longer than training on all images.
         """
-        batch = self.scoring.batch_size * get_world_size()
-        warm, timed = np.split(np.arange(min(len(self.view), (1 + num_batches) * batch)), [min(batch, len(self.view))])
-        timed = timed if len(timed) else warm
-        seconds = []
-        for positions in (warm, timed):
-            rows = _Rows()
-            start = time.perf_counter()
-            if teacher is not None and teacher_outputs is None:
-                self.scoring.teacher_outputs(self.scorer, teacher, self.columns, positions, rows.write)
-            middle = time.perf_counter()
-            self.scoring.scores(self.scorer, model, positions, self.columns, teacher_outputs or rows.read)
-            scored = time.perf_counter()
-            self.scoring.scores(self.scorer, model, positions, [], None)
-            spans = (scored - middle, middle - start, time.perf_counter() - scored)
-            seconds = [span / len(positions) for span in spans]
-        broadcast_object_list(seconds)
-        return tuple(seconds)
+        start, state, is_first = time.perf_counter(), self.state, self.state.round < 0
+        if self.teacher is not None:
+            self.teacher.find(self.scoring)
+        if is_first:
+            self._measure(model, now)
+        read_teacher = None if self.teacher is None else self.teacher.fill(self.scoring)
+        began = time.perf_counter()
+        facts = self.score(model, self.settings.importance.beta_at(now, self.extent.end), read_teacher)
+        scored = time.perf_counter()
+        if is_first and not self.scoring.proxy.exact:
+            facts.update(self.compare_proxy(model))
+        if self.teacher is not None:
+            self.teacher.release()
+        facts['seconds'] = time.perf_counter() - start
+        state.progress.selection_seconds += facts['seconds']
+        if not is_first and facts['scored']:
+            self._look_ahead(Costs((scored - began) / facts['scored'], 0.0), now, cached=True)
+        state.next_round = now + state.plan.interval
+        beta = {'beta': state.beta} if self.settings.importance.uses_beta else {}
+        self._undrawn = {**beta, **facts}
 
-    def hold_round(
-        self, model: nn.Module, beta: float, teacher_outputs: Optional[ReadTeacherOutputs]
-    ) -> Dict[str, float]:
-        """Score what is due.
+    def score(self, model: nn.Module, beta: float, read_teacher: Optional[ReadTeacherOutputs]) -> Dict[str, float]:
+        """Scores the images that are due.
 
         Args:
             model (nn.Module): The quantized model.
             beta (float): Weight of the error score from now on.
-            teacher_outputs (Callable, optional): Reads the teacher's outputs.
+            read_teacher (Callable, optional): Reads the teacher's outputs.
 
         Returns:
-            Dict[str, float]: Facts for the log: ``scored``, the mean of each column, and for harvested columns
-            ``harvest_<column>``, the rank correlation with exact scores.
+            Dict[str, float]: Facts for the log: ``scored``, the mean of each column, and for columns that training
+            forwards gave ``harvest_<column>``, their rank correlation with exact scores.
         """
-        self.beta = beta
-        positions = self._due()
-        self.ledger.round += 1
-        scores = self.scoring.scores(self.scorer, model, positions, self.columns, teacher_outputs)
-        self.ledger.record(positions, scores)
+        state, settings = self.state, self.settings
+        positions = due(state, state.plan.rescore, settings.training_columns, self.sampler.seed)
+        state.round, state.beta = state.round + 1, beta
+        scores = self.scoring.scores(settings.scorer, model, positions, settings.scored_columns, read_teacher)
+        state.record(positions, scores)
+        found = merge_training_scores(state, positions, scores, settings.training_columns, state.plan.rescore)
         facts: Dict[str, float] = {'scored': len(positions)}
-        for column, alignment in self._merge_harvest(positions, scores).items():
-            if alignment.pairs:
-                facts[f'harvest_{column}'] = alignment.correlation
-        return {**facts, **{name: float(np.mean(self.ledger.scores[name])) for name in self.ledger.scores}}
+        facts.update({f'harvest_{column}': one.correlation for column, one in found.items() if one.pairs})
+        return {**facts, **{name: float(np.mean(values)) for name, values in state.scores.items()}}
 
-    def _due(self) -> np.ndarray:
-        """Positions to score in this round."""
-        fresh = np.zeros(len(self.view), dtype=bool)
-        if self.ledger.round < 0:
-            return self.ledger.stalest(1.0, fresh)
-        checked = np.empty(0, dtype=np.int64)
-        if self.training_columns == self.columns:
-            trained = np.flatnonzero(self._have_harvest())
-            fresh[trained] = self.trusts_harvest  # if so, nothing of a trained image has to be computed again
-            if self.rescore > 0:  # some are scored nevertheless, for harvested scores to be aligned with
-                rng = np.random.default_rng([self.seed, self.ledger.round + 1])
-                count = min(len(trained), max(2 * MIN_PAIRS, len(trained) // 20))
-                checked = rng.choice(trained, count, replace=False)
-        return np.union1d(self.ledger.stalest(self.rescore, fresh), checked)
-
-    def _have_harvest(self) -> np.ndarray:
-        """Images that training forwards gave scores since the last round, bool, shape (M,)."""
-        return np.all([np.isfinite(self.ledger.harvested[column]) for column in self.training_columns], axis=0)
-
-    def _merge_harvest(self, positions: np.ndarray, scores: Dict[str, np.ndarray]) -> Dict[str, Alignment]:
-        """Put aligned harvested scores where no exact ones were taken in this round."""
-        found, merged = {}, {}
-        if self.training_columns and self.ledger.round > 0 and (have := self._have_harvest()).any():
-            both, others = have[positions], np.setdiff1d(np.flatnonzero(have), positions)
-            for column in self.training_columns:
-                harvested = self.ledger.harvested[column]
-                alignment = found[column] = align(harvested[positions[both]], scores[column][both])
-                if self.rescore == 0:  # nothing to align with: taken as they are, as InfoBatch does
-                    merged[column] = harvested[others]
-                elif alignment.sound:
-                    merged[column] = alignment.apply(harvested[others])
-            self.ledger.record(others, merged)
-            self.trusts_harvest = len(merged) == len(found)
-        for harvested in self.ledger.harvested.values():
-            harvested[:] = np.nan
-        return found
-
-    def harvested(self, positions: np.ndarray, outputs: Any, data_samples: List[Any], model: nn.Module) -> None:
-        """Score a training batch from what its forward gave.
-
-        Args:
-            positions (np.ndarray): The batch's images, shape (B,).
-            outputs (Any): What the scorer's hooked module gave, detached.
-            data_samples (list): The batch's data samples.
-            model (nn.Module): The quantized model.
-        """
-        with torch.no_grad():
-            scores = self.scorer.score(model, outputs, data_samples, {}, self.training_columns)
-        found = torch.stack([scores[name].float().cpu() for name in self.training_columns], dim=1)
-        # gathered, so that every process knows what each checkpoint needs
-        where, found = gather_rows(torch.from_numpy(positions)), gather_rows(found)
-        for name, values in zip(self.training_columns, found.T.numpy()):
-            self.ledger.harvested[name][where.numpy()] = values
-
-    def compare_proxy(
-        self, model: nn.Module, teacher: Optional[nn.Module], share: float, num_images: int = 256
-    ) -> Dict[str, float]:
-        """How the scores of this round, taken at less than full cost, relate to exact ones.
+    def compare_proxy(self, model: nn.Module, num_images: int = PROXY_IMAGES) -> Dict[str, float]:
+        """Compares the scores of this round, taken at less than full cost, with exact ones on a few images.
 
         Args:
             model (nn.Module): The quantized model.
-            teacher (nn.Module, optional): The full-precision model, if a column needs it.
-            share (float): S.
             num_images (int): Images to compare.
 
         Returns:
-            Dict[str, float]: Per column ``proxy_<column>``, Spearman's rank correlation, and ``proxy_overlap``,
-            the share of their most important images that both have.
+            Dict[str, float]: Per column ``proxy_<column>``, Spearman's rank correlation, and ``proxy_overlap``, the
+            share of their most important images that both have.
         """
-        exact = ScoringPass(self.view, self.scoring.batch_size, self.scoring.num_workers)
-        chosen = np.sort(np.random.default_rng(self.seed).permutation(len(self.view))[:num_images])
-        rows = _Rows()
-        if teacher is not None:
-            exact.teacher_outputs(self.scorer, teacher, self.columns, chosen, rows.write)
-        slow = exact.scores(self.scorer, model, chosen, self.columns, rows.read)
-        fast = {name: self.ledger.scores[name][chosen] for name in self.columns}
-        facts = {}
-        for name in self.columns:
-            constant = np.ptp(fast[name]) == 0 or np.ptp(slow[name]) == 0
-            facts[f'proxy_{name}'] = 0.0 if constant else float(spearmanr(fast[name], slow[name])[0])
-        if set(self.mixture.columns) <= set(self.columns):
-            size = max(1, round(share * len(chosen)))
+        columns, importance = self.settings.scored_columns, self.settings.importance
+        chosen = np.sort(np.random.default_rng(self.sampler.seed).permutation(len(self.data))[:num_images])
+        teacher = None if self.teacher is None else self.teacher.model()
+        exact = exact_scores(self._exact, self.settings.scorer, columns, model, teacher, chosen)
+        proxy = {name: self.state.scores[name][chosen] for name in columns}
+        facts = {f'proxy_{name}': value for name, value in rank_correlations(proxy, exact).items()}
+        if min(facts.values()) < 0.5:
+            said = ', '.join(f'{name.removeprefix("proxy_")} {value:.2f}' for name, value in facts.items())
+            print_log(
+                f'{self.scoring.proxy} hardly gives the scores that resolution=1 and float32 give: rank correlations '
+                f'{said}.',
+                'current',
+                logging.WARNING,
+            )
+        if set(importance.columns) <= set(columns):
+            size = max(1, round(self.sampler.fraction * len(chosen)))
             groups = self._groups()
             groups = None if groups is None else groups[chosen]
-            tops = [top_k(self.mixture(columns, self.beta, groups), size) for columns in (fast, slow)]
+            tops = [top_k(importance(scores, self.state.beta, groups), size) for scores in (exact, proxy)]
             facts['proxy_overlap'] = len(np.intersect1d(*tops)) / size
         return facts
 
-    def importance(self) -> np.ndarray:
-        """Importance of each image by what is known of it, float64, shape (M,)."""
-        scores = {name: self.ledger.scores[name] for name in self.mixture.columns}
-        return self.mixture(scores, self.beta, self._groups())
+    # ---------------------------------------------------------------- costs
+    def _measure(self, model: nn.Module, now: int) -> None:
+        """Measures costs before the first round and settles the plan."""
+        known = None if self.teacher is None else self.teacher.read
+        teacher = self.teacher.model() if self.teacher is not None and known is None else None
+        settings = self.settings
+        score, outputs, forward = measure_costs(
+            self.scoring, settings.scorer, settings.scored_columns, model, teacher, known
+        )
+        self._look_ahead(Costs(score, outputs, forward=forward), now, cached=known is not None)
+        if self.teacher is not None:
+            self.teacher.find(self.scoring)  # the plan may have changed the resolution
 
-    def _groups(self) -> Optional[np.ndarray]:
-        """Images whose scores are brought to scale among themselves, int64, shape (M,); None: all."""
-        strata = count_strata(self.view.object_counts) if self.mixture.stratified else None
-        ages = self.ledger.scored_at.astype(np.int64)
-        if self.harvest or np.ptp(ages) == 0:
-            return strata
-        if strata is None:
-            return ages
-        groups = np.empty_like(ages)
-        for age in np.unique(ages):
-            own = ages == age
-            groups[own] = age * MAX_STRATA + count_strata(self.view.object_counts[own])
-        return groups
+    def _look_ahead(self, costs: Costs, now: int, cached: bool) -> None:
+        """Fits the plan to what was measured at its resolution, and logs what the run is predicted to take."""
+        state, cost = self.state, self.settings.cost
+        progress = [costs, state.progress.selection_seconds, state.progress.training_seconds]
+        broadcast_object_list(progress)  # clocks differ between processes; what is decided by them must not
+        costs, state.progress.selection_seconds, state.progress.training_seconds = progress
+        trained = state.progress.trained_images
+        step = state.progress.training_seconds / trained if trained and state.progress.training_seconds else None
+        area = state.plan.resolution**2
+        forward = None if costs.forward is None else costs.forward / area
+        costs = Costs(costs.score / area, costs.teacher / area, step, forward)
+        spent = Spent(state.progress.selection_seconds, state.progress.training_seconds)
+        choice = look_ahead(
+            cost, self.settings.schedule, self.extent, costs, state.plan, spent, now, state.round + 1, cached
+        )
+        state.plan = choice.plan
+        print_log(in_words(choice, cost.budget), 'current', logging.INFO if choice.fits else logging.WARNING)
 
     # ---------------------------------------------------------------- draws
-    def draw(self, size: int, number: int) -> Selection:
-        """Choose a coreset from the current scores, the same in all processes.
+    def dry_run(self) -> Selection:
+        """Returns a choice by made-up scores, so that what cannot be chosen is refused before anything is scored."""
+        made_up = np.linspace(0, 1, len(self.data))
+        equal = dict.fromkeys(self.state.scores, np.zeros(len(self.data), np.float32))
+        return self._choose(made_up, equal, np.random.default_rng(self.sampler.seed))
+
+    def importance(self) -> np.ndarray:
+        """Returns the importance of each image by what is known of it, float64, shape (M,)."""
+        return self.settings.importance(self.state.scores, self.state.beta, self._groups())
+
+    def begin(self, number: int) -> Optional[Round]:
+        """Gives the sampler what an epoch or pass of this number is to show, if that changes.
 
         Args:
-            size (int): Data set indices to choose.
             number (int): Number of the epoch or pass, which seeds what is random.
+
+        Returns:
+            Round: What there is to report, at the first draw after a round; otherwise None.
 
         Raises:
             MmacsError: If processes chose different coresets.
         """
-        rng = np.random.default_rng([self.seed, number])
-        self.selection = self.policy.choose(
-            self.importance(), size, rng, self.ledger, self.view.positions, self._labels()
-        )
-        digests = all_gather_object(digest(self.selection.indices))
+        facts, before = self._undrawn, self.sampler.indices
+        if facts is None and not (self.state.selection is not None and self.settings.policy.redraw):
+            return None
+        start, trained_at = time.perf_counter(), self.state.rows['trained_at'].copy()
+        self.draw(number)
+        self.sampler.set_indices(self.state.selection.indices)
+        self.state.progress.selection_seconds += time.perf_counter() - start
+        self._undrawn = None
+        return None if facts is None else Round(self._facts(facts, before), trained_at)
+
+    def draw(self, number: int) -> Selection:
+        """Chooses a coreset from the current scores, the same in all processes, see :meth:`begin`."""
+        rng = np.random.default_rng([self.sampler.seed, number])
+        selection = self._choose(self.importance(), self.state.scores, rng)
+        digests = all_gather_object(digest(selection.indices))
         if len(set(digests)) > 1:
             raise MmacsError(f'processes chose different coresets: {digests}')
-        self.ledger.trained(self.view.positions[self.selection.indices])
-        return self.selection
+        self.state.select(selection, self.data.positions)
+        return selection
 
-    def _labels(self) -> Optional[csr_matrix]:
-        return self.view.labels if self.policy.needs_labels else None
+    def _choose(self, importance: np.ndarray, scores: Dict[str, np.ndarray], rng: np.random.Generator) -> Selection:
+        policy = self.settings.policy
+        return policy.choose(
+            importance,
+            self.sampler.size,
+            rng,
+            self.state.gaps(),
+            self.data.positions,
+            self.data.labels if policy.needs_labels else None,
+            policy.excluded(scores),
+        )
+
+    def _groups(self) -> Optional[np.ndarray]:
+        """Images whose scores are brought to scale among themselves, int64, shape (M,); None: all."""
+        counts = self.data.object_counts if self.settings.importance.stratified else None
+        # scores from training forwards are aligned instead of ranked by age
+        ages = None if self.settings.cost.harvest else self.state.rows['scored_at']
+        return comparable_groups(ages, counts)
+
+    def _facts(self, found: Dict[str, float], before: Optional[np.ndarray]) -> Dict[str, float]:
+        """What a person sees of a round."""
+        size, chosen = self.sampler.size, self.sampler.indices
+        facts: Dict[str, float] = {'fraction': self.sampler.fraction, 'images': size}
+        if before is not None:
+            facts['overlap'] = len(np.intersect1d(before, chosen)) / size
+        facts.update(found)
+        excluded = self.settings.policy.excluded(self.state.scores)
+        if excluded is not None:
+            facts['trimmed'] = int(excluded.sum())
+        if self.data.noisy.any():
+            held = np.zeros(len(self.data), dtype=bool)
+            held[self.data.positions[chosen]] = True
+            facts.update(noise_counts(held, self.data.noisy, excluded))
+        return facts
 
     # ---------------------------------------------------------------- checkpoint
     def state_dict(self) -> Dict[str, Any]:
-        """Tensors and plain values."""
-        selection = {}
-        if self.selection is not None:
-            selection = {k: torch.from_numpy(v) for k, v in self.selection._asdict().items() if v is not None}
+        """Returns tensors and plain values."""
         return {
-            'ledger': self.ledger.state_dict(),
-            'beta': self.beta,
-            'seed': self.seed,
-            'trusts_harvest': self.trusts_harvest,
-            'data': self.data,
-            'images': len(self.view),
-            **selection,
+            **self.state.state_dict(),
+            'seed': self.sampler.seed,
+            'sweep_start': self.sampler.sweep_start,
+            'data': self.data.fingerprint,
         }
 
-    def load_state_dict(self, state: Dict[str, Any]) -> None:
-        """Take up the state of a run that is being resumed.
+    def load_state_dict(self, state: Dict[str, Any], now: int) -> None:
+        """Takes up the state of a run that is being resumed.
+
+        Args:
+            state (Dict[str, Any]): From :meth:`state_dict`.
+            now (int): Epoch or iteration at which the run goes on.
 
         Raises:
-            MmacsError: If it is of another data set or other columns.
+            MmacsError: If it is of another data set, other columns or another fraction.
         """
-        if state['images'] != len(self.view):
-            raise MmacsError(
-                f'cannot resume: the data set had {state["images"]} images when the checkpoint was written and now has '
-                f'{len(self.view)}'
-            )
-        if state['data'] != self.data:
+        asked = self.state.plan
+        self.state.load_state_dict(state)
+        if state['data'] != self.data.fingerprint:
             raise MmacsError(
                 'cannot resume: names, order or annotations of the training images are not those that they were when '
                 'the checkpoint was written'
             )
-        self.ledger.load_state_dict(state['ledger'])
-        self.beta, self.seed, self.trusts_harvest = state['beta'], state['seed'], state['trusts_harvest']
-        if 'indices' in state:
-            probabilities = state.get('probabilities')
-            self.selection = Selection(  # MMEngine loads checkpoints to the GPU
-                state['indices'].cpu().numpy(), None if probabilities is None else probabilities.cpu().numpy()
+        if self.settings.cost.budget is None:
+            self.state.plan = asked  # the config's, which may have been changed
+        self.sampler.seed = state['seed']
+        if state['sweep_start'] is not None and self.sweeps(now):
+            self.sampler.sweep(state['sweep_start'])
+        elif self.state.selection is not None:
+            held = len(self.state.selection.indices)
+            if held != self.sampler.size:
+                raise MmacsError(
+                    f"cannot resume with fraction={self.sampler.fraction:g}: the checkpoint's coreset holds {held} "
+                    f"images, this config's {self.sampler.size}"
+                )
+            self.sampler.set_indices(self.state.selection.indices)
+            print_log(
+                f'Resumed the coreset of round {self.state.round}, digest {digest(self.sampler.indices)}.', 'current'
             )
-
-
-class _Rows:
-    """The teacher's outputs of a few images in memory."""
-
-    def __init__(self) -> None:
-        self._rows: Dict[int, Dict[str, Tensor]] = {}
-
-    def write(self, positions: np.ndarray, rows: Dict[str, Tensor]) -> None:
-        for i, position in enumerate(positions.tolist()):
-            self._rows[position] = {name: row[i] for name, row in rows.items()}
-
-    def read(self, positions: np.ndarray) -> Dict[str, Tensor]:
-        batch = [self._rows[position] for position in positions.tolist()]
-        return {name: torch.stack([row[name] for row in batch]) for name in batch[0]}

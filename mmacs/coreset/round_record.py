@@ -7,7 +7,7 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from mmacs.coreset.engine import CoresetEngine
+from mmacs.coreset.engine import CoresetEngine, Round
 from mmacs.coreset.selection.selectors import digest
 from mmacs.utils.files import atomic_path
 
@@ -26,46 +26,67 @@ _WORDS = {
 }
 
 
-def write_round(path: os.PathLike, engine: CoresetEngine, trained_at: np.ndarray, **facts: Any) -> None:
-    """Write what a round knew and chose, as arrays without pickle.
+def write_round(path: os.PathLike, engine: CoresetEngine, held: Round, **facts: Any) -> None:
+    """Writes what a round knew and chose, as arrays without pickle.
 
     Args:
         path (os.PathLike): An ``.npz`` file.
         engine (CoresetEngine): After the round's draw. M are its distinct images, N the indices of the data set.
-        trained_at (np.ndarray): Round of the last coreset that held each image before this one, -1 for never, shape
-            (M,).
-        **facts: Numbers to keep beside: ``epoch``, ``iteration``, ``seconds``.
+        held (Round): What the round found.
+        **facts: Numbers to keep beside: ``epoch``, ``iteration``.
 
-    The file holds besides: ``beta``, ``digest``, ``indices`` (chosen, int64), ``positions`` (which image each index
-    shows, int64, shape (N,)), ``image_ids``, ``importance`` (float64), ``score_<column>`` (float32), ``scored_at``
-    (int32), with injected label noise ``noisy`` (bool), and with trimming ``suspicion`` (float32) and ``trimmed``
-    (bool), all of shape (M,).
+    The file holds besides: ``seconds``, ``beta``, ``digest``, ``indices`` (chosen, int64), ``positions`` (which image
+    each index shows, int64, shape (N,)), ``image_ids``, ``importance`` (float64), ``score_<column>`` (float32),
+    ``scored_at`` (int32), with injected label noise ``noisy`` (bool), and with trimming ``suspicion`` (float32) and
+    ``trimmed`` (bool), all of shape (M,).
     """
-    ledger = engine.ledger
-    arrays = {f'score_{name}': values for name, values in ledger.scores.items()}
-    if engine.noisy.any():
-        arrays['noisy'] = engine.noisy
-    if engine.policy.trim:
-        arrays['suspicion'] = engine.policy.suspicion(ledger).astype(np.float32)
-        arrays['trimmed'] = engine.policy.excluded(ledger)
+    state, data, policy = engine.state, engine.data, engine.settings.policy
+    arrays = {f'score_{name}': values for name, values in state.scores.items()}
+    if data.noisy.any():
+        arrays['noisy'] = data.noisy
+    if policy.constraints.trim:
+        arrays['suspicion'] = policy.suspicion(state.scores).astype(np.float32)
+        arrays['trimmed'] = policy.excluded(state.scores)
     with atomic_path(path) as temporary:
         np.savez_compressed(
             temporary,
-            beta=engine.beta,
-            digest=digest(engine.selection.indices),
-            indices=engine.selection.indices,
-            positions=engine.view.positions,
-            image_ids=engine.view.image_ids,
+            seconds=held.facts['seconds'],
+            beta=state.beta,
+            digest=digest(state.selection.indices),
+            indices=state.selection.indices,
+            positions=data.positions,
+            image_ids=data.image_ids,
             importance=engine.importance(),
-            scored_at=ledger.scored_at,
-            trained_at=trained_at,
+            scored_at=state.rows['scored_at'],
+            trained_at=held.trained_at,
             **arrays,
             **facts,
         )
 
 
-def in_words(facts: Mapping[str, float]) -> str:
-    """Facts of a round for the log; what has no words of its own is the mean of a column."""
+def in_words(engine: CoresetEngine, held: Round, now: int, unit: str, visit: str) -> str:
+    """Returns the sentence for the log.
+
+    Args:
+        engine (CoresetEngine): After the round's draw.
+        held (Round): What the round found.
+        now (int): Epoch or iteration.
+        unit (str): ``'epoch'`` or ``'iteration'``.
+        visit (str): What shows the coreset once, ``'epoch'`` or ``'pass'``.
+    """
+    until, chosen = engine.stays_until(), engine.state.selection.indices
+    span = f'{unit}s {now + 1} to {until}' if until > now + 1 else f'{unit} {until}'
+    redrawn = f', drawn anew in each {visit}' if engine.settings.policy.redraw else ''
+    said = ('fraction', 'images', 'scored', 'seconds')
+    details = _in_words({name: value for name, value in held.facts.items() if name not in said})
+    return (
+        f'Coreset for {span}: {len(chosen)} of {len(engine.data.positions)} images ({held.facts["fraction"]:.1%})'
+        f'{redrawn}, {held.facts["scored"]} scored in {held.facts["seconds"]:.1f} s, {details}, digest {digest(chosen)}'
+    )
+
+
+def _in_words(facts: Mapping[str, float]) -> str:
+    """Facts of a round; what has no words of its own is the mean of a column."""
     words = []
     for name, value in facts.items():
         kind, _, column = name.partition('_')

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmacs.coreset.data import ScoringView
+from mmacs.coreset.data import TrainingData
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, unwrapped
 from mmacs.quantization import calibrate, describe, layer_table, quantizers, require_same
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
@@ -117,7 +117,7 @@ class QuantizationHook(Hook):
     def calibrate(self, runner: Runner) -> None:
         """Calibrate on training images, spread evenly over the data, under the deterministic pipeline."""
         model = unwrapped(runner)
-        view = ScoringView(runner.train_dataloader.dataset, deterministic_pipeline(runner.cfg))
+        view = TrainingData(runner.train_dataloader.dataset, deterministic_pipeline(runner.cfg))
         count = min(self.num_images, len(view))
         chosen = np.linspace(0, len(view) - 1, count).astype(int).tolist()
 

@@ -4,6 +4,7 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list
+from mmengine.hooks import CheckpointHook, IterTimerHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
@@ -34,6 +35,19 @@ def agree_on_seed(runner: Runner, sampler: CoresetSampler) -> None:
     seed = [runner.seed if given is None else given]
     broadcast_object_list(seed)
     sampler.seed = seed[0]
+
+
+def leave_out_of_timers(runner: Runner, seconds: float) -> None:
+    """Has MMEngine's timer charge these seconds, which have just passed, to no iteration."""
+    for hook in runner.hooks:
+        if isinstance(hook, IterTimerHook) and hasattr(hook, 't'):  # it has no time before the first epoch
+            hook.t += seconds
+
+
+def saves_checkpoint_now(runner: Runner) -> bool:
+    """Whether a checkpoint may follow this iteration of an iteration-based run."""
+    savers = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch)
+    return any(hook.every_n_train_iters(runner, hook.interval) or hook.is_last_train_iter(runner) for hook in savers)
 
 
 def refuse_mixed_images(cfg: Config) -> None:

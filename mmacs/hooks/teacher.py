@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from typing import Optional, Tuple
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from mmengine.runner import Runner
 from torch import nn
@@ -11,28 +11,30 @@ from mmacs.hooks.run import unwrapped
 from mmacs.teacher.model import load_teacher, make_teacher, save_teacher
 from mmacs.utils.distributed import on_main
 
-_TEACHERS: 'WeakKeyDictionary[Runner, Tuple[nn.Module, str]]' = WeakKeyDictionary()
+# The teacher itself is kept by those who need it, and leaves memory with the last of them.
+_TEACHERS: 'WeakKeyDictionary[Runner, Tuple[ReferenceType[nn.Module], str]]' = WeakKeyDictionary()
 
 
 def run_teacher(runner: Runner, expected: Optional[str] = None) -> Tuple[nn.Module, str]:
-    """The full-precision model that a run started from, frozen. All who ask in one run get the same object.
+    """Returns the full-precision model that a run started from, frozen, and the fingerprint of its weights.
 
-    A run that starts makes it of the model's weights and writes ``<work dir>/teacher.pth``; a resumed run reads that
-    file, since its own weights have moved on. Call it in ``before_train`` of a hook, in all processes.
+    A run that starts makes it of the model's weights and writes ``<work dir>/teacher.pth``; later, and in a resumed
+    run, it is read from that file, since the run's own weights have moved on. As long as somebody holds it, all who ask
+    get the same object. Call it in all processes.
 
     Args:
         runner (Runner): The run, its weights loaded.
-        expected (str, optional): The fingerprint that the resumed checkpoint has; None if the run starts.
-
-    Returns:
-        Tuple[nn.Module, str]: The teacher and the fingerprint of its weights, for the checkpoint.
+        expected (str, optional): The fingerprint that the teacher has; None if the run starts.
 
     Raises:
-        MmacsError: If a resumed run finds no such file, or other weights in it.
+        MmacsError: If there is no such file, or other weights are in it.
     """
-    if runner not in _TEACHERS:
-        _TEACHERS[runner] = _start(runner) if expected is None else _resume(runner, expected)
-    return _TEACHERS[runner]
+    held, known = _TEACHERS.get(runner, (lambda: None, expected))
+    teacher = held()
+    if teacher is None:
+        teacher, known = _start(runner) if known is None else _resume(runner, known)
+        _TEACHERS[runner] = ref(teacher), known
+    return teacher, known
 
 
 def _start(runner: Runner) -> Tuple[nn.Module, str]:

@@ -4,9 +4,11 @@ from mmacs.quantization.calibrate import calibrate
 from mmacs.quantization.convert import disabled, quantize_model, quantizers
 from mmacs.quantization.description import describe, require_same
 from mmacs.quantization.freeze import fold_batch_norm, freeze
+from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.recipe import Recipe
 
 __all__ = [
+    'Quantizer',
     'Recipe',
     'calibrate',
     'describe',

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from mmengine.dataset import BaseDataset, pseudo_collate
 from torch import nn
 
-from mmacs.coreset.data import ScoringView
+from mmacs.coreset.data import TrainingData
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import atomic_path
 from mmacs.visualization.coreset_report.rounds import columns
@@ -21,12 +21,12 @@ from mmacs.visualization.coreset_report.rounds import columns
 _TRUTH, _PREDICTION = 'lime', 'red'
 
 
-def draw_extremes(round_file: os.PathLike, view: ScoringView, path: os.PathLike, count: int = 6) -> None:
+def draw_extremes(round_file: os.PathLike, view: TrainingData, path: os.PathLike, count: int = 6) -> None:
     """Draw two rows of images with their ground-truth boxes: of highest and of lowest importance.
 
     Args:
         round_file (os.PathLike): A ``round_<n>.npz`` that :class:`mmacs.CoresetHook` wrote.
-        view (ScoringView): The images of that run.
+        view (TrainingData): The images of that run.
         path (os.PathLike): The PNG to write.
         count (int): Images per row. Defaults to 6.
     """

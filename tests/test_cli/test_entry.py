@@ -25,14 +25,18 @@ def test_no_coco_names_the_missing_paths_and_the_ways_out(command):
     ('options', 'message'),
     [
         (['train_dataloader.sampler.fraction=0'], 'error: fraction must be above 0 and at most 1, got 0'),
-        (['default_hooks.coreset.interval=0'], 'error: interval must be a whole number, at least 1, got 0'),
+        (['default_hooks.coreset.schedule.interval=0'], 'error: interval must be a whole number, at least 1, got 0'),
         (['model.recipe.weight.bits=0'], 'error: bits must be an integer from 1 to 16, or 32 for full precision'),
         (['model.recipe.preset=w4a5'], "error: unknown preset 'w4a5': did you mean 'w4a"),
         (['default_hooks.coreset.type=mmacs.CoresetHok'], "unknown hook 'mmacs.CoresetHok': did you mean 'mmacs.Cor"),
         (['default_hooks.coreset.scorer.type=Dense'], "error: unknown scorer 'Dense'"),
         (['load_from=nowhere.pth'], 'nowhere.pth'),
         (['train_dataloader.sampler.fraktion=1'], "CoresetSampler has no setting 'fraktion', did you mean 'fraction'"),
-        (['default_hooks.coreset.intervall=1'], "CoresetHook has no setting 'intervall', did you mean 'interval'"),
+        (['default_hooks.coreset.intervall=1'], "unknown setting of CoresetHook 'intervall': did you mean 'interval'"),
+        (
+            ['default_hooks.coreset.interval=3'],
+            'interval belongs to a group of CoresetHook: write schedule=dict(interval=3)',
+        ),
     ],
 )
 def test_wrong_settings(command, config, options, message):

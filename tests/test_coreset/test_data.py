@@ -5,7 +5,7 @@ import pytest
 from mmdet.registry import DATASETS
 from mmengine.dataset import BaseDataset, ConcatDataset
 
-from mmacs.coreset.data import ScoringView, scoring_pipeline
+from mmacs.coreset.data import TrainingData, scoring_pipeline
 from mmacs.utils.errors import MmacsError
 
 PIPELINE = [
@@ -30,7 +30,7 @@ def coco(folder, **changes):
 
 def test_repeated_images_are_seen_once(tiny_coco):
     dataset = DATASETS.build(dict(type='RepeatDataset', times=3, dataset=coco(tiny_coco)))
-    view = ScoringView(dataset, PIPELINE)
+    view = TrainingData(dataset, PIPELINE)
     assert len(view) == 12
     assert view.positions.tolist() == list(range(12)) * 3
 
@@ -38,7 +38,7 @@ def test_repeated_images_are_seen_once(tiny_coco):
 def test_concatenated_and_filtered_sets_keep_their_order(tiny_coco):
     both = [coco(tiny_coco, filter_cfg=dict(filter_empty_gt=True, min_size=1)), coco(tiny_coco)]
     dataset = DATASETS.build(dict(type='ConcatDataset', datasets=both))
-    view = ScoringView(dataset, PIPELINE)
+    view = TrainingData(dataset, PIPELINE)
     assert len(view) == 22
     assert [view.image_id(position) for position in view.positions] == [
         dataset.get_data_info(index)['img_id'] for index in range(22)
@@ -47,10 +47,10 @@ def test_concatenated_and_filtered_sets_keep_their_order(tiny_coco):
 
 def test_class_balanced_and_mixing_wrappers(tiny_coco):
     class_balanced = DATASETS.build(dict(type='ClassBalancedDataset', oversample_thr=0.9, dataset=coco(tiny_coco)))
-    view = ScoringView(class_balanced, PIPELINE)
+    view = TrainingData(class_balanced, PIPELINE)
     assert len(view) == 12 < len(view.positions)
     mixed = DATASETS.build(dict(type='MultiImageMixDataset', pipeline=[], dataset=coco(tiny_coco)))
-    assert len(ScoringView(mixed, PIPELINE)) == 12
+    assert len(TrainingData(mixed, PIPELINE)) == 12
 
 
 def test_annotations_follow_the_image_through_resizing(tiny_coco):
@@ -59,7 +59,7 @@ def test_annotations_follow_the_image_through_resizing(tiny_coco):
     train = [*PIPELINE[:2], dict(type='RandomFlip', prob=0.5), PIPELINE[3]]
     pipeline = scoring_pipeline(train, test)
     assert [transform['type'] for transform in pipeline] == [transform['type'] for transform in PIPELINE]
-    view = ScoringView(dataset, pipeline)
+    view = TrainingData(dataset, pipeline)
     sample, original = view[0]['data_samples'], dataset.get_data_info(0)['instances'][0]['bbox']
     np.testing.assert_allclose(
         sample.gt_instances.bboxes.tensor[0], np.array(original) * sample.scale_factor[0], rtol=1e-5
@@ -69,7 +69,7 @@ def test_annotations_follow_the_image_through_resizing(tiny_coco):
 def test_looking_does_not_change_the_data_set(tiny_coco):
     dataset = DATASETS.build(coco(tiny_coco))
     before = copy.deepcopy(dataset.get_data_info(3))
-    ScoringView(dataset, PIPELINE)[3]
+    TrainingData(dataset, PIPELINE)[3]
     assert dataset.get_data_info(3) == before
 
 
@@ -78,19 +78,19 @@ def test_a_pipeline_that_draws_at_random_is_refused_and_random_states_stay(tiny_
     data = DATASETS.build(coco(tiny_coco))
     before = np.random.get_state()[1].copy()
     with pytest.raises(MmacsError, match='another image each time'):
-        ScoringView(data, [*PIPELINE[:-1], flip, PIPELINE[-1]]).check_pipeline()
+        TrainingData(data, [*PIPELINE[:-1], flip, PIPELINE[-1]]).check_pipeline()
     np.testing.assert_array_equal(np.random.get_state()[1], before)
-    ScoringView(data, PIPELINE).check_pipeline()
+    TrainingData(data, PIPELINE).check_pipeline()
 
 
 def test_a_pipeline_without_annotations_is_refused(tiny_coco):
     with pytest.raises(MmacsError, match='gives no boxes: add LoadAnnotations'):
-        ScoringView(DATASETS.build(coco(tiny_coco)), [PIPELINE[0], *PIPELINE[2:]]).check_pipeline()
+        TrainingData(DATASETS.build(coco(tiny_coco)), [PIPELINE[0], *PIPELINE[2:]]).check_pipeline()
 
 
 def test_an_unreadable_image_is_named(tiny_coco):
     (tiny_coco / 'images' / '002.png').write_bytes(b'not a picture')
-    view = ScoringView(DATASETS.build(coco(tiny_coco)), PIPELINE)
+    view = TrainingData(DATASETS.build(coco(tiny_coco)), PIPELINE)
     with pytest.raises(MmacsError, match=r'cannot read image .*002\.png'):
         view[1]
 
@@ -101,7 +101,7 @@ def test_an_unknown_wrapper_is_named(tiny_coco):
             return 1
 
     with pytest.raises(MmacsError, match='wrapper Odd'):
-        ScoringView(Odd(), PIPELINE)
+        TrainingData(Odd(), PIPELINE)
 
 
 class Listed(BaseDataset):
@@ -134,7 +134,7 @@ def boxes(*images):
 
 
 def listed(infos):
-    return ScoringView(Listed(infos), [])
+    return TrainingData(Listed(infos), [])
 
 
 def test_fingerprints_tell_data_sets_apart():
@@ -199,7 +199,7 @@ def test_labels_of_classes_and_of_objects():
 
 def test_objects_are_counted_without_crowds(tiny_coco):
     assert listed(boxes([1, 1, 2], [], [-2], [-1, 1])).object_counts.tolist() == [3, 0, 0, 1]
-    counts = ScoringView(DATASETS.build(coco(tiny_coco)), PIPELINE).object_counts
+    counts = TrainingData(DATASETS.build(coco(tiny_coco)), PIPELINE).object_counts
     assert counts.tolist() == [1, 2, 3, 0, 5, 1, 2, 4, 0, 1, 2, 3]
     with pytest.raises(MmacsError, match="data set with objects: take 'rank'"):
         _ = listed(classes(0, 1)).object_counts
@@ -207,7 +207,7 @@ def test_objects_are_counted_without_crowds(tiny_coco):
 
 def test_images_are_found_again_by_their_data_samples(tiny_coco):
     dataset = DATASETS.build(dict(type='RepeatDataset', times=2, dataset=coco(tiny_coco)))
-    view = ScoringView(dataset, PIPELINE)
+    view = TrainingData(dataset, PIPELINE)
     samples = [dataset[index]['data_samples'] for index in (14, 0, 2)]
     assert view.positions_of(samples).tolist() == [2, 0, 2]
     assert view.by_key[str(tiny_coco / 'images' / '003.png')] == 2
@@ -228,9 +228,9 @@ def test_images_without_files_are_found_by_their_place():
 def test_images_that_cannot_be_told_apart_are_refused():
     same = ConcatDataset([Listed(classes(0, 1)), Listed(classes(1, 0))])
     with pytest.raises(MmacsError, match='cannot be told apart'):
-        _ = ScoringView(same, []).by_key
+        _ = TrainingData(same, []).by_key
 
 
 def test_what_the_pipeline_drops_is_named():
     with pytest.raises(MmacsError, match=r'drops image 1\.png'):
-        ScoringView(Listed(classes(0, 1)), [lambda info: None])[1]
+        TrainingData(Listed(classes(0, 1)), [lambda info: None])[1]

@@ -1,6 +1,8 @@
 """Rounds and draws on scores that are given: no model, no images."""
 
 import io
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +10,14 @@ import torch
 from mmengine.dataset import BaseDataset, RepeatDataset
 
 from mmacs.coreset import engine as module
-from mmacs.coreset.data import ScoringView
-from mmacs.coreset.engine import CoresetEngine
+from mmacs.coreset.budget.cost import Cost
+from mmacs.coreset.budget.prediction import Costs
+from mmacs.coreset.budget.schedule import Schedule
+from mmacs.coreset.data import TrainingData
+from mmacs.coreset.engine import CoresetEngine, Round
 from mmacs.coreset.round_record import write_round
+from mmacs.coreset.sampler import CoresetSampler
+from mmacs.coreset.scoring.measure import measure_costs
 from mmacs.coreset.scoring.scorers import Scorer
 from mmacs.coreset.scoring.scoring_pass import ScoringPass
 from mmacs.coreset.selection.constraints import Constraints
@@ -18,6 +25,7 @@ from mmacs.coreset.selection.importance import Importance
 from mmacs.coreset.selection.normalisation import MAX_STRATA, count_strata
 from mmacs.coreset.selection.policy import Policy
 from mmacs.coreset.selection.selectors import ClassBalanced, GumbelTopK, TopK
+from mmacs.coreset.settings import CoresetSettings
 from mmacs.utils.errors import MmacsError
 
 IMAGES = 200
@@ -54,12 +62,15 @@ class Given(Scorer):
 class GivenScores(ScoringPass):
     """Scores that follow from image, column and round."""
 
-    def __init__(self, view):
-        super().__init__(view, batch_size=4)
+    def __init__(self, data):
+        super().__init__(data, batch_size=4)
         self.asked = []
 
+    def with_proxy(self, proxy):
+        return self
+
     def truth(self, positions, column, number):
-        every = np.random.default_rng([len(column), number]).random(len(self.view))
+        every = np.random.default_rng([len(column), number]).random(len(self.data))
         return every[positions].astype(np.float32)
 
     def scores(self, scorer, model, positions, columns, teacher_outputs):
@@ -67,16 +78,24 @@ class GivenScores(ScoringPass):
         return {name: self.truth(positions, name, len(self.asked) - 1) for name in columns}
 
 
-def engine(weights=None, harvest=False, policy=None, normalisation='rank', data=None, seed=3):
-    view = ScoringView(RepeatDataset(data or Images(), 2), [])
-    importance = Importance(weights or {'evs': 'beta', 'ds': '1 - beta'}, normalisation=normalisation)
-    own = CoresetEngine(GivenScores(view), Given(), importance, policy or Policy(TopK(), Constraints()), harvest)
-    own.seed = seed
-    return own
+def engine(
+    weights=None, harvest=False, policy=None, normalisation='rank', data=None, seed=3, size=100, rescore=1.0, **schedule
+):
+    data = TrainingData(RepeatDataset(data or Images(), 2), [])
+    settings = CoresetSettings(
+        Given(),
+        Importance(weights or {'evs': 'beta', 'ds': '1 - beta'}, normalisation=normalisation),
+        policy or Policy(TopK(), Constraints()),
+        Schedule(**schedule),
+        Cost(harvest=harvest, rescore=rescore),
+    )
+    indices = len(data.positions)
+    sampler = CoresetSampler(range(indices), fraction=min(size, indices) / indices, seed=seed)
+    return CoresetEngine(settings, data, GivenScores(data), sampler, end=8, per_unit=sampler.size)
 
 
 def hold(own, beta=0.5):
-    return own.hold_round(None, beta, None)
+    return own.score(None, beta, None)
 
 
 # -------------------------------------------------------------------- rounds
@@ -87,73 +106,70 @@ def test_a_round_scores_all_images_and_mixes_them():
     assert facts == {'scored': IMAGES, 'evs': pytest.approx(evs.mean()), 'ds': pytest.approx(ds.mean())}
     ranks = [(np.argsort(np.argsort(column)) + 0.5) / IMAGES for column in (evs, ds)]
     np.testing.assert_allclose(own.importance(), 0.25 * ranks[0] + 0.75 * ranks[1], atol=0.01)  # but for ties
-    assert own.ledger.round == 0 and own.beta == 0.25 and own.needs_teacher
+    assert own.state.round == 0 and own.state.beta == 0.25 and own.settings.needs_teacher
 
 
 def test_later_rounds_score_a_share_stalest_first():
-    own = engine()
-    own.rescore = 0.3
+    own = engine(rescore=0.3)
     for _ in range(5):
         hold(own)
     first, *others = own.scoring.asked
     assert len(first) == IMAGES and [len(asked) for asked in others] == [60] * 4
     assert len(np.unique(np.concatenate(others[:3]))) == 180
     assert set(range(IMAGES)) == set(np.concatenate(others))
-    assert np.bincount(own.ledger.scored_at, minlength=5).tolist() == [0, 20, 60, 60, 60]
+    assert np.bincount(own.state.rows['scored_at'], minlength=5).tolist() == [0, 20, 60, 60, 60]
 
 
 def test_scores_of_different_age_are_ranked_apart():
-    own = engine()
-    own.rescore = 0.5
+    own = engine(rescore=0.5)
     hold(own)
     hold(own)
-    young = own.ledger.scored_at == 1
-    own.ledger.scores['evs'][young] += 100  # a model of another age may score everything higher
-    own.beta = 1.0
+    young = own.state.rows['scored_at'] == 1
+    own.state.scores['evs'][young] += 100  # a model of another age may score everything higher
+    own.state.beta = 1.0
     importance = own.importance()
     for cohort in (young, ~young):
         np.testing.assert_allclose(np.sort(importance[cohort]), (np.arange(100) + 0.5) / 100)
-    own.draw(100, 0)
-    chosen = own.view.positions[own.selection.indices]
+    own.draw(0)
+    chosen = own.data.positions[own.state.selection.indices]
     assert young[chosen].mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_strata_are_formed_among_scores_of_one_age():
-    own = engine(normalisation='stratified_rank')
+    own = engine(normalisation='stratified_rank', rescore=0.5)
     hold(own)
-    np.testing.assert_array_equal(own._groups(), count_strata(own.view.object_counts))
-    own.rescore = 0.5
+    np.testing.assert_array_equal(own._groups(), count_strata(own.data.object_counts))
     hold(own)
-    groups, counts = own._groups(), own.view.object_counts
+    groups, counts = own._groups(), own.data.object_counts
     for age in (0, 1):
-        members = own.ledger.scored_at == age
+        members = own.state.rows['scored_at'] == age
         np.testing.assert_array_equal(groups[members] - age * MAX_STRATA, count_strata(counts[members]))
 
 
 def test_a_score_that_is_not_finite_stops_the_draw():
     own = engine()
     hold(own)
-    own.ledger.scores['ds'][7] = np.inf
+    own.state.scores['ds'][7] = np.inf
     with pytest.raises(MmacsError, match='1 ds scores are not finite, the first is that of image 7'):
-        own.draw(10, 0)
+        own.draw(0)
 
 
 def test_derived_and_trimming_columns_are_scored_for_those_who_need_them():
     own = engine({'forgetting': 1.0})
-    assert own.columns == ['correct'] and not own.needs_teacher
+    assert own.settings.scored_columns == ['correct'] and not own.settings.needs_teacher
     hold(own)
     assert own.importance().tolist() == [0.5] * IMAGES  # nothing is forgotten yet
-    own = engine({'evs': 1.0}, policy=Policy(TopK(), Constraints(), trim=0.1))
-    assert own.columns == ['evs', 'teacher_error', 'ds'] and own.needs_teacher
+    own = engine({'evs': 1.0}, policy=Policy(TopK(), Constraints(trim=0.1)))
+    assert own.settings.scored_columns == ['evs', 'teacher_error', 'ds'] and own.settings.needs_teacher
 
 
 # -------------------------------------------------------------------- harvest
 def harvest(own, positions, slope=0.5, intercept=0.1):
     """Training forwards that order the images as the next round's exact scores do, on another scale."""
     number = len(own.scoring.asked)
-    for name in own.training_columns:
+    for name in own.settings.training_columns:
         truth = own.scoring.truth(np.arange(IMAGES), name, number)
-        own.ledger.harvested[name][positions] = slope * truth[positions] + intercept
+        own.state.training_scores[name][positions] = slope * truth[positions] + intercept
 
 
 def test_harvested_scores_take_the_place_of_exact_ones_on_their_scale():
@@ -166,90 +182,77 @@ def test_harvested_scores_take_the_place_of_exact_ones_on_their_scale():
     assert facts['scored'] == len(asked) == IMAGES - 100 + 32  # the untrained, and some to align with
     assert facts['harvest_evs'] == pytest.approx(1)
     expected = own.scoring.truth(np.arange(IMAGES), 'evs', 1)
-    np.testing.assert_allclose(own.ledger.scores['evs'], expected, atol=2e-4)
-    np.testing.assert_array_equal(own.ledger.scores['evs'][asked], expected[asked])  # exact ones stay exact
-    assert (own.ledger.scored_at == 1).all() and np.isnan(own.ledger.harvested['evs']).all()
+    np.testing.assert_allclose(own.state.scores['evs'], expected, atol=2e-4)
+    np.testing.assert_array_equal(own.state.scores['evs'][asked], expected[asked])  # exact ones stay exact
+    assert (own.state.rows['scored_at'] == 1).all() and np.isnan(own.state.training_scores['evs']).all()
 
 
 @pytest.mark.parametrize('slope', [-0.5, 0.0])
 def test_harvested_scores_that_say_something_else_are_dropped(slope):
     own = engine({'evs': 1.0}, harvest=True)
     hold(own)
-    before = own.ledger.scores['evs'].copy()
+    before = own.state.scores['evs'].copy()
     harvest(own, np.arange(100), slope)
     hold(own)
     rest = np.setdiff1d(np.arange(IMAGES), own.scoring.asked[-1])
     assert len(rest) == 68
-    np.testing.assert_array_equal(own.ledger.scores['evs'][rest], before[rest])
-    assert (own.ledger.scored_at[rest] == 0).all() and np.isnan(own.ledger.harvested['evs']).all()
+    np.testing.assert_array_equal(own.state.scores['evs'][rest], before[rest])
+    assert (own.state.rows['scored_at'][rest] == 0).all() and np.isnan(own.state.training_scores['evs']).all()
     hold(own)
     assert np.isin(rest, own.scoring.asked[-1]).all()
 
 
 def test_with_a_small_share_there_are_images_to_align_with_nevertheless():
-    own = engine({'evs': 1.0}, harvest=True)
-    own.rescore = 0.1
+    own = engine({'evs': 1.0}, harvest=True, rescore=0.1)
     hold(own)
     for number in range(1, 4):
         harvest(own, np.arange(100))
         facts = hold(own)
         assert facts['harvest_evs'] == pytest.approx(1)
         expected = own.scoring.truth(np.arange(100), 'evs', number)
-        np.testing.assert_allclose(own.ledger.scores['evs'][:100], expected, atol=2e-4)
+        np.testing.assert_allclose(own.state.scores['evs'][:100], expected, atol=2e-4)
         assert len(own.scoring.asked[-1]) <= 20 + 32
 
 
 def test_columns_that_training_cannot_give_keep_images_stale():
     # or an image that is always trained on would never have its disagreement measured again
-    own = engine(harvest=True)
-    assert own.training_columns == ['evs'] and own.columns == ['evs', 'ds']
-    own.rescore = 0.5
+    own = engine(harvest=True, rescore=0.5)
+    assert own.settings.training_columns == ['evs'] and own.settings.scored_columns == ['evs', 'ds']
     hold(own)
     trained = np.arange(IMAGES)
     for _ in range(2):
         harvest(own, trained)
         assert hold(own)['harvest_evs'] == pytest.approx(1)
     assert sorted(np.concatenate(own.scoring.asked[1:])) == list(range(IMAGES))
-    np.testing.assert_allclose(own.ledger.scores['evs'], own.scoring.truth(trained, 'evs', 2), atol=2e-4)
+    np.testing.assert_allclose(own.state.scores['evs'], own.scoring.truth(trained, 'evs', 2), atol=2e-4)
 
 
 def test_without_rescoring_harvested_scores_are_taken_as_they_are():
-    own = engine({'evs': 1.0, 'loss': 1.0}, harvest=True)
-    own.rescore = 0.0
+    own = engine({'evs': 1.0, 'loss': 1.0}, harvest=True, rescore=0.0)
     hold(own)
-    before = own.ledger.scores['evs'].copy()
-    own.ledger.harvested['evs'][:30], own.ledger.harvested['loss'][:30] = 7, 8
+    before = own.state.scores['evs'].copy()
+    own.state.training_scores['evs'][:30], own.state.training_scores['loss'][:30] = 7, 8
     facts = hold(own)
     assert facts['scored'] == 0 and len(own.scoring.asked[-1]) == 0
-    assert (own.ledger.scores['evs'][:30] == 7).all() and (own.ledger.scores['loss'][:30] == 8).all()
-    np.testing.assert_array_equal(own.ledger.scores['evs'][30:], before[30:])
-    assert own.ledger.scored_at.tolist() == [1] * 30 + [0] * 170
+    assert (own.state.scores['evs'][:30] == 7).all() and (own.state.scores['loss'][:30] == 8).all()
+    np.testing.assert_array_equal(own.state.scores['evs'][30:], before[30:])
+    assert own.state.rows['scored_at'].tolist() == [1] * 30 + [0] * 170
 
 
 def test_what_warmup_harvested_does_not_replace_the_first_round():
     own = engine({'evs': 1.0}, harvest=True)
-    own.ledger.harvested['evs'][:] = 5
-    assert hold(own)['scored'] == IMAGES and own.ledger.scores['evs'].max() < 1
-
-
-def test_harvested_batches_are_those_of_all_processes(monkeypatch):
-    own = engine(harvest=True)
-    others = {torch.int64: torch.tensor([9, 2]), torch.float32: torch.tensor([[0.9], [0.2]])}
-    monkeypatch.setattr(module, 'gather_rows', lambda mine: torch.cat([mine, others[mine.dtype]]))
-    own.harvested(np.array([4, 4, 1]), torch.tensor([0.3, 0.4, 0.1], dtype=torch.bfloat16), [], None)
-    found = own.ledger.harvested['evs']
-    np.testing.assert_allclose(found[[1, 2, 4, 9]], [0.1, 0.2, 0.4, 0.9], rtol=0.01)
-    assert np.isfinite(found).sum() == 4
+    own.state.training_scores['evs'][:] = 5
+    assert hold(own)['scored'] == IMAGES and own.state.scores['evs'].max() < 1
 
 
 # -------------------------------------------------------------------- draws
 def test_a_draw_is_a_function_of_seed_number_and_scores():
     def draw(seed, number, rounds=1):
-        own = engine(policy=Policy(GumbelTopK(), Constraints(random_share=0.1)), seed=seed)
+        own = engine(policy=Policy(GumbelTopK(), Constraints(random_share=0.1)), seed=seed, size=50)
         for _ in range(rounds):
             hold(own)
-        own.draw(50, 99)  # what was drawn before says nothing
-        return own.draw(50, number).indices.tolist()
+        own.draw(99)  # what was drawn before says nothing
+        return own.draw(number).indices.tolist()
 
     draws = [draw(3, 5), draw(4, 5), draw(3, 6), draw(3, 5, rounds=2)]
     assert draw(3, 5) == draws[0]
@@ -257,22 +260,25 @@ def test_a_draw_is_a_function_of_seed_number_and_scores():
 
 
 def test_what_cannot_be_chosen_is_refused_before_anything_is_scored():
-    own = engine(policy=Policy(TopK(), Constraints(class_floor=20)))
+    policy = Policy(TopK(), Constraints(class_floor=20))
     with pytest.raises(MmacsError, match='class_floor=20 needs 60 images, more than the 30'):
-        own.dry_run(30)
-    assert len(own.dry_run(60).indices) == 60
-    assert own.selection is None and own.scoring.asked == []
-    assert own.ledger.round == -1 and (own.ledger.trained_at == -1).all() and np.isnan(own.ledger.scores['evs']).all()
+        engine(policy=policy, size=30).dry_run()
+    own = engine(policy=policy, size=60)
+    assert len(own.dry_run().indices) == 60
+    assert own.state.selection is None and own.scoring.asked == []
+    assert (
+        own.state.round == -1 and (own.state.rows['trained_at'] == -1).all() and np.isnan(own.state.scores['evs']).all()
+    )
 
 
 def test_a_draw_is_noted_for_the_images_behind_it():
-    own = engine({'evs': 1.0})
+    own = engine({'evs': 1.0}, size=20)
     hold(own)
-    own.draw(20, 0)
+    own.draw(0)
     best = np.sort(np.argsort(-own.importance(), kind='stable')[:10])
-    assert own.selection.indices.tolist() == [*best, *(best + IMAGES)]
-    assert np.flatnonzero(own.ledger.trained_at == 0).tolist() == best.tolist()
-    assert own.ledger.gaps().max() == 0
+    assert own.state.selection.indices.tolist() == [*best, *(best + IMAGES)]
+    assert np.flatnonzero(own.state.rows['trained_at'] == 0).tolist() == best.tolist()
+    assert own.state.gaps().max() == 0
 
 
 def test_processes_that_choose_otherwise_stop(monkeypatch):
@@ -280,26 +286,72 @@ def test_processes_that_choose_otherwise_stop(monkeypatch):
     hold(own)
     monkeypatch.setattr(module, 'all_gather_object', lambda mine: [mine, 'another'])
     with pytest.raises(MmacsError, match='processes chose different coresets'):
-        own.draw(10, 0)
+        own.draw(0)
 
 
 def test_one_image_and_images_without_objects():
-    own = engine(data=Images(1), normalisation='stratified_rank')
-    hold(own)
-    assert own.draw(1, 0).indices.tolist() == [0] and own.draw(2, 0).indices.tolist() == [0, 1]
+    for size, chosen in ((1, [0]), (2, [0, 1])):
+        own = engine(data=Images(1), normalisation='stratified_rank', size=size)
+        hold(own)
+        assert own.draw(0).indices.tolist() == chosen
     hold(own)
     assert own.importance().tolist() == [0.5]
 
 
 def test_class_floors_take_objects_as_labels():
-    own = engine(policy=Policy(TopK(), Constraints(class_floor=2)))
+    own = engine(policy=Policy(TopK(), Constraints(class_floor=2)), size=6)
     hold(own)
-    chosen = own.view.positions[own.draw(6, 0).indices]
-    assert own.view.labels[chosen].sum(0).min() >= 2
+    chosen = own.data.positions[own.draw(0).indices]
+    assert own.data.labels[chosen].sum(0).min() >= 2
     own = engine(policy=Policy(ClassBalanced(), Constraints()))
     hold(own)
     with pytest.raises(MmacsError, match='one label'):
-        own.draw(6, 0)
+        own.draw(0)
+
+
+# -------------------------------------------------------------------- a run
+def test_rounds_and_epochs_of_a_run(monkeypatch):
+    schedule = dict(interval=2, warmup=1, rounds=2, full_data_last=1)
+    own = engine({'evs': 1.0}, policy=Policy(GumbelTopK(), Constraints()), **schedule)
+    monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
+    shown, reported = [], []
+    for epoch in range(8):
+        if own.is_due(epoch):
+            own.hold_round(None, epoch)
+            assert own.state.next_round == epoch + 2
+        held = own.begin(epoch) if not own.sweeps(epoch) else None
+        reported.append(None if held is None else (epoch, own.stays_until(), held.facts['scored']))
+        shown.append(None if own.sampler.indices is None else own.sampler.indices.tolist())
+    assert shown[0] is None and all(len(set(indices)) == 100 for indices in shown[1:])
+    assert len({tuple(indices) for indices in shown[1:7]}) == 6  # drawn anew in each epoch
+    assert [found for found in reported if found] == [(1, 3, IMAGES), (3, 7, IMAGES)]
+    assert own.state.progress.selection_seconds > 0
+
+
+def test_costs_are_at_full_resolution_and_the_step_is_measured_once_there_was_training(monkeypatch):
+    seen = []
+
+    def look_ahead(cost, schedule, extent, costs, plan, *others, original=module.look_ahead):
+        seen.append(costs)
+        return original(cost, schedule, extent, costs, plan, *others)
+
+    monkeypatch.setattr(module, 'look_ahead', look_ahead)
+    own = engine()
+    own.state.plan = own.state.plan._replace(resolution=0.5)
+    own._look_ahead(Costs(0.01, 0.02, forward=0.005), 0, cached=False)
+    own.state.progress.training_seconds, own.state.progress.trained_images = 6.0, 300
+    own._look_ahead(Costs(0.01, 0.0), 0, cached=True)
+    assert seen == [Costs(0.04, 0.08, None, 0.02), Costs(0.04, 0.0, 0.02, None)]
+
+
+def test_without_a_budget_a_resumed_run_has_the_plan_of_its_config():
+    own = engine(rescore=0.5)
+    state = engine(rescore=0.2).state_dict()
+    own.load_state_dict(state, 0)
+    assert own.state.plan.rescore == 0.5
+    own.settings = replace(own.settings, cost=replace(own.settings.cost, budget=0.5))
+    own.load_state_dict(state, 0)
+    assert own.state.plan.rescore == 0.2
 
 
 # -------------------------------------------------------------------- checkpoints
@@ -313,37 +365,35 @@ def saved(state):
 @pytest.mark.parametrize('selector', [TopK(), GumbelTopK()])
 def test_a_resumed_engine_goes_on_as_if_nothing_had_been(selector):
     def fresh(seed):
-        own = engine(harvest=True, policy=Policy(selector, Constraints(max_gap=9)), seed=seed)
-        own.rescore = 0.4
-        return own
+        policy = Policy(selector, Constraints(max_gap=9))
+        return engine(harvest=True, policy=policy, seed=seed, size=60, rescore=0.4)
 
     first, second = fresh(3), fresh(11)
     for number in range(2):
         hold(first, 0.7)
-        first.draw(60, number)
-    first.ledger.harvested['evs'][:50] = 0.3
-    second.load_state_dict(saved(first.state_dict()))
+        first.draw(number)
+    first.state.training_scores['evs'][:50] = 0.3
+    second.load_state_dict(saved(first.state_dict()), 0)
     second.scoring.asked = list(first.scoring.asked)
-    assert second.selection.indices.tolist() == first.selection.indices.tolist()
-    assert second.selection.indices.dtype == np.int64
+    assert second.state.selection.indices.tolist() == first.state.selection.indices.tolist()
+    assert second.state.selection.indices.dtype == np.int64
     np.testing.assert_array_equal(second.importance(), first.importance())
     for number in range(2, 4):
         assert hold(first, 0.4) == hold(second, 0.4)
-        assert first.draw(60, number).indices.tolist() == second.draw(60, number).indices.tolist()
+        assert first.draw(number).indices.tolist() == second.draw(number).indices.tolist()
     one, other = first.state_dict(), second.state_dict()
-    assert one.keys() == other.keys()
-    for name, tensor in one['ledger'].items():
-        np.testing.assert_array_equal(tensor.numpy(), other['ledger'][name].numpy(), name)
+    assert one.keys() == other.keys() and one['seed'] == other['seed'] == 3
+    assert torch.equal(one['rows'], other['rows'])
 
 
 def test_probabilities_travel_too():
     own = engine(policy=Policy(GumbelTopK(), Constraints()))
     assert 'indices' not in own.state_dict()
     hold(own)
-    own.draw(60, 0)
+    own.draw(0)
     other = engine(policy=Policy(GumbelTopK(), Constraints()))
-    other.load_state_dict(saved(own.state_dict()))
-    np.testing.assert_array_equal(other.selection.probabilities, own.selection.probabilities)
+    other.load_state_dict(saved(own.state_dict()), 0)
+    np.testing.assert_array_equal(other.state.selection.probabilities, own.state.selection.probabilities)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +408,7 @@ def test_a_checkpoint_of_other_images_or_columns_is_refused(data, weights, messa
     own = engine()
     hold(own)
     with pytest.raises(MmacsError, match=message):
-        engine(weights, data=data).load_state_dict(own.state_dict())
+        engine(weights, data=data).load_state_dict(own.state_dict(), 0)
 
 
 # -------------------------------------------------------------------- what is reported
@@ -367,8 +417,8 @@ class Kept(GivenScores):
 
     columns = {}
 
-    def __init__(self, view, *arguments):
-        super().__init__(view)
+    def __init__(self, data, *arguments):
+        super().__init__(data)
 
     def teacher_outputs(self, scorer, teacher, columns, positions, write):
         for start in range(0, len(positions), 3):
@@ -384,45 +434,44 @@ class Kept(GivenScores):
 
 
 @pytest.mark.parametrize('normalisation', ['rank', 'stratified_rank'])
-def test_fidelity_is_one_for_exact_scores_and_less_for_others(monkeypatch, normalisation):
-    own = engine(normalisation=normalisation)
+def test_a_proxy_is_one_for_exact_scores_and_less_for_others(monkeypatch, normalisation):
+    own = engine(normalisation=normalisation, size=120)
     hold(own)
-    monkeypatch.setattr(module, 'ScoringPass', Kept)
-    scores = own.ledger.scores
+    own._exact, own.teacher = Kept(own.data), SimpleNamespace(model=lambda: 'teacher')
+    scores = own.state.scores
     monkeypatch.setattr(Kept, 'columns', scores)
-    facts = own.compare_proxy(None, 'teacher', 0.3, num_images=50)
+    facts = own.compare_proxy(None, num_images=50)
     assert facts == {'proxy_evs': pytest.approx(1), 'proxy_ds': pytest.approx(1), 'proxy_overlap': 1}
     monkeypatch.setattr(Kept, 'columns', {'evs': np.ones(IMAGES), 'ds': -scores['ds']})
-    facts = own.compare_proxy(None, 'teacher', 0.3)
+    facts = own.compare_proxy(None)
     assert facts['proxy_evs'] == 0 and facts['proxy_ds'] == pytest.approx(-1)
     assert facts['proxy_overlap'] < 0.7
 
 
 @pytest.mark.parametrize(('images', 'asked'), [(200, [4, 12]), (7, [4, 3]), (1, [1, 1])])
 def test_costs_are_measured_on_a_few_images_that_need_not_be_many(monkeypatch, images, asked):
-    own = engine(data=Images(images))
-    own.scoring = Kept(own.view)
-    monkeypatch.setattr(Kept, 'columns', dict.fromkeys(own.columns, np.zeros(images)))
-    assert min(own.measure(None, 'teacher')) > 0
-    assert [len(positions) for positions in own.scoring.asked] == asked
+    scoring, columns = Kept(engine(data=Images(images)).data), ['evs', 'ds']
+    monkeypatch.setattr(Kept, 'columns', dict.fromkeys(columns, np.zeros(images)))
+    assert min(measure_costs(scoring, Given(), columns, None, 'teacher')) > 0
+    assert [len(positions) for positions in scoring.asked] == asked
     monkeypatch.setattr(Kept, 'teacher_outputs', None)  # which known ones make needless
-    own.measure(None, 'teacher', lambda rows: {'teacher_error': torch.from_numpy(rows)})
-    assert own.ledger.round == -1 and np.isnan(own.ledger.scores['evs']).all()
+    measure_costs(scoring, Given(), columns, None, None, lambda rows: {'teacher_error': torch.from_numpy(rows)})
 
 
 def test_a_round_on_disk_says_what_was_known_and_chosen(tmp_path):
-    own = engine(policy=Policy(TopK(), Constraints(), trim=0.1))
+    own = engine(policy=Policy(TopK(), Constraints(trim=0.1)), size=30)
     hold(own)
-    own.draw(30, 0)
-    write_round(tmp_path / 'round_000.npz', own, np.full(IMAGES, -1, np.int32), epoch=4, iteration=17, seconds=0.5)
+    own.draw(0)
+    held = Round({'seconds': 0.5}, np.full(IMAGES, -1, np.int32))
+    write_round(tmp_path / 'round_000.npz', own, held, epoch=4, iteration=17)
     with np.load(tmp_path / 'round_000.npz') as found:
-        assert found['indices'].tolist() == own.selection.indices.tolist()
+        assert found['indices'].tolist() == own.state.selection.indices.tolist()
         assert found['positions'].tolist() == [*range(IMAGES)] * 2 and found['image_ids'].tolist() == [*range(IMAGES)]
         np.testing.assert_array_equal(found['importance'], own.importance())
         for name in ('evs', 'ds', 'teacher_error'):
-            np.testing.assert_array_equal(found[f'score_{name}'], own.ledger.scores[name])
+            np.testing.assert_array_equal(found[f'score_{name}'], own.state.scores[name])
         assert np.flatnonzero(found['noisy']).tolist() == list(range(0, IMAGES, 10))
         assert found['trimmed'].sum() == 20 and found['suspicion'][found['trimmed']].min() > 0.89
-        assert not np.isin(np.flatnonzero(found['trimmed']), own.view.positions[found['indices']]).any()
+        assert not np.isin(np.flatnonzero(found['trimmed']), own.data.positions[found['indices']]).any()
         assert (found['epoch'], found['iteration'], found['seconds'], found['beta']) == (4, 17, 0.5, 0.5)
     assert [file.name for file in tmp_path.iterdir()] == ['round_000.npz']

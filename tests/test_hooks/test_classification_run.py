@@ -8,7 +8,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mmacs.quantization import quantizers
-from tests.conftest import REPO
+from tests.conftest import REPO, change_coreset
 
 pytest.importorskip('mmpretrain')
 
@@ -23,7 +23,7 @@ def test_w4a4_on_a_class_balanced_coreset(tmp_path):
         loader.dataset.data_root = str(tmp_path / 'data')
         loader.dataset.spec = dict(num_train=100, num_test=20)
     cfg.train_cfg.update(max_epochs=2, val_interval=2)
-    cfg.default_hooks.coreset.update(interval=1, force=True)
+    change_coreset(cfg, schedule=dict(interval=1), cost=dict(force=True))
     cfg.randomness = dict(seed=0)
     runner = Runner.from_cfg(cfg)
     runner.train()

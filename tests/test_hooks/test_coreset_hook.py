@@ -12,9 +12,11 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
+from mmacs.coreset.budget.prediction import Plan
 from mmacs.coreset.scoring.scorers import ClassificationScorer
+from mmacs.coreset.state import CoresetState
 from mmacs.utils.errors import MmacsError
-from tests.conftest import REPO, run_config
+from tests.conftest import REPO, change_coreset, run_config
 
 from .test_run import load_checkpoint, rounds, weights
 
@@ -65,8 +67,8 @@ def classifier(tiles, tmp_path):
         cfg.train_cfg.update(max_epochs=epochs, val_interval=100)
         cfg.param_scheduler = None
         cfg.default_hooks.logger.interval = 1
-        cfg.default_hooks.coreset.update(interval=1, force=True, selector=dict(type='mmacs.TopK'))
-        cfg.default_hooks.coreset.update(coreset)
+        change_coreset(cfg, schedule=dict(interval=1), cost=dict(force=True), selector=dict(type='mmacs.TopK'))
+        change_coreset(cfg, **coreset)
         cfg.randomness = dict(seed=0)
         return cfg
 
@@ -80,7 +82,7 @@ def detector(data: Path, work_dir: Path, epochs: int = 1, **coreset) -> Config:
         if transform.type == 'RandomFlip':
             transform.prob = 0.0
     cfg.param_scheduler = None
-    cfg.default_hooks.coreset.update(coreset)
+    change_coreset(cfg, **coreset)
     return cfg
 
 
@@ -117,9 +119,15 @@ def scalars_of(work_dir: Path):
 
 def test_an_iteration_based_run_goes_on_in_the_middle_of_an_interval(tiny_coco, tmp_path):
     def config(name):
-        what = dict(selector=dict(type='mmacs.GumbelTopK'), unbiased=True, weights=dict(evs='beta', ds='1 - beta'))
-        when = dict(interval=4, warmup=2, full_data_last=6)
-        cfg = detector(tiny_coco, tmp_path / name, harvest=True, rescore=0.5, **what, **when)
+        cfg = detector(
+            tiny_coco,
+            tmp_path / name,
+            importance=dict(weights=dict(evs='beta', ds='1 - beta')),
+            selector=dict(type='mmacs.GumbelTopK'),
+            schedule=dict(interval=4, warmup=2, full_data_last=6),
+            cost=dict(harvest=True, rescore=0.5),
+            unbiased=True,
+        )
         cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=14, val_begin=100)
         cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=5)
         return cfg
@@ -138,8 +146,12 @@ def test_an_iteration_based_run_goes_on_in_the_middle_of_an_interval(tiny_coco, 
 
 
 def test_every_epoch_has_its_images_and_a_resumed_run_goes_on(classifier, tmp_path):
-    what = dict(selector=dict(type='mmacs.GumbelTopK'), class_floor=1, max_gap=2, random_share=0.25)
-    what.update(weights=dict(evs='beta', ds='1 - beta', forgetting=0.1), interval=2, warmup=1, full_data_last=2)
+    what = dict(
+        importance=dict(weights=dict(evs='beta', ds='1 - beta', forgetting=0.1)),
+        selector=dict(type='mmacs.GumbelTopK'),
+        constraints=dict(class_floor=1, max_gap=2, random_share=0.25),
+        schedule=dict(interval=2, warmup=1, full_data_last=2),
+    )
     cfg = classifier('whole', 6, **what)
     cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
     whole, images = run(cfg)
@@ -155,7 +167,7 @@ def test_every_epoch_has_its_images_and_a_resumed_run_goes_on(classifier, tmp_pa
 
 
 def test_harvested_scores_stand_in_for_exact_ones_without_a_teacher(classifier, tmp_path):
-    cfg = classifier('run', 2, weights=dict(evs=1.0), harvest=True, rescore=0.2)
+    cfg = classifier('run', 2, importance=dict(weights=dict(evs=1.0)), cost=dict(harvest=True, rescore=0.2))
     cfg.train_dataloader.dataset.indices = 128
     cfg.optim_wrapper.type = HalfPrecision
     cfg.custom_hooks = [dict(type='EMAHook')]
@@ -168,23 +180,24 @@ def test_harvested_scores_stand_in_for_exact_ones_without_a_teacher(classifier, 
 
 
 def test_a_detector_that_does_not_move_harvests_its_exact_scores(tiny_coco, tmp_path):
-    cfg = detector(tiny_coco, tmp_path / 'run', weights=dict(evs=1.0, loss=1.0), harvest=True)
+    importance = dict(weights=dict(evs=1.0, loss=1.0))
+    cfg = detector(tiny_coco, tmp_path / 'run', importance=importance, cost=dict(harvest=True))
     cfg.optim_wrapper.optimizer.lr = 0.0
     cfg.train_dataloader.batch_size = 1
     cfg.train_cfg.max_epochs = 2  # training before the last round is harvested, after it nobody needs that
     run(cfg)
-    ledger = load_checkpoint(tmp_path / 'run' / 'epoch_1.pth')['mmacs_coreset']['ledger']
+    state = CoresetState(10, ['evs', 'loss'], Plan(1))
+    state.load_state_dict(load_checkpoint(tmp_path / 'run' / 'epoch_1.pth')['mmacs_coreset'])
     trained = rounds(tmp_path / 'run')[0]['indices']
     for column in ('evs', 'loss'):
-        assert ledger[f'harvested_{column}'].isfinite().nonzero().flatten().tolist() == trained.tolist()
-        torch.testing.assert_close(
-            ledger[f'harvested_{column}'][trained], ledger[f'score_{column}'][trained], rtol=1e-3, atol=0
-        )
+        assert np.flatnonzero(np.isfinite(state.training_scores[column])).tolist() == trained.tolist()
+        np.testing.assert_allclose(state.training_scores[column][trained], state.scores[column][trained], rtol=1e-3)
 
 
 def test_info_batch_scores_nothing_after_the_first_round(classifier, tmp_path):
-    what = dict(weights=dict(loss=1.0, forgetting=0.0), normalisation='none', selector=dict(type='mmacs.SoftPruning'))
-    cfg = classifier('run', 3, harvest=True, rescore=0.0, unbiased=True, **what)
+    importance = dict(weights=dict(loss=1.0, forgetting=0.0), normalisation='none')
+    what = dict(importance=importance, selector=dict(type='mmacs.SoftPruning'), cost=dict(harvest=True, rescore=0.0))
+    cfg = classifier('run', 3, unbiased=True, **what)
     cfg.train_dataloader.dataset.pipeline.insert(0, dict(type='RandomFlip', prob=0.5, direction='horizontal'))
     _, images = run(cfg)
     assert [record['coreset/scored'] for record in scalars_of(tmp_path / 'run')] == [64, 0, 0]
@@ -197,14 +210,14 @@ def test_info_batch_scores_nothing_after_the_first_round(classifier, tmp_path):
     np.testing.assert_array_equal(records[1]['score_forgetting'], turned_wrong)
 
 
-@pytest.mark.parametrize('options', [{}, dict(selector=dict(type='mmacs.GumbelTopK'), class_floor=1)])
+@pytest.mark.parametrize('options', [{}, dict(selector=dict(type='mmacs.GumbelTopK'), constraints=dict(class_floor=1))])
 def test_unbiased_needs_probabilities(classifier, options):
     with pytest.raises(MmacsError, match='unbiased needs inclusion probabilities: take a selector that draws'):
         run(classifier('run', 1, unbiased=True, **options))
 
 
 def test_noise_is_counted_and_suspects_are_left_out_of_fast_scoring_beside_distillation(classifier, tmp_path):
-    cfg = classifier('run', 2, trim=0.25, resolution=0.5, precision='bfloat16')
+    cfg = classifier('run', 2, constraints=dict(trim=0.25), cost=dict(resolution=0.5, precision='bfloat16'))
     data = cfg.train_dataloader.dataset
     cfg.train_dataloader.dataset = dict(type='mmacs.NoisyLabels', dataset=data, noise=dict(symmetric=0.3))
     cfg.custom_hooks = [dict(type='mmacs.DistillationHook')]
@@ -246,7 +259,7 @@ def test_the_teacher_runs_once_for_all_runs_that_see_the_same(classifier, tmp_pa
     measured = 64  # images that the teacher's cost is measured on
     assert shown('first')[0] == 128 + measured
     weights = dict(evs='beta', ds='1 - beta', margin=0.1)  # the same two and one that needs no teacher
-    changes = {'model.recipe': dict(preset='w2a2'), 'default_hooks.coreset.weights': weights}
+    changes = {'model.recipe': dict(preset='w2a2'), 'default_hooks.coreset.importance': dict(weights=weights)}
     assert shown('second', **changes)[0] == 0
     assert shown('resumed', tmp_path / 'first' / 'epoch_1.pth', 2)[0] == 0
     pipeline = [dict(type='mmpretrain.Resize', scale=40), dict(type='PackInputs')]
@@ -260,31 +273,35 @@ def test_the_teacher_runs_once_for_all_runs_that_see_the_same(classifier, tmp_pa
 
 
 def test_a_plan_that_a_budget_changed_survives_a_resume(classifier, tmp_path):
-    run(classifier('run', 3, selection_budget=0.001))
+    run(classifier('run', 3, cost=dict(budget=0.001)))
     log = log_of(tmp_path / 'run')
     assert 'interval=4, rescore=1, resolution=0.5: the cheapest, though not within' in log
     assert 'Coreset for epochs 1 to 3: ' in log
-    resumed, _ = run(classifier('resumed', 5, selection_budget=0.001), tmp_path / 'run' / 'epoch_2.pth')
+    resumed, _ = run(classifier('resumed', 5, cost=dict(budget=0.001)), tmp_path / 'run' / 'epoch_2.pth')
     assert [int(record['epoch']) for record in rounds(tmp_path / 'resumed')] == [4]
     state = load_checkpoint(tmp_path / 'resumed' / 'epoch_5.pth')['mmacs_coreset']
-    assert state['schedule']['plan'][2] == 0.5
+    assert state['plan'][2] == 0.5
 
 
 def test_a_run_that_would_take_longer_than_full_training_is_refused(classifier):
-    cfg = classifier('run', 4, force=False)
+    cfg = classifier('run', 4, cost=dict(force=False))
     cfg.train_dataloader.sampler.fraction = 0.95
     with pytest.raises(MmacsError, match='of training on all images, a training step taken as three forward passes'):
         run(cfg)
 
 
 def test_a_resumed_run_refuses_other_columns_and_changed_annotations(tiny_coco, tmp_path):
-    run(detector(tiny_coco, tmp_path / 'run', weights=dict(evs=1.0), rounds=1, interval=5))
+    run(
+        detector(
+            tiny_coco, tmp_path / 'run', importance=dict(weights=dict(evs=1.0)), schedule=dict(rounds=1, interval=5)
+        )
+    )
     assert 'Coreset for epoch 1: ' in log_of(tmp_path / 'run')
     checkpoint = tmp_path / 'run' / 'epoch_1.pth'
     with pytest.raises(MmacsError, match=r"has the score columns \['evs'\], the config needs \['sufficiency'"):
-        run(detector(tiny_coco, tmp_path / 'columns', 2, weights=dict(sufficiency=1.0)), checkpoint)
+        run(detector(tiny_coco, tmp_path / 'columns', 2, importance=dict(weights=dict(sufficiency=1.0))), checkpoint)
     content = json.loads((tiny_coco / 'annotations.json').read_text())
     content['annotations'][0]['bbox'][0] += 1
     (tiny_coco / 'annotations.json').write_text(json.dumps(content))
     with pytest.raises(MmacsError, match='names, order or annotations of the training images are not those'):
-        run(detector(tiny_coco, tmp_path / 'changed', 2, weights=dict(evs=1.0)), checkpoint)
+        run(detector(tiny_coco, tmp_path / 'changed', 2, importance=dict(weights=dict(evs=1.0))), checkpoint)

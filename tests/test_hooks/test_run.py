@@ -103,7 +103,7 @@ def test_same_seed_same_coreset_and_same_weights(tiny_coco, tmp_path, trained):
 
 
 def test_a_killed_run_resumes_with_its_coreset_its_steps_and_its_teacher(tiny_coco, tmp_path, trained):
-    changes = {'load_from': trained, 'default_hooks.coreset.interval': 2, 'train_cfg.max_epochs': 4}
+    changes = {'load_from': trained, 'default_hooks.coreset.schedule.interval': 2, 'train_cfg.max_epochs': 4}
     whole = run_config(CONFIG, tiny_coco, tmp_path / 'whole', **changes)
     for transform in whole.train_dataloader.dataset.pipeline:
         if transform.type == 'RandomFlip':  # MMEngine does not restore the workers' random state
@@ -225,14 +225,22 @@ def test_a_resumed_random_subset_stays_the_same_without_a_seed(tiny_coco, tmp_pa
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'default_hooks.coreset.interval': 0}, 'interval must be a whole number, at least 1, got 0'),
-        ({'default_hooks.coreset.beta': 'cosin'}, "unknown beta schedule 'cosin': did you mean 'cosine'"),
+        ({'default_hooks.coreset.schedule.interval': 0}, 'interval must be a whole number, at least 1, got 0'),
+        ({'default_hooks.coreset.importance.beta': 'cosin'}, "unknown beta schedule 'cosin': did you mean 'cosine'"),
         ({'default_hooks.coreset.scorer.type': 'DenseScorer'}, "did you mean 'DenseDetectionScorer'"),
-        ({'default_hooks.coreset.normalisation': 'ranks'}, "did you mean 'rank'"),
+        ({'default_hooks.coreset.importance.normalisation': 'ranks'}, "did you mean 'rank'"),
         ({'default_hooks.coreset.selector': dict(type='mmacs.ClassBalanced')}, 'one label'),
-        ({'default_hooks.coreset.harvest': 'no'}, "harvest must be True or False, got 'no'"),
-        ({'default_hooks.coreset.harvest': True}, r"'ds'\] can be had .* choose weights with one of these"),
-        ({'default_hooks.coreset.pipeline': FLIPPED}, 'the scoring pipeline gives another image each time'),
+        ({'default_hooks.coreset.cost.harvest': 'no'}, "harvest must be True or False, got 'no'"),
+        ({'default_hooks.coreset.cost.harvest': True}, r"'ds'\] can be had .* choose weights with one of these"),
+        (
+            {'default_hooks.coreset.scoring': dict(pipeline=FLIPPED)},
+            'the scoring pipeline gives another image each time',
+        ),
+        ({'default_hooks.coreset.trim': 0.1}, r'trim belongs to a group .* write constraints=dict\(trim=0.1\)'),
+        (
+            {'default_hooks.coreset.schedule.interwal': 3},
+            "unknown setting of schedule 'interwal': did you mean 'interval'",
+        ),
         ({'train_dataloader.sampler.fraction': 1.5}, 'fraction must be above 0 and at most 1, got 1.5'),
         ({'model.recipe.weight.bits': 17}, 'bits must be an integer from 1 to 16'),
         (

@@ -27,7 +27,7 @@ from mmacs.coreset.selection.selectors import digest
 from mmacs.hooks import QuantizationHook
 from mmacs.registry import HOOKS
 from mmacs.utils.checkpoints import latest_checkpoint
-from tests.conftest import REPO, run_config, write_coco
+from tests.conftest import REPO, change_coreset, run_config, write_coco
 
 from .test_run import CONFIG, load_checkpoint, rounds
 
@@ -46,7 +46,7 @@ KILLS = [
     ('os.replace', 1),  # the teacher's weights lie in a temporary file
     ('mmacs.coreset.scoring.teacher_cache.CacheWriter.write', 3),  # the teacher cache is half written
     ('os.rename', 1),  # it is complete, but has no name yet
-    ('mmacs.coreset.state.Ledger.record', 1),  # the images of round 0 are scored
+    ('mmacs.coreset.state.CoresetState.record', 1),  # the images of round 0 are scored
     ('numpy.lib.format.write_array', 3),  # the file of round 0 is half written
     (STEP, 2),  # in epoch 1
     ('pathlib.Path.write_bytes', 1),  # epoch_1.pth is half written
@@ -112,7 +112,7 @@ def hold_rounds(log, config, folder, rank, world_size):
     for workers, batch_size in ((0, 2), (2, 2), (0, 3)):
         runner._work_dir = str(folder / f'{workers}_workers_{batch_size}_per_batch')
         runner.train_loop.dataloader.num_workers = workers
-        hook = HOOKS.build({**cfg.default_hooks.coreset, 'batch_size': batch_size})
+        hook = HOOKS.build({**cfg.default_hooks.coreset, 'scoring': dict(batch_size=batch_size)})
         hook.before_train(runner)
         hook.before_train_epoch(runner)
     torch.distributed.destroy_process_group()
@@ -130,7 +130,13 @@ def place(tmp_path_factory):
     cfg.train_cfg.update(max_epochs=4, val_begin=9)
     cfg.default_hooks.checkpoint.max_keep_ckpts = 1
     weights = dict(reducible_error='beta', ds='1 - beta', evs=0.1)  # the default, and what can be harvested
-    cfg.default_hooks.coreset.update(interval=2, rescore=0.5, harvest=True, random_share=0.4, weights=weights)
+    change_coreset(
+        cfg,
+        importance=dict(weights=weights),
+        constraints=dict(random_share=0.4),
+        schedule=dict(interval=2),
+        cost=dict(rescore=0.5, harvest=True),
+    )
     for transform in cfg.train_dataloader.dataset.pipeline:
         if transform.type == 'RandomFlip':  # MMEngine does not restore the random state
             transform.prob = 0.0

@@ -92,26 +92,31 @@ def test_cells_differ_from_the_config_in_what_their_method_changes_alone(tool, t
         assert (hook is None) == (method in ('full', 'static', 'RS2'))
         assert sampler.get('redraw', True) == (method != 'static')
         if hook is not None:
-            assert 'weights' in changes  # so that cells of other defaults are not taken for this one's
+            assert 'weights' in changes['importance']  # so that cells of other defaults are not taken for this one's
             theirs = {key: value for key, value in hook.items() if cfg.default_hooks.coreset.get(key) != value}
-            assert theirs.keys() <= changes.keys() | {'force'}
+            assert theirs.keys() <= changes.keys() | {'cost'}
+            assert hook.cost == {**changes.get('cost', {}), 'force': True}
             assert hook.scorer == cfg.default_hooks.coreset.scorer
     assert cfg.to_dict() == shipped(config).to_dict()
 
 
 def test_shares_of_the_run_become_whole_epochs(tool, tmp_path):
     cfg = shipped('retinanet_r18_bccd_w4a4_acs.py')
-    assert tool.cell_config(cfg, 'InfoBatch', 0.1, 0, tmp_path).default_hooks.coreset.full_data_last == 2  # of 20
-    assert tool.cell_config(cfg, 'EL2N', 0.1, 0, tmp_path).default_hooks.coreset.warmup == 3
+
+    def schedule(method):
+        return tool.cell_config(cfg, method, 0.1, 0, tmp_path).default_hooks.coreset.schedule
+
+    assert schedule('InfoBatch').full_data_last == 2  # of 20
+    assert schedule('EL2N').warmup == 3
     cfg.train_cfg.max_epochs = 2
-    assert tool.cell_config(cfg, 'EL2N', 0.1, 0, tmp_path).default_hooks.coreset.warmup == 1
+    assert schedule('EL2N').warmup == 1
 
 
 def test_rows_of_any_config_of_a_model_are_the_same_but_for_the_interval(tool, tmp_path):
     usual = shipped('retinanet_r18_embedded_w4a4_acs.py')
     for other in ('infobatch', 'afss', 'ccs'):
         cfg = shipped(f'retinanet_r18_embedded_w4a4_{other}.py')
-        cfg.default_hooks.coreset.interval = usual.default_hooks.coreset.interval
+        cfg.default_hooks.coreset.schedule.interval = usual.default_hooks.coreset.schedule.interval
         for method in ('ACS', 'InfoBatch', 'AFSS', 'CCS', 'mmacs'):
             rows = [tool.cell_config(own, method, 0.1, 0, tmp_path).default_hooks.coreset for own in (cfg, usual)]
             assert rows[0] == rows[1]

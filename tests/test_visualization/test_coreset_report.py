@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mmdet.registry import DATASETS
 
-from mmacs.coreset.data import ScoringView
+from mmacs.coreset.data import TrainingData
 from mmacs.utils.errors import MmacsError
 from mmacs.visualization.coreset_report.contents import Contents, class_shares, most_shifted, read_contents
 from mmacs.visualization.coreset_report.rounds import History, cut, read_metric, read_round, round_files
@@ -107,7 +107,7 @@ def test_contents_leave_out_what_is_ignored(tiny_coco):
     (tiny_coco / 'annotations.json').write_text(json.dumps(annotations))
     config = dict(type='CocoDataset', data_root=str(tiny_coco), ann_file='annotations.json', pipeline=[])
     config.update(data_prefix=dict(img='images'), metainfo=dict(classes=('a', 'b', 'c')))
-    found = read_contents(ScoringView(DATASETS.build(config), []), ('a', 'b'))
+    found = read_contents(TrainingData(DATASETS.build(config), []), ('a', 'b'))
     assert found.detection and found.names == ['a', 'b', '2']
     assert found.counts.tolist() == [0, 2, 3, 0, 5, 1, 2, 4, 0, 1, 2, 3]
     assert found.area.tolist() == [one['area'] for one in annotations['annotations'][1:]]

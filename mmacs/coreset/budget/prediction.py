@@ -53,6 +53,25 @@ class Work:
     left: int
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How long a run is. Times are epochs, or iterations in an iteration-based loop.
+
+    Args:
+        end (int): When it ends.
+        per_unit (int): Images trained on per epoch or iteration, in all processes.
+        size (int): Images in the coreset.
+        indices (int): Length of the data set.
+        images (int): Distinct images in it.
+    """
+
+    end: int
+    per_unit: int
+    size: int
+    indices: int
+    images: int
+
+
 class Plan(NamedTuple):
     """How often, how many and how large images are scored."""
 
@@ -126,9 +145,9 @@ def predict(costs: Costs, work: Work, plan: Plan, cached: bool = False, spent: O
 
 
 def check_budget(budget: float) -> None:
-    """Raise an :class:`~mmacs.utils.errors.MmacsError` unless this is a share above 0 and below 1."""
+    """Raises an :class:`~mmacs.utils.errors.MmacsError` unless this is a share above 0 and below 1."""
     if not is_number(budget) or not 0 < budget < 1:
-        raise MmacsError(f'selection_budget must be above 0 and below 1, such as 0.05, got {budget!r}')
+        raise MmacsError(f'budget must be a share of the wall time above 0 and below 1, such as 0.05, got {budget!r}')
 
 
 def choose_plan(

@@ -63,7 +63,7 @@ class HeadHook:
             )
 
         def scale(gradient: Tensor) -> Tensor:
-            factors = weights.to(gradient.device).view(-1, *[1] * (gradient.ndim - 1))
+            factors = weights.to(gradient.device, non_blocking=True).view(-1, *[1] * (gradient.ndim - 1))
             return (gradient * factors).to(gradient.dtype)  # half-precision gradients are rounded once, at the end
 
         if output.requires_grad:

@@ -23,6 +23,21 @@ def error_vector_score(probs: Tensor, labels: Tensor) -> Tensor:
     return error.norm(dim=1)
 
 
+def disagreement_score(probs: Tensor, teacher_probs: Tensor) -> Tensor:
+    """Returns how far quantization moved the prediction: ``DS = || p_q - p_T ||_2``.
+
+    Source: Huang et al. 2024, arXiv 2306.07215 (ACS).
+
+    Args:
+        probs (Tensor): Class probabilities of the quantized model, shape (B, K), each row summing to 1.
+        teacher_probs (Tensor): Those of the full-precision model on the same images, shape (B, K).
+
+    Returns:
+        Tensor: Scores in [0, sqrt(2)], shape (B,).
+    """
+    return (probs - teacher_probs).norm(dim=1)
+
+
 def reducible_error(error: Tensor, teacher_error: Tensor) -> Tensor:
     """The part of the quantized model's error that quantization brought.
 

@@ -11,7 +11,7 @@ from mmengine.dist import all_reduce, get_dist_info
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mmacs.coreset.data import ScoringView
+from mmacs.coreset.data import TrainingData
 from mmacs.coreset.scoring.proxy import Proxy
 from mmacs.coreset.scoring.scorers import Scorer
 from mmacs.coreset.scoring.scores import round_scores
@@ -23,23 +23,29 @@ ReadTeacherOutputs = Callable[[np.ndarray], Dict[str, Tensor]]  # the teacher's,
 
 
 class ScoringPass:
-    """How images are brought to the models: the view, the size of batches, the workers, how exact scores are.
+    """How images are brought to the models: the data, the size of batches, the workers, how exact scores are.
 
     Batches are made up before they are shared out between processes, so that an image has the same neighbours, and
     bit for bit the same score, with any number of processes and workers.
 
     Args:
-        view (ScoringView): The images.
+        data (TrainingData): The images.
         batch_size (int): Images per batch and process.
         num_workers (int): Workers of the data loader.
         proxy (Proxy): Size and precision.
     """
 
-    def __init__(self, view: ScoringView, batch_size: int, num_workers: int = 0, proxy: Optional[Proxy] = None) -> None:
-        self.view = view
+    def __init__(
+        self, data: TrainingData, batch_size: int, num_workers: int = 0, proxy: Optional[Proxy] = None
+    ) -> None:
+        self.data = data
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.proxy = proxy or Proxy()
+
+    def with_proxy(self, proxy: Proxy) -> 'ScoringPass':
+        """Returns the same pass at another size and precision."""
+        return ScoringPass(self.data, self.batch_size, self.num_workers, proxy)
 
     def scores(
         self,
@@ -66,7 +72,7 @@ class ScoringPass:
         Returns:
             Dict[str, np.ndarray]: Columns, float32, each of shape (M,); the same in all processes.
         """
-        place = np.full(len(self.view), -1, dtype=np.int64)
+        place = np.full(len(self.data), -1, dtype=np.int64)
         place[positions] = np.arange(len(positions))
         needs_teacher = bool(scorer.teacher_columns & set(columns))
         found = {name: torch.zeros(len(positions), dtype=torch.float64) for name in columns}
@@ -110,12 +116,14 @@ class ScoringPass:
     def _batches(self, model: nn.Module, positions: np.ndarray) -> Iterator[Tuple[np.ndarray, Tensor, List[Any]]]:
         """This process's batches: positions, preprocessed images and data samples."""
         rank, world_size = get_dist_info()
-        wanted = np.zeros(len(self.view), dtype=bool)
+        wanted = np.zeros(len(self.data), dtype=bool)
         wanted[positions] = True
-        order = self.view.by_shape[wanted[self.view.by_shape]]
+        order = self.data.by_shape[wanted[self.data.by_shape]]
         batches = [order[start : start + self.batch_size].tolist() for start in range(0, len(order), self.batch_size)]
         mine = batches[rank::world_size]
-        loader = DataLoader(self.view, batch_sampler=mine, num_workers=self.num_workers, collate_fn=pseudo_collate)
+        loader = DataLoader(
+            self.data.images, batch_sampler=mine, num_workers=self.num_workers, collate_fn=pseudo_collate
+        )
         divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
         for members, batch in zip(map(np.asarray, mine), loader):
             for part, inputs, data_samples in split_by_padded_shape(model, batch):

@@ -1,63 +1,80 @@
-"""The teacher's outputs of one run: taken from disk if they are there, else computed and kept."""
+"""What is kept of the teacher's outputs in one run: taken from disk if it is there, else computed and written."""
 
 import os
-from typing import Any, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import numpy as np
 from torch import nn
 
 from mmacs.coreset.scoring.scorers import Scorer
 from mmacs.coreset.scoring.scoring_pass import ReadTeacherOutputs, ScoringPass
-from mmacs.coreset.scoring.teacher_cache import CacheWriter, TeacherCache, cache_key, open_cache
+from mmacs.coreset.scoring.teacher_cache import CacheWriter, cache_key, open_cache
 from mmacs.version import __version__
 
 
-class TeacherOutputStore:
-    """Knows where the teacher's outputs lie, and whether they do.
+class TeacherOutputs:
+    """Knows where the teacher's outputs lie; the teacher itself is in memory only while they are computed.
 
     Args:
         folder (os.PathLike): Where caches lie.
-        scoring (ScoringPass): How images are brought to the teacher; how exact may change until :meth:`find`.
-        scorer (Scorer): What is kept of the teacher.
+        get_teacher (Callable): Gives the teacher, in eval mode.
+        scorer (Scorer): What is kept of it.
         columns (Sequence[str]): The columns that are scored; the teacher is needed for those in
             ``scorer.teacher_columns``.
-        **parts: What else the teacher's outputs depend on, with a ``repr`` that tells it apart: weights, images,
-            pipeline.
+        **parts: What else the outputs depend on, with a ``repr`` that tells it apart: weights, images, pipeline.
+
+    Attributes:
+        read (Callable): Reads the outputs of positions, once they are at hand; None before.
     """
 
     def __init__(
-        self, folder: os.PathLike, scoring: ScoringPass, scorer: Scorer, columns: Sequence[str], **parts: Any
+        self,
+        folder: os.PathLike,
+        get_teacher: Callable[[], nn.Module],
+        scorer: Scorer,
+        columns: Sequence[str],
+        **parts: Any,
     ) -> None:
         self._folder = folder
-        self._scoring = scoring
+        self._get_teacher = get_teacher
         self._scorer = scorer
         self._columns = sorted(scorer.teacher_columns & set(columns))
         self._parts = {name: repr(part) for name, part in parts.items()}
-        self._cache: Optional[TeacherCache] = None
+        self._teacher: Optional[nn.Module] = None
+        self._key = ''
+        self.read: Optional[ReadTeacherOutputs] = None
 
-    @property
-    def teacher_outputs(self) -> Optional[ReadTeacherOutputs]:
-        """Reads the teacher's outputs of positions, once they are at hand."""
-        return self._cache and self._cache.rows
+    def model(self) -> nn.Module:
+        """Returns the teacher, which stays in memory until :meth:`release`."""
+        if self._teacher is None:
+            self._teacher = self._get_teacher()
+        return self._teacher
 
-    def find(self) -> None:
-        """Look for the teacher's outputs on disk, as exact as scoring is now. Call it in all processes."""
-        self._cache = open_cache(self._folder, self._key(), len(self._scoring.view))
+    def release(self) -> None:
+        """Lets go of the teacher."""
+        self._teacher = None
 
-    def fill(self, teacher: nn.Module) -> ReadTeacherOutputs:
-        """Returns what reads them; if they were not found the teacher runs. Call it in all processes."""
-        if self._cache is None:
-            images = len(self._scoring.view)
-            with CacheWriter(self._folder, self._key(), images) as writer:
-                self._scoring.teacher_outputs(self._scorer, teacher, self._columns, np.arange(images), writer.write)
-                self._cache = writer.finish()
-        return self._cache.rows
+    def find(self, scoring: ScoringPass) -> None:
+        """Looks for the outputs on disk, unless they are at hand. Call it in all processes."""
+        key = self._key_of(scoring)
+        if key != self._key or self.read is None:
+            cache = open_cache(self._folder, key, len(scoring.data))
+            self._key, self.read = key, cache and cache.rows
 
-    def _key(self) -> str:
-        proxy = self._scoring.proxy
+    def fill(self, scoring: ScoringPass) -> ReadTeacherOutputs:
+        """Returns what reads the outputs; if they were not found the teacher runs. Call it in all processes."""
+        if self.read is None:
+            images = len(scoring.data)
+            with CacheWriter(self._folder, self._key, images) as writer:
+                everything = np.arange(images)
+                scoring.teacher_outputs(self._scorer, self.model(), self._columns, everything, writer.write)
+                self.read = writer.finish().rows
+        return self.read
+
+    def _key_of(self, scoring: ScoringPass) -> str:
         return cache_key(
             **self._parts,
             scorer=[type(self._scorer).__name__, repr(sorted(vars(self._scorer).items())), self._columns],
-            proxy=[proxy.resolution, proxy.precision],
+            proxy=[scoring.proxy.resolution, scoring.proxy.precision],
             version=__version__,
         )

@@ -31,6 +31,8 @@ class Constraints:
         max_gap (int, optional): An image whose last coreset lies so many rounds back must be in the next. Defaults to
             None.
         random_share (float): Share of the budget, from 0 to 1. Defaults to 0.
+        trim (float): Share of the images, at least 0 and below 1, that nothing may choose, since they look mislabelled,
+            see :mod:`mmacs.coreset.selection.trimming`. Defaults to 0.
 
     Raises:
         MmacsError: If an argument is out of range.
@@ -39,6 +41,7 @@ class Constraints:
     class_floor: int = 0
     max_gap: Optional[int] = None
     random_share: float = 0.0
+    trim: float = 0.0
 
     def __post_init__(self) -> None:
         if not is_whole(self.class_floor) or self.class_floor < 0:
@@ -47,6 +50,8 @@ class Constraints:
             raise MmacsError(f'max_gap must be a whole number of rounds, at least 1, or None, got {self.max_gap!r}')
         if not is_number(self.random_share) or not 0 <= self.random_share <= 1:
             raise MmacsError(f'random_share must be from 0 to 1, got {self.random_share!r}')
+        if not is_number(self.trim) or not 0 <= self.trim < 1:
+            raise MmacsError(f'trim must be a share of the images, at least 0 and below 1, got {self.trim!r}')
 
     def choose(
         self,

@@ -57,3 +57,25 @@ def count_strata(counts: np.ndarray, max_strata: int = MAX_STRATA, min_images: i
     number = max(1, min(max_strata, len(counts) // min_images))
     edges = np.quantile(counts, np.linspace(0, 1, number + 1)[1:-1])
     return np.searchsorted(edges, counts, side='left')
+
+
+def comparable_groups(ages: Optional[np.ndarray], counts: Optional[np.ndarray]) -> Optional[np.ndarray]:
+    """Groups images whose scores may be compared: of one age, and with about as many objects.
+
+    Args:
+        ages (np.ndarray, optional): Round in which each image was scored, int, shape (N,); None: of one age.
+        counts (np.ndarray, optional): Objects of each image, int, shape (N,); None: they don't matter.
+
+    Returns:
+        np.ndarray: Number of the group, int64, shape (N,); None if all images may be compared.
+    """
+    if ages is None or np.ptp(ages) == 0:
+        return None if counts is None else count_strata(counts)
+    ages = ages.astype(np.int64)
+    if counts is None:
+        return ages
+    groups = np.empty_like(ages)
+    for age in np.unique(ages):
+        own = ages == age
+        groups[own] = age * MAX_STRATA + count_strata(counts[own])
+    return groups

@@ -4,7 +4,7 @@ from typing import List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from mmacs.coreset.data import ScoringView
+from mmacs.coreset.data import TrainingData
 
 
 class Contents(NamedTuple):
@@ -27,11 +27,11 @@ class Contents(NamedTuple):
     counts: np.ndarray
 
 
-def read_contents(view: ScoringView, classes: Sequence[str] = ()) -> Contents:
+def read_contents(view: TrainingData, classes: Sequence[str] = ()) -> Contents:
     """Collect the ground truth of all images; crowds and other ignored regions are left out.
 
     Args:
-        view (ScoringView): The images.
+        view (TrainingData): The images.
         classes (Sequence[str]): Names of the classes; those that it lacks are named by their number.
     """
     images, labels, areas, detection = [], [], [], False

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmacs.coreset.data import ScoringView
+from mmacs.coreset.data import TrainingData
 from mmacs.datasets.data_paths import check_data, move_data_root
 from mmacs.visualization.charts import Chart, inline, to_svg
 from mmacs.visualization.coreset_report.charts import cost_chart, course_charts, score_chart, usage_charts
@@ -59,7 +59,7 @@ def write_report(work_dir: os.PathLike, data_root: Optional[str] = None) -> Path
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     if hasattr(dataset, 'full_init'):
         dataset.full_init()
-    view = ScoringView(dataset, [])
+    view = TrainingData(dataset, [])
     contents = read_contents(view, (dataset.metainfo or {}).get('classes') or ())
 
     unit = 'epoch' if 'max_epochs' in cfg.train_cfg else 'iteration'

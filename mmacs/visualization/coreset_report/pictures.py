@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import rankdata
 
-from mmacs.coreset.data import ScoringView
+from mmacs.coreset.data import TrainingData
 from mmacs.coreset.selection.trimming import noise_counts
 from mmacs.utils.errors import MmacsError
 from mmacs.visualization.charts import PALETTE
@@ -98,12 +98,12 @@ def _galleries(record: Record) -> Iterator[Tuple[str, str, str, np.ndarray]]:
     yield 'suspect', 'Suspected label errors', text, order[:_PICTURES]
 
 
-def draw_galleries(record: Record, view: ScoringView, contents: Contents, folder: Path) -> List[Dict[str, Any]]:
+def draw_galleries(record: Record, view: TrainingData, contents: Contents, folder: Path) -> List[Dict[str, Any]]:
     """Draw the galleries of a round, and write their pictures.
 
     Args:
         record (Dict[str, np.ndarray]): The round, with the images' ids.
-        view (ScoringView): The images.
+        view (TrainingData): The images.
         contents (Contents): Their annotations.
         folder (Path): Where the pictures are written.
 

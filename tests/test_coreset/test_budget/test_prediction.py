@@ -103,7 +103,7 @@ def test_a_cached_reference_serves_its_own_resolution_alone():
 
 @pytest.mark.parametrize('budget', [0, 1, -0.1, True, '5%', float('nan')])
 def test_a_budget_out_of_range(budget):
-    with pytest.raises(MmacsError, match='selection_budget must be above 0 and below 1'):
+    with pytest.raises(MmacsError, match='budget must be a share of the wall time above 0 and below 1'):
         choose_plan(Costs(1, 0), work(0.1), Plan(1), budget)
 
 

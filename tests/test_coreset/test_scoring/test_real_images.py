@@ -11,7 +11,7 @@ from mmengine.dataset import pseudo_collate
 from scipy.stats import spearmanr
 
 from mmacs.coreset import Importance
-from mmacs.coreset.data import ScoringView, scoring_pipeline
+from mmacs.coreset.data import TrainingData, scoring_pipeline
 from mmacs.coreset.scoring.scorers import DenseDetectionScorer
 from mmacs.coreset.scoring.scoring_pass import ScoringPass
 from mmacs.coreset.selection.normalisation import count_strata
@@ -37,7 +37,7 @@ def view():
     del train['metainfo']
     dataset = DATASETS.build(train)
     dataset.full_init()
-    return ScoringView(dataset, pipeline)
+    return TrainingData(dataset, pipeline)
 
 
 def test_importance_does_not_follow_the_number_of_objects(view, tiny_retinanet):

@@ -5,16 +5,18 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from mmacs.coreset import beta, error_vector_score
+from mmacs.coreset import beta, disagreement_score, error_vector_score
 from mmacs.coreset.scoring.scores import reducible_error, round_scores
 from mmacs.coreset.selection.normalisation import count_strata, normalise
 from mmacs.utils.errors import MmacsError
 
 
 def test_scores_equal_a_loop_over_images():
-    probs = torch.randn(7, 5).softmax(1)
+    probs, teacher = torch.randn(2, 7, 5).softmax(2)
     labels = torch.randint(5, (7,))
     for i in range(7):
+        expected = math.dist(probs[i], teacher[i])
+        assert disagreement_score(probs, teacher)[i].item() == pytest.approx(expected, rel=1e-5)
         onehot = torch.zeros(5)
         onehot[labels[i]] = 1
         assert error_vector_score(probs, labels)[i].item() == pytest.approx(math.dist(probs[i], onehot), rel=1e-5)

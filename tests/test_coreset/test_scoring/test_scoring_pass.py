@@ -11,9 +11,9 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
-from mmacs.coreset.data import ScoringView
-from mmacs.coreset.engine import _Rows
+from mmacs.coreset.data import TrainingData
 from mmacs.coreset.scoring import scoring_pass as scoring
+from mmacs.coreset.scoring.measure import FewRows
 from mmacs.coreset.scoring.proxy import Proxy
 from mmacs.coreset.scoring.scorers import DenseDetectionScorer
 from mmacs.coreset.scoring.scores import round_scores
@@ -54,7 +54,7 @@ def repeated_view(folder):
         metainfo=dict(classes=('a', 'b', 'c')),
         pipeline=PIPELINE,
     )
-    return ScoringView(DATASETS.build(dict(type='RepeatDataset', times=2, dataset=data_set)), PIPELINE)
+    return TrainingData(DATASETS.build(dict(type='RepeatDataset', times=2, dataset=data_set)), PIPELINE)
 
 
 class Setting:
@@ -68,7 +68,7 @@ class Setting:
         calibrate(self.model, [batch], lambda data: self.model(**data, mode='predict'))
         self.model.train()
         self.teacher = make_teacher(self.model)
-        self.rows = _Rows()
+        self.rows = FewRows()
         ScoringPass(self.view, 4).teacher_outputs(self.scorer, self.teacher, ALL, np.arange(12), self.rows.write)
 
     def scores(self, positions=range(12), batch_size=4, num_workers=0, model=None, columns=COLUMNS):
@@ -264,7 +264,7 @@ def test_a_score_that_is_not_finite_is_handed_on(setting, monkeypatch):
 
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
 def test_all_columns_at_half_the_resolution_and_precision(setting, exact, precision):
-    proxy, rows = Proxy(0.5, precision), _Rows()
+    proxy, rows = Proxy(0.5, precision), FewRows()
     cheap = ScoringPass(setting.view, 4, proxy=proxy)
     cheap.teacher_outputs(setting.scorer, setting.teacher, ALL, np.arange(12), rows.write)
     found = cheap.scores(setting.scorer, setting.model, np.arange(12), ALL, rows.read)

@@ -7,15 +7,16 @@ from mmengine.dataset import BaseDataset, RepeatDataset
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmacs.coreset.data import ScoringView
-from mmacs.coreset.engine import CoresetEngine
+from mmacs.coreset.budget.cost import Cost
+from mmacs.coreset.data import TrainingData
+from mmacs.coreset.scoring import training_hook as module
 from mmacs.coreset.scoring.scorers import Scorer
-from mmacs.coreset.scoring.scoring_pass import ScoringPass
 from mmacs.coreset.scoring.training_hook import TrainingHook
 from mmacs.coreset.selection.constraints import Constraints
 from mmacs.coreset.selection.importance import Importance
 from mmacs.coreset.selection.policy import Policy
-from mmacs.coreset.selection.selectors import GumbelTopK, Selection, TopK
+from mmacs.coreset.selection.selectors import Selection, TopK
+from mmacs.coreset.settings import CoresetSettings
 from mmacs.utils.errors import MmacsError
 
 
@@ -57,12 +58,16 @@ class Frozen(nn.Module):
     """A model without a head that could be hooked."""
 
 
-def engine(harvest=True, weights=None, selector=None):
-    view = ScoringView(RepeatDataset(Images(serialize_data=False), 2), [])
-    importance = Importance(weights or {'evs': 1.0})
-    return CoresetEngine(
-        ScoringPass(view, 2), Largest(), importance, Policy(selector or TopK(), Constraints()), harvest
-    )
+class Place:
+    """A hook with what it gives."""
+
+    def __init__(self, model, columns=('evs',), max_weight=None):
+        self.data = TrainingData(RepeatDataset(Images(serialize_data=False), 2), [])
+        self.found = np.full(6, np.nan, np.float32)
+        self.hook = TrainingHook(model, self.data, Largest(), columns, self.receive, max_weight)
+
+    def receive(self, positions, scores):
+        self.found[positions] = scores['evs']
 
 
 def batch(*numbers):
@@ -79,36 +84,58 @@ def iteration(hook, model, data):
 
 
 def test_a_training_forward_gives_scores_of_its_images():
-    own, model = engine(), Classifier()
-    hook = TrainingHook(own, model, unbiased=False, max_weight=10)
+    model = Classifier()
+    own = Place(model)
     data = batch(4, 1)
-    iteration(hook, model, data)
+    iteration(own.hook, model, data)
     expected = model.head(torch.stack(data['inputs']) / 2).amax(1).detach()
-    harvested = own.ledger.harvested['evs']
-    np.testing.assert_allclose(harvested[[4, 1]], expected, rtol=1e-6)
-    assert np.flatnonzero(np.isfinite(harvested)).tolist() == [1, 4]
-    assert np.isnan(own.ledger.scores['evs']).all()  # they wait for the round
-    iteration(hook, model, batch(0, 4))
-    assert np.flatnonzero(np.isfinite(harvested)).tolist() == [0, 1, 4]
+    assert np.isnan(own.found).all()  # no iteration waits for the device
+    own.hook.flush()
+    np.testing.assert_allclose(own.found[[4, 1]], expected, rtol=1e-6)
+    assert np.flatnonzero(np.isfinite(own.found)).tolist() == [1, 4]
+    iteration(own.hook, model, batch(0, 4))
+    with torch.no_grad():
+        model.head.weight.mul_(2)
+    iteration(own.hook, model, batch(4))
+    own.hook.flush()
+    assert np.flatnonzero(np.isfinite(own.found)).tolist() == [0, 1, 4]
+    latest = model.head(torch.stack(batch(4)['inputs']) / 2).amax(1).detach()
+    np.testing.assert_allclose(own.found[[4]], latest, rtol=1e-6)  # of two iterations the later counts
+    own.found[:] = np.nan
+    own.hook.flush()
+    assert np.isnan(own.found).all()
+
+
+def test_scores_of_iterations_are_those_of_all_processes(monkeypatch):
+    others = {torch.int64: torch.tensor([5, 2]), torch.float32: torch.tensor([[0.9], [0.2]])}
+    monkeypatch.setattr(module, 'gather_rows', lambda mine: torch.cat([mine, others[mine.dtype]]))
+    model = Classifier()
+    own = Place(model)
+    iteration(own.hook, model, batch(4, 1))
+    own.hook.flush()
+    np.testing.assert_allclose(own.found[[5, 2]], [0.9, 0.2])
+    assert np.flatnonzero(np.isfinite(own.found)).tolist() == [1, 2, 4, 5]
 
 
 def test_nothing_is_left_between_iterations():
-    own, model = engine(), Classifier()
-    hook = TrainingHook(own, model, unbiased=False, max_weight=10)
-    iteration(hook, model, batch(0))
+    model = Classifier()
+    own = Place(model)
+    iteration(own.hook, model, batch(0))
     assert not model.head._forward_hooks and not model.data_preprocessor._forward_hooks
     model.losses(batch(5))
-    hook.end()
-    assert np.isnan(own.ledger.harvested['evs'][5])
+    own.hook.end()
+    own.hook.flush()
+    assert np.isnan(own.found[5])
 
 
 def test_an_evaluation_within_an_iteration_gives_nothing():
-    own, model = engine(), Classifier()
-    hook = TrainingHook(own, model, unbiased=False, max_weight=10)
-    hook.begin(batch(2)['data_samples'])
+    model = Classifier()
+    own = Place(model)
+    own.hook.begin(batch(2)['data_samples'])
     model.eval().losses(batch(3))
-    hook.end()
-    assert np.isnan(own.ledger.harvested['evs']).all()
+    own.hook.end()
+    own.hook.flush()
+    assert np.isnan(own.found).all()
 
 
 def gradient(model, losses):
@@ -116,10 +143,9 @@ def gradient(model, losses):
 
 
 def test_losses_are_weighted_by_inverse_probabilities():
-    own, model = engine(harvest=False, selector=GumbelTopK()), Classifier()
-    hook = TrainingHook(own, model, unbiased=True, max_weight=1.5)
-    own.selection = Selection(np.array([1, 8, 9]), np.array([0.5, 0.25, 0.1]))  # images 1, 2, 3
-    hook.use(own.selection)
+    model = Classifier()
+    hook = Place(model, columns=(), max_weight=1.5).hook
+    hook.use(Selection(np.array([1, 8, 9]), np.array([0.5, 0.25, 0.1])))  # images 1, 2, 3
     data = batch(3, 1, 2)
     losses = iteration(hook, model, data)
     plain = model.losses(data)
@@ -129,18 +155,16 @@ def test_losses_are_weighted_by_inverse_probabilities():
 
 
 def test_weights_need_probabilities():
-    own = engine(harvest=False)
-    hook = TrainingHook(own, Classifier(), unbiased=True, max_weight=10)
-    own.selection = Selection(np.array([0, 1]))
+    hook = Place(Classifier(), columns=(), max_weight=10).hook
     with pytest.raises(MmacsError, match='unbiased needs inclusion probabilities: take a selector that draws'):
-        hook.use(own.selection)
+        hook.use(Selection(np.array([0, 1])))
 
 
 def test_a_model_without_a_head_to_tap_is_refused():
     with pytest.raises(MmacsError, match='Frozen with Largest has none'):
-        TrainingHook(engine(), Frozen(), unbiased=False, max_weight=10)
+        Place(Frozen())
 
 
 def test_columns_that_training_cannot_give_are_refused():
     with pytest.raises(MmacsError, match=r"none of \['ds'\] can be had from a training forward, but \['evs'\] can"):
-        TrainingHook(engine(weights={'ds': 1.0}), Classifier(), unbiased=False, max_weight=10)
+        CoresetSettings(Largest(), Importance({'ds': 1.0}), Policy(TopK(), Constraints()), cost=Cost(harvest=True))

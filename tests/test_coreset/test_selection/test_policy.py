@@ -5,22 +5,18 @@ from scipy.sparse import csr_matrix
 from mmacs.coreset.selection.constraints import Constraints
 from mmacs.coreset.selection.policy import Policy
 from mmacs.coreset.selection.selectors import ClassBalanced, GumbelTopK, TopK
-from mmacs.coreset.state import Ledger
 from mmacs.utils.errors import MmacsError
 
 POSITIONS = np.array([0, 1, 2, 3, 0, 1, 2, 3])  # four images, each behind two indices
 IMPORTANCE = np.array([0.1, 0.9, 0.5, 0.3])
 
 
-def ledger(**scores):
-    found = Ledger(4, list(scores) or ['evs'])
-    found.scores.update({name: np.asarray(values, dtype=np.float32) for name, values in scores.items()})
-    found.round = 0
-    return found
+SCORES = {'teacher_error': np.array([0.1, 1.4, 0.2, 0.3]), 'ds': np.zeros(4)}
 
 
-def choose(policy, size, own=None, importance=IMPORTANCE, seed=0, labels=None):
-    found = policy.choose(importance, size, np.random.default_rng(seed), own or ledger(), POSITIONS, labels)
+def choose(policy, size, gaps=(0, 0, 0, 0), importance=IMPORTANCE, seed=0, labels=None):
+    rng = np.random.default_rng(seed)
+    found = policy.choose(importance, size, rng, np.asarray(gaps), POSITIONS, labels, policy.excluded(SCORES))
     return found.indices.tolist()
 
 
@@ -32,22 +28,18 @@ def test_all_indices_of_an_image_have_its_importance():
 
 
 def test_trimmed_images_are_left_out_behind_all_of_their_indices():
-    own = ledger(teacher_error=[0.1, 1.4, 0.2, 0.3], ds=[0, 0, 0, 0])
-    policy = Policy(TopK(), Constraints(), trim=0.25)
-    assert policy.excluded(own).tolist() == [False, True, False, False]
-    assert policy.suspicion(own).argmax() == 1
-    assert choose(policy, 2, own) == [2, 6]
+    policy = Policy(TopK(), Constraints(trim=0.25))
+    assert policy.excluded(SCORES).tolist() == [False, True, False, False]
+    assert policy.suspicion(SCORES).argmax() == 1
+    assert choose(policy, 2) == [2, 6]
     with pytest.raises(MmacsError, match='6 of 8 images are left after trimming'):
-        choose(policy, 7, own)
+        choose(policy, 7)
     untrimmed = Policy(TopK(), Constraints())
-    assert untrimmed.suspicion(own) is None and untrimmed.excluded(own) is None
+    assert untrimmed.suspicion(SCORES) is None and untrimmed.excluded(SCORES) is None
 
 
 def test_overdue_images_are_chosen_behind_all_of_their_indices():
-    own = ledger()
-    own.trained_at[:] = [0, 3, 3, 3]
-    own.round = 4
-    assert choose(Policy(TopK(), Constraints(max_gap=4)), 3, own) == [0, 1, 4]
+    assert choose(Policy(TopK(), Constraints(max_gap=4)), 3, gaps=[4, 1, 1, 1]) == [0, 1, 4]
 
 
 def test_labels_are_those_of_the_indices():
@@ -66,4 +58,4 @@ def test_what_a_policy_asks_for_and_when_it_draws():
 @pytest.mark.parametrize('trim', [-0.1, 1, 1.0, True, '0.1', None, float('nan')])
 def test_a_trim_out_of_range(trim):
     with pytest.raises(MmacsError, match='trim must be a share of the images, at least 0 and below 1'):
-        Policy(TopK(), Constraints(), trim)
+        Constraints(trim=trim)

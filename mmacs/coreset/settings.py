@@ -1,0 +1,177 @@
+"""The settings of coreset selection, grouped as configs have them."""
+
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any, Dict, List, Mapping, Optional, Union
+
+from mmacs.coreset.budget.cost import Cost
+from mmacs.coreset.budget.schedule import Schedule
+from mmacs.coreset.scoring.proxy import Proxy
+from mmacs.coreset.scoring.scorers import Scorer
+from mmacs.coreset.selection.constraints import Constraints
+from mmacs.coreset.selection.importance import Importance
+from mmacs.coreset.selection.policy import Policy
+from mmacs.coreset.selection.selectors import Selector
+from mmacs.coreset.state import scored_columns
+from mmacs.utils.checks import is_number, is_whole
+from mmacs.utils.errors import MmacsError, unknown_name
+from mmacs.utils.registry import SCORERS, SELECTORS
+from mmacs.utils.settings import read_group
+
+Group = Optional[Mapping[str, Any]]
+MAX_WEIGHT = 10.0
+
+
+@dataclass(frozen=True)
+class Images:
+    """How images are brought to the models for scoring.
+
+    Args:
+        pipeline (list, optional): Configs of a deterministic pipeline with annotations; None makes it of the validation
+            pipeline and the loading transforms of the training pipeline.
+        batch_size (int, optional): Images per batch and process; None takes that of training.
+
+    Raises:
+        MmacsError: If the batch size is no positive integer.
+    """
+
+    pipeline: Optional[List[Dict[str, Any]]] = None
+    batch_size: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and (not is_whole(self.batch_size) or self.batch_size < 1):
+            raise MmacsError(f'batch_size must be a whole number, at least 1, got {self.batch_size!r}')
+
+
+def read_max_weight(unbiased: Union[bool, float]) -> Optional[float]:
+    """Returns the bound on loss weights, None if losses are not weighted.
+
+    Args:
+        unbiased (bool or float): Whether losses are weighted, or the bound itself.
+
+    Raises:
+        MmacsError: If it is neither.
+    """
+    if isinstance(unbiased, bool):
+        return MAX_WEIGHT if unbiased else None
+    if not is_number(unbiased) or unbiased < 1:
+        raise MmacsError(f'unbiased must be True, False, or a bound on the weights of at least 1, got {unbiased!r}')
+    return float(unbiased)
+
+
+@dataclass(frozen=True)
+class CoresetSettings:
+    """What a config says of coreset selection.
+
+    Args:
+        scorer (Scorer): What says what an image is worth.
+        importance (Importance): How its columns become one number.
+        policy (Policy): Which images that number buys.
+        schedule (Schedule): When rounds are held.
+        cost (Cost): What they may cost.
+        images (Images): How images are brought to the models.
+        max_weight (float, optional): Bound on the weights of losses; None leaves losses as they are.
+
+    Raises:
+        MmacsError: If settings don't go together.
+    """
+
+    scorer: Scorer
+    importance: Importance
+    policy: Policy
+    schedule: Schedule = Schedule()
+    cost: Cost = Cost()
+    images: Images = Images()
+    max_weight: Optional[float] = None
+
+    @classmethod
+    def read(
+        cls,
+        scorer: Dict[str, Any],
+        importance: Group = None,
+        selector: Group = None,
+        constraints: Group = None,
+        schedule: Group = None,
+        cost: Group = None,
+        scoring: Group = None,
+        unbiased: Union[bool, float] = False,
+        others: Mapping[str, Any] = MappingProxyType({}),
+    ) -> 'CoresetSettings':
+        """Reads a config, see :class:`mmacs.CoresetHook`; ``others`` are settings that it does not have.
+
+        Raises:
+            MmacsError: If a setting is unknown or out of range.
+        """
+        refuse_others(others)
+        built = SCORERS.build(scorer, Scorer)
+        if importance is None or isinstance(importance, Mapping):
+            given = {name: value for name, value in (importance or {}).items() if value is not None}
+            importance = {'weights': built.weights, 'normalisation': built.normalisation, **given}
+        return cls(
+            built,
+            read_group(Importance, 'importance', importance),
+            Policy(
+                SELECTORS.build(selector or {'type': 'mmacs.TopK'}, Selector),
+                read_group(Constraints, 'constraints', constraints),
+            ),
+            read_group(Schedule, 'schedule', schedule),
+            read_group(Cost, 'cost', cost),
+            read_group(Images, 'scoring', scoring),
+            read_max_weight(unbiased),
+        )
+
+    def __post_init__(self) -> None:
+        Proxy(self.cost.resolution, self.cost.precision)  # names its mistakes now
+        if self.cost.harvest and not self.training_columns:
+            raise MmacsError(
+                f'harvest: none of {self.scored_columns} can be had from a training forward, but '
+                f'{sorted(self.scorer.training_columns)} can: choose weights with one of these, or leave out harvest'
+            )
+        dear = sorted(set(self.scored_columns) - set(self.training_columns))
+        if self.cost.rescore == 0 and dear and self.schedule.rounds != 1:
+            without = ' without harvest=True' if self.scorer.training_columns.issuperset(dear) else ''
+            raise MmacsError(
+                f'rescore=0 scores nothing after the first round, and {", ".join(dear)} cannot be harvested{without}: '
+                f'set a rescore above 0, other weights, or rounds=1'
+            )
+
+    @property
+    def columns(self) -> List[str]:
+        """Columns that are known of each image, derived ones among them."""
+        trimming = ['teacher_error', 'ds'] if self.policy.constraints.trim else []
+        return list(dict.fromkeys([*self.importance.columns, *trimming]))
+
+    @property
+    def scored_columns(self) -> List[str]:
+        """Columns that the scorer computes."""
+        return scored_columns(self.columns)
+
+    @property
+    def training_columns(self) -> List[str]:
+        """Columns that are taken from training forwards too."""
+        return [c for c in self.scored_columns if self.cost.harvest and c in self.scorer.training_columns]
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any column needs the teacher's outputs."""
+        return bool(self.scorer.teacher_columns & set(self.scored_columns))
+
+
+_GROUPS = {'importance': Importance, 'constraints': Constraints, 'schedule': Schedule, 'cost': Cost, 'scoring': Images}
+
+
+def refuse_others(others: Mapping[str, Any]) -> None:
+    """Refuses settings that there are not; one of a group, as mmacs 0.1 had them all, with a hint at it.
+
+    Raises:
+        MmacsError: If there are any.
+    """
+    places = {field.name: (group, field.name) for group, kind in _GROUPS.items() for field in fields(kind)}
+    places['selection_budget'] = ('cost', 'budget')
+    for name, value in others.items():
+        if name == 'max_weight':
+            raise MmacsError(f'CoresetHook has no setting max_weight: write unbiased={value!r} for that bound')
+        if name in places:
+            group, key = places[name]
+            raise MmacsError(f'{name} belongs to a group of CoresetHook: write {group}=dict({key}={value!r})')
+        raise unknown_name('setting of CoresetHook', name, [*places, *_GROUPS, 'scorer', 'selector', 'unbiased'])

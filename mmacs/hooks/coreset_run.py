@@ -1,0 +1,247 @@
+"""The coreset of one run: brings together its loader, its model, its teacher and the engine."""
+
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from mmengine.dist import get_world_size
+from mmengine.runner import IterBasedTrainLoop, Runner
+
+from mmacs.coreset.data import TrainingData
+from mmacs.coreset.engine import CoresetEngine
+from mmacs.coreset.old_checkpoints import upgraded
+from mmacs.coreset.round_record import in_words, remove_rounds, write_round, write_summary
+from mmacs.coreset.scoring.scoring_pass import ScoringPass
+from mmacs.coreset.scoring.teacher_outputs import TeacherOutputs
+from mmacs.coreset.scoring.training_hook import TrainingHook
+from mmacs.coreset.settings import CoresetSettings
+from mmacs.hooks.iteration_loop import CoresetIterator
+from mmacs.hooks.run import (
+    agree_on_seed,
+    coreset_sampler,
+    deterministic_pipeline,
+    leave_out_of_timers,
+    refuse_mixed_images,
+    unwrapped,
+)
+from mmacs.hooks.teacher import run_teacher
+from mmacs.utils.distributed import on_main, together
+from mmacs.utils.errors import MmacsError
+
+
+class CoresetRun:
+    """Holds rounds and begins epochs (or passes, in an iteration-based loop) of one run.
+
+    Args:
+        runner (Runner): The run, about to train.
+        settings (CoresetSettings): What the config says.
+        cache_dir (str, optional): Folder for the teacher's outputs; None takes ``<work dir>/teacher_cache``.
+
+    Attributes:
+        engine (CoresetEngine): What chooses.
+        by_epoch (bool): Whether times are epochs, otherwise iterations.
+
+    Raises:
+        MmacsError: If the run has no :class:`mmacs.CoresetSampler`, or a setting does not fit it.
+    """
+
+    def __init__(self, runner: Runner, settings: CoresetSettings, cache_dir: Optional[str]) -> None:
+        start = time.perf_counter()
+        sampler = coreset_sampler(runner)
+        if sampler is None:
+            raise MmacsError(
+                "CoresetHook needs train_dataloader.sampler=dict(type='mmacs.CoresetSampler', fraction=0.1)"
+            )
+        agree_on_seed(runner, sampler)
+        self._runner, self._settings = runner, settings
+        self._folder = Path(runner.work_dir) / 'coreset'
+        self._cache_dir = cache_dir or Path(runner.work_dir) / 'teacher_cache'
+        self._teacher: Optional[str] = None  # fingerprint of its weights
+        self._started = 0.0  # clock at the start of the epoch or iteration, moved on by what is not training
+        self.by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
+        loader = runner.train_dataloader
+        data = TrainingData(loader.dataset, self._pipeline())
+        with together():
+            data.images.check_pipeline()
+        settings.scorer.check(unwrapped(runner), settings.scored_columns)
+        batch_size = loader.batch_size or loader.batch_sampler.batch_size
+        self._images_per_batch = batch_size * get_world_size()
+        self.engine = CoresetEngine(
+            settings,
+            data,
+            ScoringPass(data, settings.images.batch_size or batch_size, loader.num_workers),
+            sampler,
+            end=runner.max_epochs if self.by_epoch else runner.max_iters,
+            per_unit=sampler.size if self.by_epoch else self._images_per_batch,
+        )
+        self.training_hook = self._build_training_hook()
+        if not self.by_epoch:
+            self._iterator = CoresetIterator(loader, sampler, self._before_batch, self.begin)
+            self._iterator.install(runner.train_loop)
+        dry = self.engine.dry_run()
+        if self.training_hook is not None:
+            self.training_hook.weights(dry)
+        chooser = type(settings.policy.selector).__name__
+        runner.logger.info(f'Importance of an image: {settings.importance}; {chooser} chooses by it.')
+        self.engine.state.progress.selection_seconds += time.perf_counter() - start
+
+    def _build_training_hook(self) -> Optional[TrainingHook]:
+        settings, engine = self._settings, self.engine
+        if not settings.cost.harvest and settings.max_weight is None:
+            return None
+        refuse_mixed_images(self._runner.cfg)
+        return TrainingHook(
+            unwrapped(self._runner),
+            engine.data,
+            settings.scorer,
+            settings.training_columns,
+            engine.state.record_training_scores,
+            settings.max_weight,
+        )
+
+    def _pipeline(self) -> List[Dict[str, Any]]:
+        return self._settings.images.pipeline or deterministic_pipeline(self._runner.cfg)
+
+    # ---------------------------------------------------------------- begin and end of the run
+    def start(self, resumed: Optional[Dict[str, Any]]) -> None:
+        """Makes the teacher, or takes up the coreset of a run that is being resumed.
+
+        Args:
+            resumed (Dict[str, Any], optional): From :meth:`state_dict`, None if the run starts.
+
+        Raises:
+            MmacsError: If the state is not of this run.
+        """
+        start, runner, engine = time.perf_counter(), self._runner, self.engine
+        if resumed is not None:
+            self._resume(upgraded(resumed))
+        elif self._settings.needs_teacher:
+            self._teacher = run_teacher(runner)[1]
+        if self._settings.needs_teacher:
+            engine.teacher = TeacherOutputs(
+                self._cache_dir,
+                lambda: run_teacher(runner, self._teacher)[0],
+                self._settings.scorer,
+                self._settings.scored_columns,
+                teacher=self._teacher,
+                data=engine.data.fingerprint,
+                pipeline=self._pipeline(),
+                # all of the model but the recipe: the teacher is in full precision
+                model=[runner.cfg.model.get('model', runner.cfg.model), runner.cfg.get('data_preprocessor')],
+            )
+        on_main(lambda: remove_rounds(self._folder, after=engine.state.round))
+        engine.state.progress.selection_seconds += time.perf_counter() - start
+
+    def _resume(self, state: Dict[str, Any]) -> None:
+        if (state['iterator'] is None) != self.by_epoch:
+            theirs, ours = ('an epoch', 'an iteration') if state['iterator'] is None else ('an iteration', 'an epoch')
+            raise MmacsError(f'cannot resume: the checkpoint is of {theirs}-based run, the config of {ours}-based one')
+        self.engine.load_state_dict(state, self.now)
+        if self._settings.needs_teacher:
+            self._teacher = run_teacher(self._runner, state['teacher'])[1]
+        self._use_weights()
+        if not self.by_epoch:
+            self._iterator.load_state_dict(state['iterator'])
+
+    def state_dict(self) -> Dict[str, Any]:
+        """Returns tensors and plain values."""
+        iterator = None if self.by_epoch else self._iterator.state_dict()
+        return {**self.engine.state_dict(), 'teacher': self._teacher, 'iterator': iterator}
+
+    def finish(self) -> None:
+        """Logs and writes where the time went."""
+        progress, sampler = self.engine.state.progress, self.engine.sampler
+        selection, training = progress.selection_seconds, progress.training_seconds
+        self._runner.logger.info(f'Training took {training:.1f} s, coreset selection {selection:.1f} s.')
+        summary = {
+            'fraction': sampler.fraction,
+            'images': sampler.size,
+            'training_seconds': round(training, 3),
+            'selection_seconds': round(selection, 3),
+        }
+        on_main(lambda: write_summary(self._folder / 'summary.json', summary))
+
+    # ---------------------------------------------------------------- rounds
+    @property
+    def now(self) -> int:
+        """The present epoch or iteration."""
+        return self._runner.epoch if self.by_epoch else self._runner.iter
+
+    def hold_round_if_due(self) -> bool:
+        """Holds a round if one is due; returns whether it was."""
+        if not self.engine.is_due(self.now):
+            return False
+        self.flush()
+        self.engine.hold_round(unwrapped(self._runner), self.now)
+        return True
+
+    def begin(self, number: int) -> None:
+        """Gives the sampler what an epoch or pass of this number is to show; reports a new round."""
+        engine, runner, start = self.engine, self._runner, time.perf_counter()
+        if not engine.sweeps(self.now):
+            self.flush()
+            held = engine.begin(number)
+            self._use_weights()
+            if held is not None:
+                unit, visit = ('epoch', 'epoch') if self.by_epoch else ('iteration', 'pass')
+                runner.logger.info(in_words(engine, held, self.now, unit, visit))
+                scalars = {f'coreset/{name}': value for name, value in held.facts.items()}
+                runner.visualizer.add_scalars(scalars, step=self.now)
+                path = self._folder / f'round_{engine.state.round:03d}.npz'
+                on_main(lambda: write_round(path, engine, held, epoch=runner.epoch, iteration=runner.iter))
+            self._leave_out(time.perf_counter() - start)
+        elif engine.sampler.sweep_start is None:
+            engine.sampler.sweep(number)
+            runner.logger.info('From now on training goes evenly through all of the data.')
+
+    def _use_weights(self) -> None:
+        if self.training_hook is not None and self.engine.state.selection is not None:
+            self.training_hook.use(self.engine.state.selection)
+
+    def _before_batch(self) -> bool:
+        """In an iteration-based loop: holds a round if one is due; returns whether a new pass has to begin."""
+        self.start_clock()
+        held = self.hold_round_if_due()
+        self._leave_out(time.perf_counter() - self._started)
+        return held or (self.engine.sampler.sweep_start is None and self.engine.sweeps(self.now))
+
+    # ---------------------------------------------------------------- training forwards
+    def hook_forward(self, data_samples: List[Any]) -> None:
+        """Has the losses of the coming iteration weighted and its outputs scored, as long as there is a coreset."""
+        if self.training_hook is not None and not self.engine.sweeps(self.now):
+            of_use = self.engine.state.round >= 0 and self.engine.awaits_round()
+            self.training_hook.begin(data_samples, score=of_use)
+
+    def unhook_forward(self, complete: bool) -> None:
+        """Takes the scores that the iteration gave; hands them on at once if the state has to be complete."""
+        if self.training_hook is not None:
+            start = time.perf_counter()
+            self.training_hook.end()
+            if complete:
+                self.flush()
+            seconds = time.perf_counter() - start
+            self._leave_out(seconds)
+            self.engine.state.progress.selection_seconds += seconds
+
+    def flush(self) -> None:
+        """Completes the state by the scores of the last iterations. Call it in all processes at once."""
+        if self.training_hook is not None:
+            self.training_hook.flush()
+
+    # ---------------------------------------------------------------- clocks
+    def start_clock(self) -> None:
+        """From now on time is that of training."""
+        self._started = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        """Adds the time since the start to that of training."""
+        self.engine.state.progress.training_seconds += time.perf_counter() - self._started
+
+    def count_images(self) -> None:
+        """Adds the images of an iteration."""
+        self.engine.state.progress.trained_images += self._images_per_batch
+
+    def _leave_out(self, seconds: float) -> None:
+        """Has neither our own nor MMEngine's timer charge these seconds to training."""
+        self._started += seconds
+        leave_out_of_timers(self._runner, seconds)

@@ -1,0 +1,100 @@
+from contextlib import nullcontext
+
+import pytest
+
+from mmacs.coreset.budget.cost import Cost, in_words, look_ahead
+from mmacs.coreset.budget.prediction import Costs, Extent, Plan, Spent
+from mmacs.coreset.budget.schedule import Schedule
+from mmacs.utils.errors import MmacsError
+
+EXTENT = Extent(end=12, per_unit=100, size=100, indices=1000, images=1000)
+DEAR = Extent(end=12, per_unit=900, size=900, indices=1000, images=1000)
+STEP = Costs(score=1e-3, teacher=1e-3, step=3e-3)
+NOTHING = Spent(0.0, 0.0)
+
+
+def ahead(schedule=None, cost=None, costs=STEP, extent=EXTENT, plan=None, spent=NOTHING, now=0, held=0, cached=True):
+    schedule, cost = schedule or Schedule(interval=3), cost or Cost()
+    return look_ahead(cost, schedule, extent, costs, plan or cost.plan(schedule), spent, now, held, cached)
+
+
+def sentence(**settings):
+    return in_words(ahead(**settings), None)
+
+
+def test_the_prediction_is_that_of_the_run():
+    # rounds at 0, 3, 6, 9: 4 x 1000 images at 1 ms, the teacher once; 12 x 100 images at 3 ms; in full 12 x 1000
+    said = sentence(cached=False)
+    assert 'selection 5.0 s and training 3.6 s, 24% of training on all images (36.0 s), selection 58%' in said
+    assert 'selection 4.0 s' in sentence()
+    assert 'selection 2.0 s' in sentence(schedule=Schedule(interval=3, rounds=2))
+    assert 'selection 3.0 s' in sentence(schedule=Schedule(interval=3, full_data_last=3))
+    assert 'selection 2.0 s' in sentence(schedule=Schedule(interval=3, warmup=6), now=6)
+    assert 'measured' in said and 'three forward passes' in sentence(costs=Costs(1e-3, 1e-3), cached=False)
+
+
+@pytest.mark.parametrize('rounds', [None, 3])
+def test_during_a_run_the_prediction_is_what_was_spent_and_what_is_left(rounds):
+    spent = Spent(2.5, 1.1)  # two rounds, the second at 3
+    said = sentence(schedule=Schedule(interval=3, rounds=rounds), spent=spent, now=3, held=2)
+    later = 2 if rounds is None else 1
+    assert f'selection {2.5 + later:.1f} s and training {1.1 + 9 * 0.3:.1f} s' in said
+
+
+def test_a_run_dearer_than_full_training_is_refused_with_its_numbers_unless_forced():
+    with pytest.raises(MmacsError, match=r'selection would take 12\.0 s and training 32\.4 s, more than the 36\.0 s'):
+        ahead(schedule=Schedule(interval=1), extent=DEAR)
+    assert '123% of training on all images' in sentence(
+        schedule=Schedule(interval=1), extent=DEAR, cost=Cost(force=True)
+    )
+
+
+@pytest.mark.parametrize(('held', 'refused'), [(2, True), (3, False), (9, False)])
+def test_a_run_is_refused_once_more_when_a_step_was_measured_but_not_near_its_end(held, refused):
+    with pytest.raises(MmacsError, match='more than') if refused else nullcontext():
+        ahead(spent=Spent(40.0, 1.0), now=6, held=held)
+
+
+def test_a_budget_makes_the_plan_cheaper_and_rounds_rarer():
+    choice = ahead(schedule=Schedule(interval=1), cost=Cost(budget=0.3))
+    plan = choice.plan
+    assert 'budget=0.3' in in_words(choice, 0.3) and plan != Plan(1)
+    rounds = len(range(0, 12, plan.interval))
+    selection = plan.resolution**2 * (1 + plan.rescore * (rounds - 1))
+    assert selection / (selection + 3.6) <= 0.3
+
+
+def test_a_budget_that_the_plan_keeps_changes_nothing():
+    choice = ahead(cost=Cost(budget=0.9))
+    assert choice.plan == Plan(3) and choice.fits
+    assert in_words(choice, 0.9).endswith('Plan: interval=3, rescore=1, resolution=1: within budget=0.9.')
+
+
+def test_a_budget_that_nothing_keeps_takes_the_cheapest_plan_and_says_so():
+    choice = ahead(cost=Cost(budget=0.001))
+    assert 'the cheapest, though not within budget=0.001' in in_words(choice, 0.001)
+    assert choice.plan == Plan(12, 1.0, 0.5) and not choice.fits  # one round alone
+
+
+def test_the_plan_follows_measured_costs_but_keeps_its_resolution():
+    schedule = Schedule(interval=1)
+    plan = ahead(schedule=schedule, cost=Cost(budget=0.001)).plan
+    assert plan == Plan(4, 0.1, 0.5)
+    later = ahead(schedule=schedule, cost=Cost(budget=0.5), plan=plan, spent=Spent(0.3, 10.0), now=4, held=2)
+    assert later.plan == Plan(1, 1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'rescore': 1.5}, 'rescore must be a share of the images, from 0 to 1, got 1.5'),
+        ({'rescore': True}, 'rescore must be'),
+        ({'harvest': 'no'}, "harvest must be True or False, got 'no'"),
+        ({'force': 1}, 'force must be True or False, got 1'),
+        ({'budget': 0}, 'budget must be a share of the wall time above 0 and below 1'),
+        ({'budget': '5%'}, 'budget must be'),
+    ],
+)
+def test_costs_out_of_range(settings, message):
+    with pytest.raises(MmacsError, match=message):
+        Cost(**settings)
