@@ -1,0 +1,3 @@
+"""What is known of MMDetection's models."""
+
+from mmacs.adapters.mmdet import dense, query, two_stage  # noqa: F401  registers them

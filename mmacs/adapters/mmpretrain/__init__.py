@@ -1,0 +1,3 @@
+"""What is known of MMPreTrain's models."""
+
+from mmacs.adapters.mmpretrain import classifier  # noqa: F401  registers it
