@@ -14,10 +14,9 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from scipy.sparse import csr_matrix
 from torch.utils.data import Dataset
 
+from mmacs.adapters.transforms import loads
 from mmacs.teacher.side_effects import without_side_effects
 from mmacs.utils.errors import MmacsError
-
-_LOADING = ('LoadImage', 'LoadAnnotations', 'LoadPanopticAnnotations')
 
 
 def locate(dataset: Dataset, index: int) -> Tuple[BaseDataset, int]:
@@ -60,12 +59,7 @@ def scoring_pipeline(train: Sequence[Dict[str, Any]], test: Sequence[Dict[str, A
     Returns:
         List[dict]: Configs of a deterministic pipeline.
     """
-
-    def loads(transform: Dict[str, Any]) -> bool:
-        kind = transform['type']
-        return (kind if isinstance(kind, str) else kind.__name__).split('.')[-1].startswith(_LOADING)
-
-    return [t for t in train if loads(t)] + [t for t in test if not loads(t)]
+    return [t for t in train if loads(t['type'])] + [t for t in test if not loads(t['type'])]
 
 
 class TrainingData(Dataset):

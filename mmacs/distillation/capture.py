@@ -3,20 +3,14 @@
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
+from typing import Any, List, Sequence, Tuple, Union
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from mmacs.adapters.base import Call, Calls
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.utils.errors import MmacsError
-
-
-class Call(NamedTuple):
-    """One call of a module."""
-
-    args: Tuple[Any, ...]
-    output: Any
 
 
 class Recorder:
@@ -32,7 +26,7 @@ class Recorder:
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self._modules = {name: model.get_submodule(name) for name in names}
         self._handles: List[RemovableHandle] = []
-        self.calls: Dict[str, List[Call]] = {}
+        self.calls: Calls = {}
 
     def start(self) -> None:
         """Forget what was recorded and record from now on.
@@ -44,7 +38,7 @@ class Recorder:
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_hook(partial(_record, self.calls[name])))
 
-    def stop(self) -> Dict[str, List[Call]]:
+    def stop(self) -> Calls:
         """Record no more; give what was recorded, by name in the order of calls, and let go of it."""
         for handle in self._handles:
             handle.remove()
@@ -90,12 +84,3 @@ def match_layers(model: nn.Module, patterns: Union[str, Sequence[str]]) -> List[
 def _matches(name: str, pattern: str) -> bool:
     parts, wanted = name.split('.'), pattern.split('.')
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
-
-
-def tensors_of(output: Any) -> List[Tensor]:
-    """The tensors in a layer's output, a tensor or a tuple or list of outputs."""
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, (tuple, list)):
-        return [tensor for part in output for tensor in tensors_of(part)]
-    return []

@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mmacs.distillation.capture import Recorder, match_layers, tensors_of
-from mmacs.distillation.families import Calls, family_of, require_same_shape
+from mmacs.adapters.base import Calls
+from mmacs.adapters.kinds import ClassifierAdapter
+from mmacs.distillation.capture import Recorder, match_layers
+from mmacs.distillation.correspondence import prediction_losses, require_same_shape, student_adapter, teacher_adapter
 from mmacs.distillation.losses import FORMS, relative_error
 from mmacs.utils.errors import MmacsError, unknown_name
+from mmacs.utils.nested import tensors_of
 
 
 class Distiller:
@@ -48,8 +51,9 @@ class Distiller:
         layer_weight: float = 1.0,
     ) -> None:
         check_settings(weight, temperature, form, box_weight, layer_weight)
-        self.family = family_of(model, same_start)
-        if self.family.replaces_labels and weight > 1:
+        self._student = student_adapter(model, same_start)
+        self._replaces_labels = isinstance(self._student, ClassifierAdapter)
+        if self._replaces_labels and weight > 1:
             raise MmacsError(f'weight must be at most 1 for a classifier, whose labels have 1 - weight, got {weight}')
         self.weight, self.temperature, self.form, self.box_weight = weight, temperature, form, box_weight
         self.layers = match_layers(model, layers) if layers else []
@@ -58,10 +62,11 @@ class Distiller:
         for name in self.layers:
             if name not in modules:
                 raise MmacsError(f'layers: the teacher has no layer {name!r} to correct the student with')
-        names = [*self.family.heads, *self.layers]
+        self._teacher = teacher_adapter(self._student, teacher)
+        names = [*self._student.heads, *self.layers]
         self.model, self.teacher = model, teacher
         self._ours, self._theirs = Recorder(model, names), Recorder(teacher, names)
-        self._teacher_heads = [modules[name] for name in self.family.heads]
+        self._teacher_heads = [modules[name] for name in self._student.heads]
         self._handles: List[RemovableHandle] = []
 
     def attach(self) -> None:
@@ -95,7 +100,7 @@ class Distiller:
         self._theirs.start()
         try:
             with torch.no_grad(), _kept_random_state(inputs.device), _as_in_training(self._teacher_heads):
-                self.family.run_teacher(self.teacher, inputs, data_samples, ours)
+                self._teacher.run_like(inputs, data_samples, ours)
         finally:
             theirs = self._theirs.stop()
         return theirs
@@ -113,12 +118,13 @@ class Distiller:
             ``'loss'``.
         """
         losses = dict(losses)
-        if self.family.replaces_labels:
+        if self._replaces_labels:
             losses = {
                 'loss_cls' if name == 'loss' else name: _scaled(value, 1 - self.weight) if 'loss' in name else value
                 for name, value in losses.items()
             }
-        terms = self.family.losses(self.model, ours, self.teacher, theirs, self.temperature, self.form)
+        predictions = self._student.predictions(ours), self._teacher.predictions(theirs)
+        terms = prediction_losses(*predictions, self.temperature, self.form)
         weights = {'loss_distill_cls': self.weight, 'loss_distill_box': self.weight * self.box_weight}
         losses.update({name: weights[name] * value for name, value in terms.items()})
         if self.layers:

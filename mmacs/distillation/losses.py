@@ -1,10 +1,12 @@
 """How far a student's predictions are from its teacher's. Pure functions; arithmetic is float32."""
 
-from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Sequence, Tuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from mmacs.adapters.base import Predictions
 
 _TINY = 1e-6  # keeps a ratio finite where the teacher's side of it is all zeros
 
@@ -45,15 +47,6 @@ def kl_divergence(logits: Tensor, teacher_logits: Tensor, temperature: float = 1
 
 
 FORMS: Dict[str, Callable[..., Tensor]] = {'cross_entropy': soft_cross_entropy, 'kl': kl_divergence}
-
-
-class Predictions(NamedTuple):
-    """What a detector predicts at N places (anchors, points, RoIs or queries) of one level."""
-
-    logits: Tensor  # (N, K); K counts the background, last, where classes are exclusive
-    codes: Tensor  # (N, D), boxes as the head codes them; or (N, K', D) with a box per foreground class
-    sigmoid: bool = True  # whether classes are independent
-    quality: Optional[Tensor] = None  # (N,), logits of centerness, IoU or objectness, where the head has them
 
 
 def confidence(predictions: Predictions) -> Tensor:

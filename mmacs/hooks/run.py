@@ -9,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmacs.adapters.transforms import mixes_images, transform_name
 from mmacs.coreset.data import scoring_pipeline
 from mmacs.coreset.sampler import CoresetSampler
 from mmacs.utils.errors import MmacsError
@@ -57,9 +58,11 @@ def refuse_mixed_images(cfg: Config) -> None:
         MmacsError: If a transform mixes images; it is named.
     """
     for kind in _transforms(cfg.train_dataloader):
-        name = kind if isinstance(kind, str) else kind.__name__
-        if any(mix in name for mix in ('Mosaic', 'MixUp', 'CopyPaste')):
-            raise MmacsError(f'harvest and unbiased need images that are not mixed in training, and {name} mixes them')
+        if mixes_images(kind):
+            raise MmacsError(
+                f'harvest and unbiased need images that are not mixed in training, and {transform_name(kind)} mixes '
+                f'them'
+            )
 
 
 def _transforms(cfg: Any) -> Iterator[Any]:

@@ -20,5 +20,7 @@ def mapped(function: Callable[[Tensor], Any], nested: Any) -> Any:
         return function(nested)
     if isinstance(nested, (tuple, list)):
         parts = [mapped(function, part) for part in nested]
+        if hasattr(nested, '_fields'):  # a named tuple
+            return type(nested)(*parts)
         return parts if isinstance(nested, list) else tuple(parts)
     return nested

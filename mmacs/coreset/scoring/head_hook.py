@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.nested import mapped
 
 
 class HeadHook:
@@ -43,9 +44,9 @@ class HeadHook:
             if not module.training:
                 return
             if record is not None:
-                record(_mapped(Tensor.detach, outputs))
+                record(mapped(Tensor.detach, outputs))
             if weights is not None:
-                _mapped(lambda output: self._weight(output, weights), outputs)
+                mapped(lambda output: self._weight(output, weights), outputs)
 
         self._handle = self._module.register_forward_hook(hook)
 
@@ -68,12 +69,3 @@ class HeadHook:
 
         if output.requires_grad:
             output.register_hook(scale)
-
-
-def _mapped(function: Callable[[Tensor], Any], outputs: Any) -> Any:
-    """Nested outputs with a function applied to each tensor."""
-    if isinstance(outputs, Tensor):
-        return function(outputs)
-    if isinstance(outputs, (tuple, list)):
-        return type(outputs)(_mapped(function, output) for output in outputs)
-    return outputs

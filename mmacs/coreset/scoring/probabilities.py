@@ -1,4 +1,4 @@
-"""Scores on the class probabilities of classifiers, and what is kept of a teacher's: pure functions."""
+"""Class probabilities: scores on those of classifiers, and what is kept of a teacher's. Pure functions."""
 
 from typing import Dict
 
@@ -6,6 +6,24 @@ import torch
 from torch import Tensor
 
 from mmacs.coreset.scoring.scores import error_vector_score
+
+
+def class_probabilities(logits: Tensor, activation: str, dim: int = -1) -> Tensor:
+    """Probabilities of the classes, without background.
+
+    Args:
+        logits (Tensor): Logits, with K classes along ``dim``; with ``'softmax'`` K + 1, background last.
+        activation (str): ``'sigmoid'``, ``'softmax'``, or ``'none'`` if they are probabilities already.
+        dim (int): Defaults to the last.
+
+    Returns:
+        Tensor: In [0, 1], with K along ``dim``.
+    """
+    if activation == 'none':
+        return logits
+    if activation == 'softmax':
+        return logits.softmax(dim).narrow(dim, 0, logits.shape[dim] - 1)
+    return logits.sigmoid()
 
 
 def margin_score(probs: Tensor) -> Tensor:

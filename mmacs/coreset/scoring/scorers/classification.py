@@ -1,11 +1,13 @@
 """Scores of image classifiers: EVS, DS (Huang et al. 2024, arXiv 2306.07215) and others on class probabilities."""
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from mmacs.adapters.base import adapter_of
+from mmacs.adapters.kinds import ClassifierAdapter, ClassifierOutputs
 from mmacs.coreset.scoring.probabilities import (
     disagreement,
     entropy_score,
@@ -22,13 +24,6 @@ from mmacs.utils.registry import SCORERS
 
 # Up to how many classes all of the teacher's probabilities are kept, and how many are kept beyond.
 _FEW_CLASSES, _LARGEST = 128, 32
-
-
-class ClassifierOutputs(NamedTuple):
-    """What a classifier gives for a batch."""
-
-    logits: Tensor  # (B, K)
-    features: Optional[Tensor]  # (B, D), inputs of the last linear layer; None where the head has no such vector
 
 
 @SCORERS.register_module()
@@ -71,21 +66,17 @@ class ClassificationScorer(Scorer):
     def check(self, model: nn.Module, columns: Sequence[str]) -> None:
         """Require an MMPreTrain classifier, see :meth:`Scorer.check`."""
         super().check(model, columns)
-        if not hasattr(model, 'backbone') or not hasattr(getattr(model, 'head', None), 'pre_logits'):
+        adapter = adapter_of(model)
+        if not isinstance(adapter, ClassifierAdapter) or not adapter.scorable:
             raise MmacsError(f'ClassificationScorer scores MMPreTrain classifiers, not {type(model).__name__}')
 
     def hooked_module(self, model: nn.Module) -> Optional[nn.Module]:
-        """The head; None while images are mixed in training (which a hook may switch), or if it is told the labels."""
-        mixes = getattr(model.data_preprocessor, 'batch_augments', None) is not None
-        adds_margin = hasattr(model.head, 'margins')  # ArcFace: logits of training are worse than those of evaluation
-        return None if mixes or adds_margin else model.head
+        """See :meth:`Scorer.hooked_module`: the head, if it gives the same logits in training."""
+        return adapter_of(model).hooked_module()
 
     def outputs(self, model: nn.Module, inputs: Tensor, data_samples: List[Any]) -> ClassifierOutputs:
         """See :meth:`Scorer.outputs`."""
-        feats = model.extract_feat(inputs)
-        features = model.head.pre_logits(feats)
-        has_vector = isinstance(features, Tensor) and features.ndim == 2
-        return ClassifierOutputs(_class_scores(model.head(feats)), features if has_vector else None)
+        return adapter_of(model).outputs(inputs, data_samples)
 
     def teacher_outputs(
         self, teacher: nn.Module, outputs: ClassifierOutputs, data_samples: List[Any], columns: Sequence[str]
@@ -114,7 +105,7 @@ class ClassificationScorer(Scorer):
     ) -> Dict[str, Tensor]:
         """See :meth:`Scorer.score`; all columns but those of the teacher and ``grand`` also from logits alone."""
         if not isinstance(outputs, ClassifierOutputs):
-            outputs = ClassifierOutputs(_class_scores(outputs), None)
+            outputs = ClassifierOutputs(adapter_of(model).logits(outputs), None)
         logits, features = outputs
         if 'grand' in columns and features is None:
             raise MmacsError(
@@ -138,15 +129,6 @@ class ClassificationScorer(Scorer):
             ),
         }
         return {column: compute[column]() for column in columns}
-
-
-def _class_scores(outputs: Any) -> Tensor:
-    """A head's outputs as logits in float32, shape (B, K)."""
-    if isinstance(outputs, tuple):  # the two branches of a Conformer, which it adds up to predict
-        outputs = sum(outputs)
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
-        raise MmacsError('ClassificationScorer needs a head that gives logits of two or more classes for each image')
-    return outputs.float()
 
 
 def _labels(data_samples: List[Any], device: torch.device) -> Tensor:

@@ -3,15 +3,16 @@
 Our reading of ACS (Huang et al. 2024, arXiv 2306.07215), for which there is no public code for detectors.
 """
 
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from mmacs.adapters.base import adapter_of
 from mmacs.coreset.scoring.scorers.base import Scorer
+from mmacs.coreset.scoring.scorers.boxes import bbox_overlaps
 from mmacs.coreset.scoring.scorers.detection_metrics import (
     Boxes,
     Matches,
@@ -145,6 +146,14 @@ class DetectionScorer(Scorer):
                 f'{type(self).__name__} cannot decode the boxes of {head}, so that of its columns only '
                 f'{", ".join(c for c in self.columns if c not in self.candidate_columns)} can be computed'
             )
+
+    def hooked_module(self, model: nn.Module) -> Optional[nn.Module]:
+        """See :meth:`Scorer.hooked_module`: the head, if it gives the same outputs in training."""
+        return adapter_of(model).hooked_module()
+
+    def outputs(self, model: nn.Module, inputs: Tensor, data_samples: List[Any]) -> Any:
+        """See :meth:`Scorer.outputs`."""
+        return adapter_of(model).outputs(inputs, data_samples)
 
     def teacher_outputs(
         self, teacher: nn.Module, outputs: Any, data_samples: List[Any], columns: Sequence[str]

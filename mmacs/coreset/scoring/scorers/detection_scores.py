@@ -3,9 +3,10 @@
 from typing import Any, NamedTuple
 
 import torch
-from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 from torch.nn.functional import one_hot
+
+from mmacs.coreset.scoring.scorers.boxes import bbox_overlaps
 
 NUM_CLASSES_KEPT = 5
 UNDETECTED = 2.0  # error of an object that nothing detects: probability 0, no box

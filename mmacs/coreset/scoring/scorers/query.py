@@ -1,24 +1,18 @@
 """Scores of query-based detectors: DETR, Conditional, DAB and Deformable DETR, DINO."""
 
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
-from mmdet.models import DetectionTransformer
-from mmdet.models.dense_heads import DETRHead
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from torch import Tensor, nn
 
+from mmacs.adapters.base import adapter_of
+from mmacs.adapters.kinds import QueryAdapter, QueryOutputs
+from mmacs.coreset.scoring.probabilities import class_probabilities
+from mmacs.coreset.scoring.scorers.boxes import bbox_overlaps
 from mmacs.coreset.scoring.scorers.detection import DetectionScorer, Kept
 from mmacs.coreset.scoring.scorers.detection_scores import Candidates
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import SCORERS
-
-
-class QueryOutputs(NamedTuple):
-    """Predictions of the queries after the last decoder layer."""
-
-    logits: Tensor  # (B, Q, K) or, with background last, (B, Q, K + 1)
-    boxes: Tensor  # (B, Q, 4), centre, width and height relative to the image
 
 
 @SCORERS.register_module()
@@ -38,31 +32,23 @@ class QueryDetectionScorer(DetectionScorer):
 
     def check(self, model: nn.Module, columns: Sequence[str]) -> None:
         """Require a detector of the DETR family that sees nothing but images."""
-        head = getattr(model, 'bbox_head', None)
-        if (
-            not isinstance(model, DetectionTransformer)
-            or not isinstance(head, DETRHead)
-            or hasattr(model, 'language_model')
-        ):
+        adapter = adapter_of(model)
+        if not isinstance(adapter, QueryAdapter) or not adapter.scorable:
             raise MmacsError(
                 f'QueryDetectionScorer scores DETR, DINO and detectors built like them, not {type(model).__name__}'
             )
         super().check(model, columns)
 
-    def outputs(self, model: nn.Module, inputs: Tensor, data_samples: List[Any]) -> QueryOutputs:
-        """See :meth:`Scorer.outputs`."""
-        head_inputs = model.forward_transformer(model.extract_feat(inputs), data_samples)
-        logits, boxes = model.bbox_head(**head_inputs)
-        return QueryOutputs(logits[-1].float(), boxes[-1].float())
-
     def candidates(self, model: nn.Module, outputs: QueryOutputs, data_samples: List[Any]) -> Candidates:
         """See :meth:`DetectionScorer.candidates`."""
-        logits, boxes = outputs
-        probs = logits.sigmoid() if model.bbox_head.loss_cls.use_sigmoid else logits.softmax(-1)[..., :-1]
-        sizes = boxes.new_tensor([sample.img_shape[1::-1] * 2 for sample in data_samples])
+        adapter, logits = adapter_of(model), outputs.logits
         keys = torch.arange(logits.shape[1], device=logits.device)
-        boxes = bbox_cxcywh_to_xyxy(boxes) * sizes[:, None]
-        return Candidates(probs, boxes, torch.zeros_like(keys), keys.expand(len(logits), -1))
+        return Candidates(
+            class_probabilities(logits, adapter.activation),
+            adapter.decode(outputs.boxes, data_samples),
+            torch.zeros_like(keys),
+            keys.expand(len(logits), -1),
+        )
 
     def at_teachers(
         self,
@@ -75,7 +61,7 @@ class QueryDetectionScorer(DetectionScorer):
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """The corresponding queries; the teacher is silent about those that correspond to none."""
         query = teacher.key.clamp_min(0)
-        if getattr(model, 'as_two_stage', False):
+        if adapter_of(model).proposed:
             apart = 1 - bbox_overlaps(teacher.boxes, own.boxes)  # (B, M, Q)
             query = (torch.cdist(teacher.probs, own.probs) + teacher.probs.amax(2, keepdim=True) * apart).argmin(2)
         rows = torch.arange(len(query), device=query.device)[:, None]
@@ -85,6 +71,4 @@ class QueryDetectionScorer(DetectionScorer):
 
     def detections(self, model: nn.Module, outputs: QueryOutputs, data_samples: List[Any]) -> List[Any]:
         """See :meth:`DetectionScorer.detections`."""
-        metas = [sample.metainfo for sample in data_samples]
-        one_layer = (part[None] for part in outputs)
-        return model.bbox_head.predict_by_feat(*one_layer, batch_img_metas=metas, rescale=False)
+        return adapter_of(model).detections(outputs, data_samples)

@@ -1,28 +1,19 @@
 """Scores of two-stage detectors: Faster R-CNN, Mask R-CNN, Cascade R-CNN and their kin."""
 
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
-from mmdet.models import CascadeRoIHead, StandardRoIHead, TwoStageDetector
-from mmdet.models.layers import multiclass_nms
-from mmdet.structures.bbox import bbox_overlaps
-from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
+from mmacs.adapters.base import adapter_of
+from mmacs.adapters.kinds import RoIOutputs, RoIs, TwoStageAdapter
+from mmacs.coreset.scoring.scorers.boxes import bbox_overlaps
 from mmacs.coreset.scoring.scorers.detection import DetectionScorer, Kept
 from mmacs.coreset.scoring.scorers.detection_scores import Candidates
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import SCORERS
-
-
-class RoIOutputs(NamedTuple):
-    """What the quantized model or the teacher predicts at its own proposals."""
-
-    features: Tuple[Tensor, ...]
-    proposals: List[Tensor]  # (N, 4) of each image
-    results: List[InstanceData]  # of each image: scores (N, K + 1), background last, and bboxes (N, 4) or (N, 4 K)
 
 
 @SCORERS.register_module()
@@ -42,31 +33,18 @@ class TwoStageDetectionScorer(DetectionScorer):
 
     def check(self, model: nn.Module, columns: Sequence[str]) -> None:
         """Require an RPN and a RoI head with one box branch or a cascade of them."""
-        known = (StandardRoIHead.predict_bbox, CascadeRoIHead.predict_bbox)
-        roi_head = getattr(model, 'roi_head', None)
-        if (
-            not isinstance(model, TwoStageDetector)
-            or not model.with_rpn
-            or getattr(type(roi_head), 'predict_bbox', None) not in known
-            or getattr(roi_head, 'with_semantic', False)
-        ):
+        adapter = adapter_of(model)
+        if not isinstance(adapter, TwoStageAdapter) or not adapter.scorable:
             raise MmacsError(
                 f'TwoStageDetectionScorer scores Faster, Mask and Cascade R-CNN and detectors built like them, not '
                 f'{type(model).__name__}'
             )
         super().check(model, columns)
 
-    def outputs(self, model: nn.Module, inputs: Tensor, data_samples: List[Any]) -> RoIOutputs:
-        """See :meth:`Scorer.outputs`."""
-        features = tuple(feature.float() for feature in model.extract_feat(inputs))
-        with torch.autocast(inputs.device.type, enabled=False):  # which NMS needs, and as at the teacher's proposals
-            proposals = [result.bboxes for result in model.rpn_head.predict(features, data_samples, rescale=False)]
-            return RoIOutputs(features, proposals, _at_proposals(model, features, proposals, data_samples))
-
     def candidates(self, model: nn.Module, outputs: RoIOutputs, data_samples: List[Any]) -> Candidates:
         """See :meth:`DetectionScorer.candidates`."""
-        probs = [_foreground(result) for result in outputs.results]
-        boxes = [_boxes_of(result, p.argmax(1)) for result, p in zip(outputs.results, probs)]
+        probs = [_foreground(rois) for rois in outputs.rois]
+        boxes = [_boxes_of(rois, p.argmax(1)) for rois, p in zip(outputs.rois, probs)]
         keys = [torch.arange(len(p), device=p.device) for p in probs]
         padded = [pad_sequence(parts, batch_first=True) for parts in (probs, boxes)]
         key = pad_sequence(keys, batch_first=True, padding_value=-1)
@@ -92,7 +70,7 @@ class TwoStageDetectionScorer(DetectionScorer):
         """The quantized model's RoI head at the teacher's proposals, with its boxes of the teacher's classes."""
         kept = teacher.key >= 0  # first in their rows
         proposals = [rois[valid] for rois, valid in zip(teacher_outputs['rois'], kept)]
-        results = _at_proposals(model, outputs.features, proposals, data_samples)
+        results = adapter_of(model).at_proposals(outputs.features, proposals, data_samples)
         classes = teacher.probs.argmax(2)
         boxes = [_boxes_of(result, best[valid]) for result, best, valid in zip(results, classes, kept)]
         filled = [
@@ -102,32 +80,17 @@ class TwoStageDetectionScorer(DetectionScorer):
         near = (bbox_overlaps(own.boxes, teacher.boxes) >= 0.5) & kept[:, None]
         return filled[0], filled[1], ~near.any(2)
 
-    def detections(self, model: nn.Module, outputs: RoIOutputs, data_samples: List[Any]) -> List[InstanceData]:
+    def detections(self, model: nn.Module, outputs: RoIOutputs, data_samples: List[Any]) -> List[Any]:
         """See :meth:`DetectionScorer.detections`."""
-        cfg = model.roi_head.test_cfg
-        found = []
-        for result in outputs.results:
-            boxes, labels = multiclass_nms(result.bboxes, result.scores, cfg.score_thr, cfg.nms, cfg.max_per_img)
-            found.append(InstanceData(bboxes=boxes[:, :4], scores=boxes[:, 4], labels=labels))
-        return found
+        return adapter_of(model).detections(outputs)
 
 
-def _at_proposals(
-    model: nn.Module, features: Tuple[Tensor, ...], proposals: List[Tensor], data_samples: List[Any]
-) -> List[InstanceData]:
-    """What the RoI head predicts at proposals, before non-maximum suppression."""
-    given = [InstanceData(bboxes=boxes) for boxes in proposals]
-    metas = [sample.metainfo for sample in data_samples]
-    return model.roi_head.predict_bbox(features, metas, given, rcnn_test_cfg=None, rescale=False)
-
-
-def _foreground(result: InstanceData) -> Tensor:
+def _foreground(rois: RoIs) -> Tensor:
     """Class probabilities without background, shape (N, K)."""
-    return result.scores[:, :-1].float()
+    return rois.probs[:, :-1]
 
 
-def _boxes_of(result: InstanceData, classes: Tensor) -> Tensor:
+def _boxes_of(rois: RoIs, classes: Tensor) -> Tensor:
     """The box of one class of each RoI, shape (N, 4)."""
-    boxes = result.bboxes.float().unflatten(1, (-1, 4))
-    rows = torch.arange(len(boxes), device=boxes.device)
-    return boxes[rows, classes if boxes.shape[1] > 1 else 0]
+    rows = torch.arange(len(rois.boxes), device=rois.boxes.device)
+    return rois.boxes[rows, classes if rois.boxes.shape[1] > 1 else 0]
