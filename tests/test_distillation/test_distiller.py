@@ -215,6 +215,8 @@ def test_what_does_not_correspond_is_refused(retinanet, tiny_retinanet):
     with pytest.raises(MmacsError, match=r"teacher's class logits have shape .*, 36\).* 27\)|with the same head"):
         model(**images(), mode='loss')
     distiller.detach()
+    with pytest.raises(MmacsError, match="the teacher, a FasterRCNN, does not predict at the student's places, a Reti"):
+        Distiller(model, detector('faster_rcnn/faster-rcnn_r50_fpn_1x_coco'), same_start=False)
     model.backbone.extra = nn.Conv2d(1, 1, 1)
     with pytest.raises(MmacsError, match="teacher has no layer 'backbone.extra'"):
         Distiller(model, teacher, layers='backbone.*')

@@ -5,14 +5,13 @@ import mmdet
 import numpy as np
 import pytest
 import torch
-from mmdet.models.dense_heads import atss_head
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
-from mmengine.structures import InstanceData
 
-from mmacs.coreset.scoring.scorers import DenseDetectionScorer, dense_detection
-from mmacs.coreset.scoring.scorers.dense_detection import dense_levels, predictions_at
+from mmacs.adapters.base import adapter_of
+from mmacs.coreset.scoring.scorers import DenseDetectionScorer
+from mmacs.coreset.scoring.scorers.dense_places import probabilities_at
 from mmacs.coreset.scoring.scorers.detection_scores import Candidates, disagreement, error_vectors, most_confident
 from mmacs.utils.errors import MmacsError
 from tests.conftest import SHIPPED
@@ -152,10 +151,10 @@ def test_one_anchor_stands_for_each_place(retinanet):
     found = scorer.candidates(model, outputs, data['data_samples'])
     sizes = found.level.bincount().tolist()
     start = 0
-    for level, size in zip(dense_levels(model.bbox_head, outputs), sizes):
+    for level, size in zip(adapter_of(model).levels(outputs), sizes):
         assert size == level.num_places
         every = torch.arange(size * 9).expand(2, -1)
-        probs, *_ = level.at(every)
+        probs = probabilities_at(level, every)
         best = probs.amax(2).unflatten(1, (size, 9))
         keys = found.key[:, start : start + size]
         torch.testing.assert_close(found.probs[:, start : start + size].amax(2), best.amax(2))
@@ -216,53 +215,6 @@ def _loss(model, features, sample):
     return model.bbox_head.loss(features, [sample]).values()
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
-        FCOS,
-        'atss/atss_r50_fpn_1x_coco.py',
-        'gfl/gfl_r50_fpn_1x_coco.py',
-        'vfnet/vfnet_r50_fpn_1x_coco.py',
-        'yolox/yolox_tiny_8xb8-300e_coco.py',
-        'rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
-        'tood/tood_r50_fpn_1x_coco.py',
-        'foveabox/fovea_r50_fpn_4xb4-1x_coco.py',
-        'reppoints/reppoints-moment_r50_fpn_1x_coco.py',
-        'ssd/ssd300_coco.py',
-    ],
-)
-def test_boxes_and_scores_are_those_that_the_head_predicts(name, monkeypatch):
-    from mmdet.models import SSDHead
-
-    monkeypatch.setattr(SSDHead, 'loss_cls', None, raising=False)  # MMDetection's code for predicting asks for it
-    model = shipped_model(mmdet, name).eval()
-    size = 300 if name.startswith('ssd') else 64
-    data = model.data_preprocessor(demo_mm_inputs(1, [(3, size, size)], num_items=[2]), False)
-    data['inputs'] = torch.randn(1, 3, size, size)  # not to overflow YOLOX, which takes pixels as they are
-    scorer = DenseDetectionScorer()
-    scorer.check(model, ['evs'])
-    with torch.no_grad():
-        outputs = scorer.outputs(model, **data)
-        maps = getattr(outputs, 'outputs', outputs)
-        metas = [dict(data['data_samples'][0].metainfo, img_shape=(10**6, 10**6))]
-        test_cfg = copy.deepcopy(model.test_cfg)
-        test_cfg.update(score_thr=-1, nms_pre=10**6, max_per_img=10**6)
-        predicted = model.bbox_head.predict_by_feat(
-            *maps, batch_img_metas=metas, cfg=test_cfg, rescale=False, with_nms=False
-        )[0]
-        levels = dense_levels(model.bbox_head, maps)
-        every = [torch.arange(level.num_places * level.num_priors)[None] for level in levels]
-        probs, boxes = (part[0] for part in predictions_at(levels, every))
-    assert isinstance(predicted, InstanceData)
-    scores = predicted.scores * predicted.get('score_factors', 1)
-    # each prediction is among ours (one row per class there), but for coordinates that the head clips to the image
-    for i in range(0, len(predicted), len(predicted) // 40):
-        apart = torch.minimum((boxes - predicted.bboxes[i]).abs(), (boxes.clamp(min=0) - predicted.bboxes[i]).abs())
-        row = apart.amax(1) + (probs[:, predicted.labels[i]] - scores[i]).abs()
-        assert row.min() < 1e-2
-
-
 def test_heads_whose_boxes_it_cannot_decode_have_the_other_columns():
     cfg = Config.fromfile(SHIPPED / 'yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py').model
     cfg.backbone.init_cfg = None
@@ -298,24 +250,6 @@ def test_losses_that_remember_leave_no_trace():
     for name in columns:
         torch.testing.assert_close(last[name], once[name][1:])
     assert all(torch.equal(value, before[name]) for name, value in model.bbox_head.state_dict().items())
-
-
-def test_normalisers_of_the_loss_are_not_averaged_over_processes(monkeypatch):
-    asked = []
-    monkeypatch.setattr(atss_head, 'reduce_mean', lambda tensor: asked.append(tensor) or tensor)
-    theirs = atss_head.reduce_mean
-    monkeypatch.setattr(dense_detection, 'get_world_size', lambda: 2)
-    model = shipped_model(mmdet, 'atss/atss_r50_fpn_1x_coco.py').eval()
-    data = model.data_preprocessor(demo_mm_inputs(1, [(3, 64, 64)], num_items=[2], num_classes=80), False)
-    scorer, samples = DenseDetectionScorer(), data['data_samples']
-    with torch.no_grad():
-        outputs = scorer.outputs(model, **data)
-        assert scorer.score(model, outputs, samples, {}, ['loss'])['loss'].isfinite().all()
-        assert not asked and atss_head.reduce_mean is theirs
-        monkeypatch.setattr(model.bbox_head, 'loss_by_feat', None)
-        with pytest.raises(TypeError):
-            scorer.score(model, outputs, samples, {}, ['loss'])
-    assert atss_head.reduce_mean is theirs
 
 
 def test_models_that_its_columns_do_not_fit_are_refused(retinanet):
