@@ -6,13 +6,11 @@ from mmdet.registry import TRANSFORMS
 from mmacs.adapters.transforms import loads, mixes_images
 
 
-@pytest.mark.parametrize('name', ['Mosaic', 'CachedMosaic', 'MixUp', 'CachedMixUp', 'YOLOXMixUp', 'CopyPaste'])
+@pytest.mark.parametrize('name', ['Mosaic', 'CachedMosaic', 'MixUp', 'CachedMixUp', 'CopyPaste'])
 def test_transforms_that_take_further_images_mix(name):
     kind = TRANSFORMS.get(f'mmdet.{name}')
-    if kind is None:
-        pytest.skip(f'this version of MMDetection has no {name}')
     assert mixes_images(name) and mixes_images(f'mmdet.{name}') and mixes_images(kind)
-    assert hasattr(kind, 'get_indexes') and not loads(name)
+    assert 'get_indexes' in dir(kind) and not loads(name)
 
 
 def test_what_loads_images_and_annotations_is_told_from_what_changes_them():

@@ -92,7 +92,7 @@ def test_scores_stay_finite_for_extreme_logits():
     logits = torch.tensor([[1e4, 0, 0], [0, 1e4, 0], [-1e4, 0, 0]])
     teacher_outputs = {'teacher_error': torch.zeros(3), **keep_probabilities(logits.flip(0).softmax(1), 3)}
     columns = [column for column in ClassificationScorer.columns if column != 'grand']
-    found = ClassificationScorer().score(None, logits.half(), samples([0, 0, 0]), teacher_outputs, columns)
+    found = ClassificationScorer().score(classifier(), logits.half(), samples([0, 0, 0]), teacher_outputs, columns)
     for name, values in found.items():
         assert values.isfinite().all() and values.dtype == torch.float32, name
 
@@ -143,17 +143,17 @@ def test_nothing_is_tapped_where_training_sees_other_logits():
 def test_images_with_another_number_of_labels_are_refused(labels):
     truth = [DataSample() if label is None else DataSample().set_gt_label(label) for label in labels]
     with pytest.raises(MmacsError, match='exactly one label per image'):
-        ClassificationScorer().score(None, torch.randn(2, CLASSES), truth, {}, ['evs'])
+        ClassificationScorer().score(classifier(), torch.randn(2, CLASSES), truth, {}, ['evs'])
 
 
 def test_a_conformers_branches_add_up_and_other_heads_are_refused():
     logits, truth = torch.randn(2, CLASSES), samples([0, 1])
-    scorer = ClassificationScorer()
-    whole = scorer.score(None, logits, truth, {}, ['loss'])['loss']
-    torch.testing.assert_close(scorer.score(None, (logits - 1, torch.ones(2, 1)), truth, {}, ['loss'])['loss'], whole)
+    scorer, model = ClassificationScorer(), classifier()
+    whole = scorer.score(model, logits, truth, {}, ['loss'])['loss']
+    torch.testing.assert_close(scorer.score(model, (logits - 1, torch.ones(2, 1)), truth, {}, ['loss'])['loss'], whole)
     for wrong in (torch.randn(2, 1), torch.randn(2, CLASSES, 4), {'task': logits}):
         with pytest.raises(MmacsError, match='logits of two or more classes'):
-            scorer.score(None, wrong, truth, {}, ['loss'])
+            scorer.score(model, wrong, truth, {}, ['loss'])
 
 
 def test_mistakes_are_named_before_the_run():
