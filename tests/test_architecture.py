@@ -105,7 +105,9 @@ def test_frameworks_are_known_to_those_who_may_know_them():
         'mmacs.coreset.scoring.scores',
         'mmacs.coreset.scoring.probabilities',
         'mmacs.coreset.budget.cost',
+        'mmacs.coreset.scoring.scorers.detection_scores',
         'mmacs.distillation.losses',
+        'mmacs.adapters.kinds',
     ],
 )
 def test_the_mathematics_needs_no_framework(module):
