@@ -66,9 +66,7 @@ def test_rooms_import_from_lower_floors_alone():
     upward = [
         (file, module)
         for file, room, module in arrows()
-        if module.startswith('mmacs.')
-        and (other := module.split('.')[1]) != room
-        and not FLOOR[other] < FLOOR[room]
+        if module.startswith('mmacs.') and (other := module.split('.')[1]) != room and not FLOOR[other] < FLOOR[room]
     ]
     assert upward == []
 

@@ -72,6 +72,7 @@ def build_sides(runner: Any, folder: Path) -> Sides:
     from mmacs.coreset.data import TrainingData
     from mmacs.coreset.scoring.proxy import Proxy
     from mmacs.coreset.scoring.scoring_pass import ScoringPass
+    from mmacs.datasets.distinct_images import DistinctImages
     from mmacs.hooks import CoresetHook
     from mmacs.hooks.run import deterministic_pipeline, unwrapped
     from mmacs.teacher.model import make_teacher
@@ -83,7 +84,8 @@ def build_sides(runner: Any, folder: Path) -> Sides:
     model, loader = unwrapped(runner), runner.train_dataloader
     teacher = make_teacher(model)
     settings = hook.settings
-    data = TrainingData(loader.dataset, settings.images.pipeline or deterministic_pipeline(runner.cfg))
+    pipeline = settings.images.pipeline or deterministic_pipeline(runner.cfg)
+    data = TrainingData.read(DistinctImages(loader.dataset, pipeline))
     if len(data) != len(loader.dataset):
         raise MmacsError('benchmark_selection.py needs images that training shows once: name a config without repeats')
     batch_size = settings.images.batch_size or loader.batch_size or loader.batch_sampler.batch_size

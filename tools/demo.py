@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mmacs import cli
-from mmacs.coreset.data import TrainingData
 from mmacs.datasets.data_paths import move_data_root
+from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.checkpoints import latest_checkpoint
 from mmacs.utils.files import atomic_path
 from mmacs.visualization import draw_detections, draw_extremes
@@ -71,7 +71,7 @@ def draw(cfg: Config, checkpoint: str, folder: Path) -> None:
     draw_detections(runner.model, runner.build_dataloader(cfg.val_dataloader).dataset, folder / 'detections.png')
     train_set = runner.build_dataloader(cfg.train_dataloader).dataset
     last_round = max((folder / 'coreset').glob('round_*.npz'))
-    draw_extremes(last_round, TrainingData(train_set, []), folder / 'importance.png')
+    draw_extremes(last_round, DistinctImages(train_set, []), folder / 'importance.png')
 
 
 def summarise(folder: Path, full_precision: Dict[str, Any], quantized: Dict[str, Any]) -> None:

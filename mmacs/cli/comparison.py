@@ -16,8 +16,8 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 
 from mmacs.cli.commands import build_runner, load_config
-from mmacs.coreset.data import TrainingData
 from mmacs.datasets.data_paths import check_data
+from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.checkpoints import latest_checkpoint
 from mmacs.utils.errors import MmacsError, unknown_name
 from mmacs.utils.files import atomic_path
@@ -109,8 +109,8 @@ def read_training_files(cfg: Config) -> None:
     """
     check_data(cfg, ['train_dataloader'])
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    view = TrainingData(DATASETS.build(cfg.train_dataloader.dataset), [])
-    paths = (Path(view.info(position).get('img_path') or '') for position in range(len(view)))
+    images = DistinctImages(DATASETS.build(cfg.train_dataloader.dataset), [])
+    paths = (Path(info.get('img_path') or '') for info in images.infos())
     for path in filter(Path.is_file, paths):
         path.read_bytes()
 

@@ -27,7 +27,7 @@ _WORDS = {
 
 
 def write_round(path: os.PathLike, engine: CoresetEngine, held: Round, **facts: Any) -> None:
-    """Writes what a round knew and chose, as arrays without pickle.
+    """Writes what a round knew and chose, as arrays without pickle; and once ``images.npz`` beside it.
 
     Args:
         path (os.PathLike): An ``.npz`` file.
@@ -36,9 +36,9 @@ def write_round(path: os.PathLike, engine: CoresetEngine, held: Round, **facts: 
         **facts: Numbers to keep beside: ``epoch``, ``iteration``.
 
     The file holds besides: ``seconds``, ``beta``, ``digest``, ``indices`` (chosen, int64), ``positions`` (which image
-    each index shows, int64, shape (N,)), ``image_ids``, ``importance`` (float64), ``score_<column>`` (float32),
-    ``scored_at`` (int32), with injected label noise ``noisy`` (bool), and with trimming ``suspicion`` (float32) and
-    ``trimmed`` (bool), all of shape (M,).
+    each index shows, int64, shape (N,)), ``importance`` (float64), ``score_<column>`` (float32), ``scored_at``
+    (int32), with injected label noise ``noisy`` (bool), and with trimming ``suspicion`` (float32) and ``trimmed``
+    (bool), all of shape (M,). ``images.npz`` holds the ``image_ids``, shape (M,).
     """
     state, data, policy = engine.state, engine.data, engine.settings.policy
     arrays = {f'score_{name}': values for name, values in state.scores.items()}
@@ -55,13 +55,16 @@ def write_round(path: os.PathLike, engine: CoresetEngine, held: Round, **facts: 
             digest=digest(state.selection.indices),
             indices=state.selection.indices,
             positions=data.positions,
-            image_ids=data.image_ids,
             importance=engine.importance(),
             scored_at=state.rows['scored_at'],
             trained_at=held.trained_at,
             **arrays,
             **facts,
         )
+    images = Path(path).with_name('images.npz')
+    if not images.exists():
+        with atomic_path(images) as temporary:
+            np.savez_compressed(temporary, image_ids=data.image_ids)
 
 
 def in_words(engine: CoresetEngine, held: Round, now: int, unit: str, visit: str) -> str:
@@ -102,7 +105,7 @@ def write_summary(path: os.PathLike, summary: Mapping[str, float]) -> None:
 
 
 def remove_rounds(folder: Path, after: int) -> None:
-    """Remove what an earlier run in the same folder wrote of later rounds, and its summary.
+    """Remove what an earlier run in the same folder wrote of later rounds, its summary and, with all, its images.
 
     Args:
         folder (Path): Folder of the round files.
@@ -112,3 +115,5 @@ def remove_rounds(folder: Path, after: int) -> None:
         if int(path.stem.removeprefix('round_')) > after:
             path.unlink()
     (folder / 'summary.json').unlink(missing_ok=True)
+    if after < 0:
+        (folder / 'images.npz').unlink(missing_ok=True)

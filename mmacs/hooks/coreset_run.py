@@ -15,6 +15,7 @@ from mmacs.coreset.scoring.scoring_pass import ScoringPass
 from mmacs.coreset.scoring.teacher_outputs import TeacherOutputs
 from mmacs.coreset.scoring.training_hook import TrainingHook
 from mmacs.coreset.settings import CoresetSettings
+from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.iteration_loop import CoresetIterator
 from mmacs.hooks.run import (
     agree_on_seed,
@@ -35,7 +36,8 @@ class CoresetRun:
     Args:
         runner (Runner): The run, about to train.
         settings (CoresetSettings): What the config says.
-        cache_dir (str, optional): Folder for the teacher's outputs; None takes ``<work dir>/teacher_cache``.
+        cache_dir (str, optional): Folder for the teacher's outputs, and for ``training_data/``, what is known of the
+            images; None takes ``<work dir>/teacher_cache`` and ``<work dir>``.
 
     Attributes:
         engine (CoresetEngine): What chooses.
@@ -60,9 +62,10 @@ class CoresetRun:
         self._started = 0.0  # clock at the start of the epoch or iteration, moved on by what is not training
         self.by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
         loader = runner.train_dataloader
-        data = TrainingData(loader.dataset, self._pipeline())
+        images = DistinctImages(loader.dataset, self._pipeline())
         with together():
-            data.images.check_pipeline()
+            images.check_pipeline()
+        data = TrainingData.read(images, Path(cache_dir or runner.work_dir) / 'training_data')
         settings.scorer.check(unwrapped(runner), settings.scored_columns)
         batch_size = loader.batch_size or loader.batch_sampler.batch_size
         self._images_per_batch = batch_size * get_world_size()

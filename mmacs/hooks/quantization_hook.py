@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmacs.coreset.data import TrainingData
+from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, unwrapped
 from mmacs.quantization import calibrate, describe, layer_table, quantizers, require_same
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
@@ -117,14 +117,14 @@ class QuantizationHook(Hook):
     def calibrate(self, runner: Runner) -> None:
         """Calibrate on training images, spread evenly over the data, under the deterministic pipeline."""
         model = unwrapped(runner)
-        view = TrainingData(runner.train_dataloader.dataset, deterministic_pipeline(runner.cfg))
-        count = min(self.num_images, len(view))
-        chosen = np.linspace(0, len(view) - 1, count).astype(int).tolist()
+        images = DistinctImages(runner.train_dataloader.dataset, deterministic_pipeline(runner.cfg))
+        count = min(self.num_images, len(images))
+        chosen = np.linspace(0, len(images) - 1, count).astype(int).tolist()
 
         def batches():
             for start in range(0, count, self.batch_size):
-                images = [view[position] for position in chosen[start : start + self.batch_size]]
-                yield model.data_preprocessor(pseudo_collate(images), False)
+                batch = [images[position] for position in chosen[start : start + self.batch_size]]
+                yield model.data_preprocessor(pseudo_collate(batch), False)
 
         with without_side_effects(model):
             missed = calibrate(model, batches(), lambda data: model(**data, mode='predict'))

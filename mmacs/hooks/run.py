@@ -10,8 +10,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmacs.adapters.transforms import mixes_images, transform_name
-from mmacs.coreset.data import scoring_pipeline
 from mmacs.coreset.sampler import CoresetSampler
+from mmacs.datasets.distinct_images import scoring_pipeline
 from mmacs.utils.errors import MmacsError
 
 

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from mmengine.dataset import BaseDataset, pseudo_collate
 from torch import nn
 
-from mmacs.coreset.data import TrainingData
+from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import atomic_path
 from mmacs.visualization.coreset_report.rounds import columns
@@ -21,12 +21,12 @@ from mmacs.visualization.coreset_report.rounds import columns
 _TRUTH, _PREDICTION = 'lime', 'red'
 
 
-def draw_extremes(round_file: os.PathLike, view: TrainingData, path: os.PathLike, count: int = 6) -> None:
+def draw_extremes(round_file: os.PathLike, images: DistinctImages, path: os.PathLike, count: int = 6) -> None:
     """Draw two rows of images with their ground-truth boxes: of highest and of lowest importance.
 
     Args:
         round_file (os.PathLike): A ``round_<n>.npz`` that :class:`mmacs.CoresetHook` wrote.
-        view (TrainingData): The images of that run.
+        images (DistinctImages): The images of that run.
         path (os.PathLike): The PNG to write.
         count (int): Images per row. Defaults to 6.
     """
@@ -39,7 +39,7 @@ def draw_extremes(round_file: os.PathLike, view: TrainingData, path: os.PathLike
     rows = {'most important': order[:count], 'least important': order[::-1][:count]}
     for row, (title, positions) in zip(axes, rows.items()):
         for axis, position in zip(row, positions):
-            _draw_truth(axis, view.info(position))
+            _draw_truth(axis, images.info(position))
             shown = '\n'.join(f'{name} {values[position]:.2f}' for name, values in columns(record).items())
             axis.set_title(shown, fontsize=8)
         row[0].set_ylabel(title, fontsize=11)

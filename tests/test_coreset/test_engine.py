@@ -15,7 +15,7 @@ from mmacs.coreset.budget.prediction import Costs
 from mmacs.coreset.budget.schedule import Schedule
 from mmacs.coreset.data import TrainingData
 from mmacs.coreset.engine import CoresetEngine, Round
-from mmacs.coreset.round_record import write_round
+from mmacs.coreset.round_record import remove_rounds, write_round
 from mmacs.coreset.sampler import CoresetSampler
 from mmacs.coreset.scoring.measure import measure_costs
 from mmacs.coreset.scoring.scorers import Scorer
@@ -26,6 +26,7 @@ from mmacs.coreset.selection.normalisation import MAX_STRATA, count_strata
 from mmacs.coreset.selection.policy import Policy
 from mmacs.coreset.selection.selectors import ClassBalanced, GumbelTopK, TopK
 from mmacs.coreset.settings import CoresetSettings
+from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.errors import MmacsError
 
 IMAGES = 200
@@ -81,7 +82,7 @@ class GivenScores(ScoringPass):
 def engine(
     weights=None, harvest=False, policy=None, normalisation='rank', data=None, seed=3, size=100, rescore=1.0, **schedule
 ):
-    data = TrainingData(RepeatDataset(data or Images(), 2), [])
+    data = TrainingData.read(DistinctImages(RepeatDataset(data or Images(), 2), []))
     settings = CoresetSettings(
         Given(),
         Importance(weights or {'evs': 'beta', 'ds': '1 - beta'}, normalisation=normalisation),
@@ -466,7 +467,7 @@ def test_a_round_on_disk_says_what_was_known_and_chosen(tmp_path):
     write_round(tmp_path / 'round_000.npz', own, held, epoch=4, iteration=17)
     with np.load(tmp_path / 'round_000.npz') as found:
         assert found['indices'].tolist() == own.state.selection.indices.tolist()
-        assert found['positions'].tolist() == [*range(IMAGES)] * 2 and found['image_ids'].tolist() == [*range(IMAGES)]
+        assert found['positions'].tolist() == [*range(IMAGES)] * 2
         np.testing.assert_array_equal(found['importance'], own.importance())
         for name in ('evs', 'ds', 'teacher_error'):
             np.testing.assert_array_equal(found[f'score_{name}'], own.state.scores[name])
@@ -474,4 +475,10 @@ def test_a_round_on_disk_says_what_was_known_and_chosen(tmp_path):
         assert found['trimmed'].sum() == 20 and found['suspicion'][found['trimmed']].min() > 0.89
         assert not np.isin(np.flatnonzero(found['trimmed']), own.data.positions[found['indices']]).any()
         assert (found['epoch'], found['iteration'], found['seconds'], found['beta']) == (4, 17, 0.5, 0.5)
-    assert [file.name for file in tmp_path.iterdir()] == ['round_000.npz']
+    with np.load(tmp_path / 'images.npz') as images:
+        assert images['image_ids'].tolist() == [*range(IMAGES)]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ['images.npz', 'round_000.npz']
+    remove_rounds(tmp_path, after=0)
+    assert len([*tmp_path.iterdir()]) == 2
+    remove_rounds(tmp_path, after=-1)  # another run's, perhaps on other images
+    assert not [*tmp_path.iterdir()]

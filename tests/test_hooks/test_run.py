@@ -80,7 +80,8 @@ def test_two_epochs_select_train_save_and_report(tiny_coco, tmp_path, trained):
         assert len(record['indices']) == 5
         scores = record['importance'][record['positions']]
         assert scores[record['indices']].min() >= np.delete(scores, record['indices']).max()
-        assert record['image_ids'].tolist() == [1, 2, 3, 5, 6, 7, 8, 10, 11, 12]
+    with np.load(tmp_path / 'run' / 'coreset' / 'images.npz') as images:
+        assert images['image_ids'].tolist() == [1, 2, 3, 5, 6, 7, 8, 10, 11, 12]
     checkpoint = load_checkpoint(tmp_path / 'run' / 'epoch_2.pth')
     assert checkpoint['mmacs_coreset']['indices'].tolist() == found[1]['indices'].tolist()
     assert not any('teacher' in key for key in checkpoint['state_dict'])

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from mmdet.registry import DATASETS
 
-from mmacs.coreset.data import TrainingData
+from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.errors import MmacsError
 from mmacs.visualization.coreset_report.contents import Contents, class_shares, most_shifted, read_contents
-from mmacs.visualization.coreset_report.rounds import History, cut, read_metric, read_round, round_files
+from mmacs.visualization.coreset_report.rounds import History, cut, read_image_ids, read_metric, read_round, round_files
 
 
 def write_round(work_dir, number, chosen, importance, ids, positions=None, **extra):
-    """Write one round file as the hook does; returns its path."""
+    """Write one round file and the images' ids as the hook does; returns the round's path."""
     path = work_dir / 'coreset' / f'round_{number:03d}.npz'
     path.parent.mkdir(parents=True, exist_ok=True)
     positions = np.arange(len(importance)) if positions is None else np.asarray(positions)
@@ -22,11 +22,11 @@ def write_round(work_dir, number, chosen, importance, ids, positions=None, **ext
         seconds=1.5 + number,
         indices=np.asarray(chosen, dtype=np.int64),
         positions=positions,
-        image_ids=np.asarray(ids),
         importance=np.asarray(importance, dtype=np.float64),
         digest=f'digest{number}',
     )
     np.savez_compressed(path, **{**arrays, **extra})
+    np.savez_compressed(path.with_name('images.npz'), image_ids=np.asarray(ids))
     return path
 
 
@@ -107,7 +107,7 @@ def test_contents_leave_out_what_is_ignored(tiny_coco):
     (tiny_coco / 'annotations.json').write_text(json.dumps(annotations))
     config = dict(type='CocoDataset', data_root=str(tiny_coco), ann_file='annotations.json', pipeline=[])
     config.update(data_prefix=dict(img='images'), metainfo=dict(classes=('a', 'b', 'c')))
-    found = read_contents(TrainingData(DATASETS.build(config), []), ('a', 'b'))
+    found = read_contents(DistinctImages(DATASETS.build(config), []), ('a', 'b'))
     assert found.detection and found.names == ['a', 'b', '2']
     assert found.counts.tolist() == [0, 2, 3, 0, 5, 1, 2, 4, 0, 1, 2, 3]
     assert found.area.tolist() == [one['area'] for one in annotations['annotations'][1:]]
@@ -141,7 +141,7 @@ def test_what_a_run_gave_after_a_later_one_started_is_forgotten(tmp_path):
         (lambda path: path.write_bytes(path.read_bytes()[:200]), 'is damaged'),
         (
             lambda path: np.savez(path, epoch=0, iteration=0, beta=0, seconds=0, digest='', indices=[0], positions=[0]),
-            'no image_ids and no importance',
+            'no importance',
         ),
         (lambda path: None, '2 images (2 with repeats) when round_000.npz was written, 3 (3) now'),
     ],
@@ -152,3 +152,19 @@ def test_unfit_round_files_are_named(tmp_path, change, message):
     with pytest.raises(MmacsError) as error:
         read_round(path, 3, 3)
     assert message in str(error.value)
+
+
+def test_ids_are_those_of_the_run_or_of_the_round_itself(tmp_path):
+    path = write_round(tmp_path, 0, [0], [1.0, 0.5], ['x', 'y'])
+    assert read_image_ids(path, 2).tolist() == ['x', 'y']
+    write_round(tmp_path, 0, [0], [1.0, 0.5], ['other', 'run'], image_ids=np.asarray(['x', 'y']))
+    assert read_image_ids(path, 2).tolist() == ['x', 'y']  # as rounds were written once
+    write_round(tmp_path, 0, [0], [1.0, 0.5], ['x', 'y', 'z'])
+    with pytest.raises(MmacsError, match='images.npz is not about the 2 images of round_000.npz'):
+        read_image_ids(path, 2)
+    path.with_name('images.npz').write_bytes(b'PK')
+    with pytest.raises(MmacsError, match='images.npz is damaged'):
+        read_image_ids(path, 2)
+    path.with_name('images.npz').unlink()
+    with pytest.raises(MmacsError, match='images.npz is missing'):
+        read_image_ids(path, 2)

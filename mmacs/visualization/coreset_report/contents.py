@@ -4,7 +4,7 @@ from typing import List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from mmacs.coreset.data import TrainingData
+from mmacs.datasets.distinct_images import DistinctImages
 
 
 class Contents(NamedTuple):
@@ -27,33 +27,32 @@ class Contents(NamedTuple):
     counts: np.ndarray
 
 
-def read_contents(view: TrainingData, classes: Sequence[str] = ()) -> Contents:
+def read_contents(images: DistinctImages, classes: Sequence[str] = ()) -> Contents:
     """Collect the ground truth of all images; crowds and other ignored regions are left out.
 
     Args:
-        view (TrainingData): The images.
+        images (DistinctImages): The images.
         classes (Sequence[str]): Names of the classes; those that it lacks are named by their number.
     """
-    images, labels, areas, detection = [], [], [], False
-    for position in range(len(view)):
-        info = view.info(position)
+    positions, labels, areas, detection = [], [], [], False
+    for position, info in enumerate(images.infos()):
         if 'instances' in info:
             detection = True
             for one in info['instances']:
                 if not one.get('ignore_flag'):
                     x1, y1, x2, y2 = one['bbox']
-                    images.append(position)
+                    positions.append(position)
                     labels.append(one['bbox_label'])
                     areas.append((x2 - x1) * (y2 - y1))
         else:
             for label in np.ravel(info.get('gt_label', ())).tolist():
-                images.append(position)
+                positions.append(position)
                 labels.append(label)
                 areas.append(0.0)
-    image, label = np.asarray(images, dtype=np.int64), np.asarray(labels, dtype=np.int64)
+    image, label = np.asarray(positions, dtype=np.int64), np.asarray(labels, dtype=np.int64)
     names = [str(name) for name in classes]
     names += [str(number) for number in range(len(names), label.max(initial=-1) + 1)]
-    return Contents(detection, image, label, np.asarray(areas), names, np.bincount(image, minlength=len(view)))
+    return Contents(detection, image, label, np.asarray(areas), names, np.bincount(image, minlength=len(images)))
 
 
 def class_shares(contents: Contents, chosen: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:

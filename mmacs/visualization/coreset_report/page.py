@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmacs.coreset.data import TrainingData
 from mmacs.datasets.data_paths import check_data, move_data_root
+from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.visualization.charts import Chart, inline, to_svg
 from mmacs.visualization.coreset_report.charts import cost_chart, course_charts, score_chart, usage_charts
 from mmacs.visualization.coreset_report.content_charts import content_charts
@@ -25,6 +25,7 @@ from mmacs.visualization.coreset_report.rounds import (
     Record,
     columns,
     read_config,
+    read_image_ids,
     read_metric,
     read_round,
     read_seconds,
@@ -59,17 +60,16 @@ def write_report(work_dir: os.PathLike, data_root: Optional[str] = None) -> Path
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     if hasattr(dataset, 'full_init'):
         dataset.full_init()
-    view = TrainingData(dataset, [])
-    contents = read_contents(view, (dataset.metainfo or {}).get('classes') or ())
+    images = DistinctImages(dataset, [])
+    contents = read_contents(images, (dataset.metainfo or {}).get('classes') or ())
 
     unit = 'epoch' if 'max_epochs' in cfg.train_cfg else 'iteration'
     end = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
-    history = History.of((read_round(path, len(dataset), len(view)) for path in files), contents, unit)
+    history = History.of((read_round(path, len(dataset), len(images)) for path in files), contents, unit)
     numbers = np.unique(np.linspace(0, len(files) - 1, min(len(files), _MAX_ROUNDS)).round().astype(int)).tolist()
-    shown = {number: read_round(files[number], len(dataset), len(view)) for number in numbers}
+    shown = {number: read_round(files[number], len(dataset), len(images)) for number in numbers}
     last = shown[numbers[-1]]
-    with np.load(files[-1]) as arrays:
-        last['image_ids'] = arrays['image_ids']
+    last['image_ids'] = read_image_ids(files[-1], len(images))
     seconds, metric = read_seconds(work_dir), read_metric(work_dir)
 
     charts = {
@@ -80,7 +80,7 @@ def write_report(work_dir: os.PathLike, data_root: Optional[str] = None) -> Path
     }
     with _replaced(work_dir / 'coreset_report') as folder:
         page = {
-            'galleries': draw_galleries(last, view, contents, folder),
+            'galleries': draw_galleries(last, images, contents, folder),
             'name': Path(cfg.filename).stem,
             'date': datetime.fromtimestamp(files[-1].stat().st_mtime).strftime('%Y-%m-%d %H:%M'),
             'facts': _facts(history, last, len(dataset), metric, unit),

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import rankdata
 
-from mmacs.coreset.data import TrainingData
 from mmacs.coreset.selection.trimming import noise_counts
+from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.errors import MmacsError
 from mmacs.visualization.charts import PALETTE
 from mmacs.visualization.coreset_report.contents import Contents
@@ -98,12 +98,12 @@ def _galleries(record: Record) -> Iterator[Tuple[str, str, str, np.ndarray]]:
     yield 'suspect', 'Suspected label errors', text, order[:_PICTURES]
 
 
-def draw_galleries(record: Record, view: TrainingData, contents: Contents, folder: Path) -> List[Dict[str, Any]]:
+def draw_galleries(record: Record, images: DistinctImages, contents: Contents, folder: Path) -> List[Dict[str, Any]]:
     """Draw the galleries of a round, and write their pictures.
 
     Args:
         record (Dict[str, np.ndarray]): The round, with the images' ids.
-        view (TrainingData): The images.
+        images (DistinctImages): The images.
         contents (Contents): Their annotations.
         folder (Path): Where the pictures are written.
 
@@ -121,12 +121,12 @@ def draw_galleries(record: Record, view: TrainingData, contents: Contents, folde
     for stem, title, text, positions in _galleries(record):
         pictures = []
         for number, position in enumerate(positions.tolist(), start=1):
-            was, now = str(record['image_ids'][position]), str(view.image_id(position))
+            was, now = str(record['image_ids'][position]), str(images.image_id(position))
             if Path(was).name != Path(now).name:  # of paths, the folder may have moved
                 raise MmacsError(
                     f'the data set has changed: what was image {was} is now {now}; name the data of that run'
                 )
-            png = _picture(view.info(position), contents.names)
+            png = _picture(images.info(position), contents.names)
             (folder / f'{stem}_{number:02d}.png').write_bytes(png)
             caption = _caption(record, contents, position, percentiles)
             pictures.append({'png': base64.b64encode(png).decode(), **caption})

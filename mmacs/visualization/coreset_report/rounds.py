@@ -14,7 +14,7 @@ from mmacs.utils.errors import MmacsError
 from mmacs.visualization.coreset_report.contents import Contents
 
 _FACTS = ('beta', 'seconds', 'digest')
-_REQUIRED = ('epoch', 'iteration', *_FACTS, 'indices', 'positions', 'image_ids', 'importance')
+_REQUIRED = ('epoch', 'iteration', *_FACTS, 'indices', 'positions', 'importance')
 
 Record = Dict[str, np.ndarray]
 
@@ -59,7 +59,7 @@ def read_round(path: Path, num_indices: int, num_images: int) -> Record:
 
     Returns:
         Dict[str, np.ndarray]: The arrays of the file, with ``chosen`` (bool, shape (M,)) in addition, and without
-        the images' ids, which may be paths, the bulk of it.
+        the images' ids, which older files hold, see :func:`read_image_ids`.
 
     Raises:
         MmacsError: If it is damaged, lacks something, or is about other data.
@@ -81,6 +81,32 @@ def read_round(path: Path, num_indices: int, num_images: int) -> Record:
     record['chosen'] = np.zeros(num_images, dtype=bool)
     record['chosen'][record['positions'][record['indices']]] = True
     return record
+
+
+def read_image_ids(path: Path, num_images: int) -> np.ndarray:
+    """The ids of the images of a run, from ``images.npz``, or from the round's own file, which had them once.
+
+    Args:
+        path (Path): A ``round_<n>.npz``.
+        num_images (int): Number of distinct images in the data set, M.
+
+    Returns:
+        np.ndarray: shape (M,).
+
+    Raises:
+        MmacsError: If they are not there or damaged, or are those of other data.
+    """
+    for file in (path, path.with_name('images.npz')):
+        try:
+            with np.load(file) as arrays:
+                found = arrays.get('image_ids')
+        except FileNotFoundError as error:
+            raise MmacsError(f'{file} is missing: a run writes it with its first round') from error
+        except (BadZipFile, ValueError, EOFError) as error:
+            raise MmacsError(f'{file} is damaged: {error}') from error
+        if found is not None and len(found) == num_images:
+            return found
+    raise MmacsError(f'{file} is not about the {num_images} images of {path.name}')
 
 
 def read_metric(work_dir: Path) -> Tuple[str, Dict[int, float]]:

@@ -11,10 +11,11 @@ from mmengine.dataset import pseudo_collate
 from scipy.stats import spearmanr
 
 from mmacs.coreset import Importance
-from mmacs.coreset.data import TrainingData, scoring_pipeline
+from mmacs.coreset.data import TrainingData
 from mmacs.coreset.scoring.scorers import DenseDetectionScorer
 from mmacs.coreset.scoring.scoring_pass import ScoringPass
 from mmacs.coreset.selection.normalisation import count_strata
+from mmacs.datasets.distinct_images import DistinctImages, scoring_pipeline
 from mmacs.quantization import calibrate, quantize_model
 from mmacs.teacher.model import make_teacher
 from tests.conftest import REPO
@@ -23,7 +24,7 @@ FOLDERS = [folder / 'coco_mini' for folder in (REPO / 'data', REPO.parent / 'sha
 
 
 @pytest.fixture
-def view():
+def data():
     folder = next((folder for folder in FOLDERS if folder.exists()), None)
     if folder is None:
         pytest.skip('no COCO images here')
@@ -37,17 +38,17 @@ def view():
     del train['metainfo']
     dataset = DATASETS.build(train)
     dataset.full_init()
-    return TrainingData(dataset, pipeline)
+    return TrainingData.read(DistinctImages(dataset, pipeline))
 
 
-def test_importance_does_not_follow_the_number_of_objects(view, tiny_retinanet):
+def test_importance_does_not_follow_the_number_of_objects(data, tiny_retinanet):
     tiny_retinanet.bbox_head.num_classes = 80
     model = quantize_model(MODELS.build(tiny_retinanet), 'w2a2').eval()
-    batch = model.data_preprocessor(pseudo_collate([view[position] for position in range(8)]))
+    batch = model.data_preprocessor(pseudo_collate([data.images[position] for position in range(8)]))
     with torch.no_grad():
         calibrate(model, [batch], lambda data: model(**data, mode='predict'))
     teacher, scorer, rows = make_teacher(model), DenseDetectionScorer(), {}
-    scoring, everything = ScoringPass(view, batch_size=8), np.arange(len(view))
+    scoring, everything = ScoringPass(data, batch_size=8), np.arange(len(data))
 
     def keep(positions, found):
         for i, position in enumerate(positions):
@@ -59,8 +60,8 @@ def test_importance_does_not_follow_the_number_of_objects(view, tiny_retinanet):
     names = ['evs', *scorer.weights]
     scoring.teacher_outputs(scorer, teacher, names, everything, keep)
     columns = scoring.scores(scorer, model, everything, names, read)
-    counts = view.object_counts
-    assert len(view) > 150 and counts.max() > 10
+    counts = data.object_counts
+    assert len(data) > 150 and counts.max() > 10
     papers = dict(evs='beta', ds='1 - beta')
     for weights, beta in itertools.product((scorer.weights, papers), (0, 0.5, 1)):
         importance = Importance(weights, normalisation=scorer.normalisation)

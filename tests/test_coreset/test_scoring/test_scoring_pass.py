@@ -18,6 +18,7 @@ from mmacs.coreset.scoring.proxy import Proxy
 from mmacs.coreset.scoring.scorers import DenseDetectionScorer
 from mmacs.coreset.scoring.scores import round_scores
 from mmacs.coreset.scoring.scoring_pass import ScoringPass, split_by_padded_shape
+from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.quantization import calibrate, quantize_model, quantizers
 from mmacs.teacher.model import make_teacher
 from mmacs.utils.errors import MmacsError
@@ -44,7 +45,7 @@ def narrow_retinanet():
     return model
 
 
-def repeated_view(folder):
+def repeated_data(folder):
     """12 images of three shapes, landscape and portrait, two without objects; each stands behind two indices."""
     data_set = dict(
         type='CocoDataset',
@@ -54,7 +55,8 @@ def repeated_view(folder):
         metainfo=dict(classes=('a', 'b', 'c')),
         pipeline=PIPELINE,
     )
-    return TrainingData(DATASETS.build(dict(type='RepeatDataset', times=2, dataset=data_set)), PIPELINE)
+    repeated = DATASETS.build(dict(type='RepeatDataset', times=2, dataset=data_set))
+    return TrainingData.read(DistinctImages(repeated, PIPELINE))
 
 
 class Setting:
@@ -62,18 +64,18 @@ class Setting:
 
     def __init__(self, folder):
         write_coco(folder, [(64, 96), (96, 64), (64, 64)] * 4, [1, 2, 3, 0, 5, 1, 2, 4, 0, 1, 2, 3])
-        self.view, self.scorer = repeated_view(folder), DenseDetectionScorer()
+        self.data, self.scorer = repeated_data(folder), DenseDetectionScorer()
         self.model = quantize_model(narrow_retinanet(), 'w4a4')
-        batch = self.model.data_preprocessor(pseudo_collate([self.view[position] for position in range(8)]))
+        batch = self.model.data_preprocessor(pseudo_collate([self.data.images[position] for position in range(8)]))
         calibrate(self.model, [batch], lambda data: self.model(**data, mode='predict'))
         self.model.train()
         self.teacher = make_teacher(self.model)
         self.rows = FewRows()
-        ScoringPass(self.view, 4).teacher_outputs(self.scorer, self.teacher, ALL, np.arange(12), self.rows.write)
+        ScoringPass(self.data, 4).teacher_outputs(self.scorer, self.teacher, ALL, np.arange(12), self.rows.write)
 
     def scores(self, positions=range(12), batch_size=4, num_workers=0, model=None, columns=COLUMNS):
         positions = np.asarray(positions, dtype=np.int64)
-        scoring_pass = ScoringPass(self.view, batch_size, num_workers)
+        scoring_pass = ScoringPass(self.data, batch_size, num_workers)
         return scoring_pass.scores(self.scorer, model or self.model, positions, columns, self.rows.read)
 
 
@@ -177,7 +179,7 @@ def assert_nothing_changed(model, before):
 def in_training(setting):
     """The model after a training step, parts of it in eval mode, as where stages are frozen."""
     model = copy.deepcopy(setting.model)
-    batch = model.data_preprocessor(pseudo_collate([setting.view[0], setting.view[3]]), True)
+    batch = model.data_preprocessor(pseudo_collate([setting.data.images[0], setting.data.images[3]]), True)
     model(**batch, mode='loss')
     model.backbone.bn1.eval()
     model.bbox_head.retina_cls.weight_quantizer.eval()
@@ -189,7 +191,7 @@ def test_scoring_changes_nothing(setting, in_training, workers):
     before = everything_that_must_stay(in_training)
     setting.scores(model=in_training, columns=['evs', 'ds', 'sufficiency', 'metric_gap', 'loss', 'grad'])
     setting.scores([0, 1], model=in_training, num_workers=workers)
-    ScoringPass(setting.view, 4).teacher_outputs(setting.scorer, in_training, ALL, np.arange(3), lambda *rows: None)
+    ScoringPass(setting.data, 4).teacher_outputs(setting.scorer, in_training, ALL, np.arange(3), lambda *rows: None)
     assert_nothing_changed(in_training, before)
 
 
@@ -219,7 +221,7 @@ def test_a_model_that_was_never_calibrated_is_refused(setting):
 
 def test_images_are_padded_only_with_those_that_are_padded_alike(setting):
     sizes = [(64, 96), (96, 64), (50, 70), (64, 64), (90, 33)]  # padded to multiples of 32
-    batch = pseudo_collate([setting.view[position] for position in range(5)])
+    batch = pseudo_collate([setting.data.images[position] for position in range(5)])
     batch['inputs'] = [image.new_full((3, *size), i + 1) for i, (image, size) in enumerate(zip(batch['inputs'], sizes))]
     parts = split_by_padded_shape(setting.model, batch)
     assert [members for members, _, _ in parts] == [[0, 2], [1, 4], [3]]
@@ -230,7 +232,7 @@ def test_images_are_padded_only_with_those_that_are_padded_alike(setting):
 
 
 def test_images_of_one_shape_come_together(setting):
-    shapes = [(info['height'], info['width']) for info in map(setting.view.info, setting.view.by_shape)]
+    shapes = [(info['height'], info['width']) for info in map(setting.data.images.info, setting.data.by_shape)]
     assert len(shapes) == 12 and sum(one != other for one, other in zip(shapes, shapes[1:])) == 2
 
 
@@ -265,7 +267,7 @@ def test_a_score_that_is_not_finite_is_handed_on(setting, monkeypatch):
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
 def test_all_columns_at_half_the_resolution_and_precision(setting, exact, precision):
     proxy, rows = Proxy(0.5, precision), FewRows()
-    cheap = ScoringPass(setting.view, 4, proxy=proxy)
+    cheap = ScoringPass(setting.data, 4, proxy=proxy)
     cheap.teacher_outputs(setting.scorer, setting.teacher, ALL, np.arange(12), rows.write)
     found = cheap.scores(setting.scorer, setting.model, np.arange(12), ALL, rows.read)
     assert set(found) == set(ALL)

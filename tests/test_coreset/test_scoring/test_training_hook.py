@@ -17,6 +17,7 @@ from mmacs.coreset.selection.importance import Importance
 from mmacs.coreset.selection.policy import Policy
 from mmacs.coreset.selection.selectors import Selection, TopK
 from mmacs.coreset.settings import CoresetSettings
+from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.errors import MmacsError
 
 
@@ -62,7 +63,7 @@ class Place:
     """A hook with what it gives."""
 
     def __init__(self, model, columns=('evs',), max_weight=None):
-        self.data = TrainingData(RepeatDataset(Images(serialize_data=False), 2), [])
+        self.data = TrainingData.read(DistinctImages(RepeatDataset(Images(serialize_data=False), 2), []))
         self.found = np.full(6, np.nan, np.float32)
         self.hook = TrainingHook(model, self.data, Largest(), columns, self.receive, max_weight)
 

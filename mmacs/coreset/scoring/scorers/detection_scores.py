@@ -1,6 +1,6 @@
 """Scores on the candidates of detectors: pure functions."""
 
-from typing import Any, NamedTuple
+from typing import Any, Iterator, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from mmacs.coreset.scoring.scorers.boxes import bbox_overlaps
 
 NUM_CLASSES_KEPT = 5
 UNDETECTED = 2.0  # error of an object that nothing detects: probability 0, no box
+_MAX_PAIRS = 2**20  # of candidates and objects that are looked at together, each taking about 40 bytes
 
 
 class Candidates(NamedTuple):
@@ -51,6 +52,23 @@ def most_probable_classes(probs: Tensor) -> Tensor:
     return torch.zeros_like(probs).scatter_(-1, top.indices, top.values)
 
 
+def overlaps_in_parts(boxes: Tensor, others: Tensor, mode: str = 'iou') -> Iterator[Tuple[slice, Tensor]]:
+    """Overlaps of boxes, a few of the others at a time, so that crowded images take no more memory.
+
+    Args:
+        boxes (Tensor): shape (B, C, 4).
+        others (Tensor): shape (B, G, 4).
+        mode (str): ``'iou'``, or ``'iof'`` for the share of each of ``boxes``. Defaults to ``'iou'``.
+
+    Yields:
+        Tuple[slice, Tensor]: Which g of the G others, and their overlaps, shape (B, C, g).
+    """
+    size = max(1, _MAX_PAIRS // max(1, boxes.shape[:2].numel()))
+    for start in range(0, others.shape[1], size):
+        part = slice(start, start + size)
+        yield part, bbox_overlaps(boxes, others[:, part], mode=mode)
+
+
 def error_vectors(
     found: Candidates, objects: Tensor, labels: Tensor, ignored: Tensor, num_hard_negatives: int
 ) -> Tensor:
@@ -71,20 +89,22 @@ def error_vectors(
     background = key >= 0
     if objects.shape[1] and probs.shape[1]:
         present = labels >= 0
-        overlap = bbox_overlaps(boxes, objects)  # (B, C, G); boxes that fill up overlap nothing
-        wanted = probs.gather(2, labels.clamp_min(0)[:, None].expand(-1, probs.shape[1], -1))
-        distance = (probs.square().sum(2, keepdim=True) - 2 * wanted + 1).clamp_min_(0).sqrt_()
-        cost, best = (distance - overlap + 1).min(1)
+        squares, found_best = probs.square().sum(2, keepdim=True), []
+        for part, overlap in overlaps_in_parts(boxes, objects):  # boxes that fill up overlap nothing
+            wanted = probs.gather(2, labels[:, part].clamp_min(0)[:, None].expand(-1, probs.shape[1], -1))
+            distance = (squares - 2 * wanted + 1).clamp_min_(0).sqrt_()
+            found_best.append((distance - overlap + 1).min(1))
+            background &= (overlap < 0.5).all(2)
+        cost, best = (torch.cat(parts, 1) for parts in zip(*found_best))
         per_level = one_hot(level[best]).to(probs.dtype) * present[..., None]  # (B, G, levels)
         count = per_level.sum(1)
         sums = (cost.clamp_max(UNDETECTED)[..., None] * per_level).sum(1)
         used = (count > 0).sum(1).clamp_min(1)
         error = (sums / count.clamp_min(1)).sum(1) / used
-        background &= (overlap < 0.5).all(2)
     elif objects.shape[1]:
         error = UNDETECTED * (labels >= 0).any(1).to(probs.dtype)
-    if ignored.shape[1]:
-        background &= (bbox_overlaps(boxes, ignored, mode='iof') < 0.5).all(2)
+    for _, overlap in overlaps_in_parts(boxes, ignored, mode='iof'):
+        background &= (overlap < 0.5).all(2)
     confidence = probs.amax(2).masked_fill(~background, -1)
     hardest = confidence.topk(min(num_hard_negatives, confidence.shape[1]), dim=1)
     norms = at(probs, hardest.indices).norm(dim=2) * (hardest.values >= 0)

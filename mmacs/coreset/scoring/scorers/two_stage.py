@@ -9,9 +9,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmacs.adapters.base import adapter_of
 from mmacs.adapters.kinds import RoIOutputs, RoIs, TwoStageAdapter
-from mmacs.coreset.scoring.scorers.boxes import bbox_overlaps
 from mmacs.coreset.scoring.scorers.detection import DetectionScorer, Kept
-from mmacs.coreset.scoring.scorers.detection_scores import Candidates
+from mmacs.coreset.scoring.scorers.detection_scores import Candidates, overlaps_in_parts
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import SCORERS
 
@@ -77,8 +76,10 @@ class TwoStageDetectionScorer(DetectionScorer):
             torch.stack([pad(part, (0, 0, 0, kept.shape[1] - len(part))) for part in parts])
             for parts in (map(_foreground, results), boxes)
         ]
-        near = (bbox_overlaps(own.boxes, teacher.boxes) >= 0.5) & kept[:, None]
-        return filled[0], filled[1], ~near.any(2)
+        silent = torch.ones_like(own.key, dtype=torch.bool)
+        for part, overlap in overlaps_in_parts(own.boxes, teacher.boxes):
+            silent &= ~((overlap >= 0.5) & kept[:, None, part]).any(2)
+        return filled[0], filled[1], silent
 
     def detections(self, model: nn.Module, outputs: RoIOutputs, data_samples: List[Any]) -> List[Any]:
         """See :meth:`DetectionScorer.detections`."""

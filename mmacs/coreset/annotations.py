@@ -1,0 +1,192 @@
+"""The one pass over the annotations of training images: into arrays, which are kept on disk."""
+
+import hashlib
+import json
+import os
+from itertools import islice
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+import numpy as np
+from mmengine.logging import print_log
+
+from mmacs.datasets.distinct_images import DistinctImages, is_plain
+from mmacs.utils.errors import MmacsError
+from mmacs.utils.files import atomic_path
+
+NO_OBJECTS = -1  # count of an image that has one label for all of it, or several, instead of objects
+
+_FORMAT = 1  # of the files; with another one all are written anew
+_CHUNK = 4096  # images of which Python objects are kept at once
+_NO_FILE = -1  # size of a file that is not there
+
+Arrays = Dict[str, np.ndarray]
+
+encode = json.JSONEncoder(default=lambda value: np.asarray(value).tolist()).encode
+
+
+def read_annotations(images: DistinctImages, folder: Optional[os.PathLike] = None) -> Arrays:
+    """Read the annotations of all images, or take what an earlier call read of the same ones.
+
+    Args:
+        images (DistinctImages): M images.
+        folder (os.PathLike, optional): Where the arrays are kept. The file's name is a hash of all annotations, as
+            MMEngine serializes them, and of the order of the images; it also holds the sizes of the images' files, and
+            is taken only where these are as they were. A data set that changes its annotations in a ``get_data_info``
+            of its own, or doesn't serialize them, is read in each call.
+
+    Returns:
+        Dict[str, np.ndarray]: ``fingerprint``, and all of shape (M,): ``by_shape`` (int64), ``counts`` of objects
+        (int64, :data:`NO_OBJECTS` for labels of whole images), ``noisy`` (bool), ``paths`` (bytes, empty for none),
+        ``places`` (int64, index in the innermost data set), ``ids`` (JSON, empty for none), ``sizes`` (int64, of
+        files), and ``class_ends`` (int64), where each image's classes end in ``classes`` (int32).
+
+    Raises:
+        MmacsError: If there are no images, a class is negative, or the folder can't be written to.
+    """
+    key = None if folder is None else _key(images)
+    path = None if key is None else Path(folder) / f'{key}.npz'
+    arrays = None if path is None else _load(path)
+    if arrays is None:
+        print_log(f'Reading the annotations of {len(images)} training images.', 'current')
+        arrays = _read(images)
+        if path is not None:
+            _save(path, arrays)
+    return arrays
+
+
+# -------------------------------------------------------------------- the pass
+class _Row(NamedTuple):
+    """What is kept of an image's annotations."""
+
+    facts: str
+    path: bytes
+    size: int
+    place: int
+    id: bytes
+    height: float
+    width: float
+    classes: List[int]
+    count: int
+    noisy: bool
+
+
+def _read(images: DistinctImages) -> Arrays:
+    digest = hashlib.sha256()
+    rows, chunks = map(_row, images.infos()), []
+    while chunk := list(islice(rows, _CHUNK)):
+        digest.update(''.join(row.facts for row in chunk).encode())
+        chunks.append(_columns(chunk))
+    if not chunks:
+        raise MmacsError('the training data set has no images')
+    arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    height, width = arrays.pop('heights'), arrays.pop('widths')
+    arrays['by_shape'] = np.lexsort((height, width / height))  # stable: positions ascend within a shape
+    arrays['class_ends'] = np.cumsum(arrays.pop('class_counts'))
+    arrays['fingerprint'] = np.asarray(digest.hexdigest()[:16])
+    return arrays
+
+
+def _row(info: Dict[str, Any]) -> _Row:
+    path = os.fsencode(info.get('img_path') or '')
+    size = _file_size(path)
+    return _Row(
+        _facts(info, size),
+        path,
+        size,
+        info.get('sample_idx', -1),
+        encode(info['img_id']).encode() if 'img_id' in info else b'',
+        info.get('height', 1),
+        info.get('width', 1),
+        _classes(info),
+        _count(info),
+        bool(info.get('noise')),
+    )
+
+
+def _columns(rows: Sequence[_Row]) -> Arrays:
+    return {
+        'paths': np.asarray([row.path for row in rows]),
+        'sizes': np.asarray([row.size for row in rows], dtype=np.int64),
+        'places': np.asarray([row.place for row in rows], dtype=np.int64),
+        'ids': np.asarray([row.id for row in rows]),
+        'heights': np.asarray([row.height for row in rows], dtype=np.float64),
+        'widths': np.asarray([row.width for row in rows], dtype=np.float64),
+        'classes': np.asarray([one for row in rows for one in row.classes], dtype=np.int32),
+        'class_counts': np.asarray([len(row.classes) for row in rows], dtype=np.int64),
+        'counts': np.asarray([row.count for row in rows], dtype=np.int64),
+        'noisy': np.asarray([row.noisy for row in rows]),
+    }
+
+
+def _facts(info: Dict[str, Any], size: int) -> str:
+    """All that tells an image from others, as text. Checkpoints hold a hash of it: it must stay as it is."""
+    facts = [info.get('img_id'), info.get('height'), info.get('width'), info.get('gt_label')]
+    for one in info.get('instances', ()):
+        facts.append([one.get('bbox'), one.get('bbox_label'), one.get('ignore_flag')])
+    path = info.get('img_path')
+    if path is not None:
+        facts += [Path(path).name, None if size == _NO_FILE else size]
+    return encode(facts)
+
+
+def _classes(info: Dict[str, Any]) -> List[int]:
+    """Classes that an image holds, ascending; those of crowds and ignored boxes don't count."""
+    if 'gt_label' in info:
+        found = np.ravel(info['gt_label']).tolist()
+    else:
+        found = [one['bbox_label'] for one in info.get('instances', ()) if not one.get('ignore_flag')]
+    classes = sorted(set(map(int, found)))
+    if classes and classes[0] < 0:
+        image = info.get('img_path', info.get('sample_idx'))
+        raise MmacsError(f'image {image} has the class {classes[0]}: classes are numbered from 0')
+    return classes
+
+
+def _count(info: Dict[str, Any]) -> int:
+    if 'instances' not in info:
+        return NO_OBJECTS
+    return sum(not one.get('ignore_flag') for one in info['instances'])
+
+
+def _file_size(path: bytes) -> int:
+    """Bytes of a local file."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return _NO_FILE
+
+
+# -------------------------------------------------------------------- on disk
+def _key(images: DistinctImages) -> Optional[str]:
+    """Hash of all that the arrays follow from but the files' sizes; None where that isn't known without a pass."""
+    if not all(is_plain(base) and base.serialize_data for base in images.bases):
+        return None
+    digest = hashlib.sha256(json.dumps([_FORMAT, *map(len, images.bases)]).encode())
+    for base in images.bases:
+        digest.update(np.ascontiguousarray(base.data_address))
+        digest.update(np.ascontiguousarray(base.data_bytes))
+    digest.update(images.numbers)
+    return digest.hexdigest()[:32]
+
+
+def _load(path: Path) -> Optional[Arrays]:
+    """The arrays of a file, None if there is none, if it is damaged, or if the images' files have changed."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:  # it verifies checksums
+            arrays = dict(file)
+        same = [*map(_file_size, arrays['paths'].tolist())] == arrays['sizes'].tolist()
+    except Exception as error:  # whatever a damaged file leads to
+        print_log(f'{path} is damaged ({error}).', 'current')
+        return None
+    return arrays if same else None
+
+
+def _save(path: Path, arrays: Arrays) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            np.savez(temporary, **arrays)
+    except OSError as error:
+        raise MmacsError(f'cannot write {path} ({error.strerror}): free some space or set cache_dir') from error

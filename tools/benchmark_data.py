@@ -1,0 +1,111 @@
+"""Measures what a run needs to know its training data: seconds and memory of the pass over annotations, second start.
+
+Annotations in COCO's format are generated and read by MMDetection's CocoDataset, whose own time and memory don't count.
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Dict, NamedTuple
+
+import numpy as np
+
+from mmacs import cli
+
+OBJECTS365 = 1_742_289  # images, which the time is predicted for
+
+
+class Measured(NamedTuple):
+    """Of one start."""
+
+    seconds: float
+    megabytes: float  # peak of the process above what it held before
+
+
+def generate(path: Path, num_images: int, num_boxes: int) -> None:
+    """Write annotations with boxes of random images, 1 % of them crowds."""
+    rng = np.random.default_rng(0)
+    images = [dict(id=i, file_name=f'{i:012d}.jpg', height=480, width=640) for i in range(1, num_images + 1)]
+    image_ids = np.sort(rng.integers(1, num_images + 1, num_boxes)).tolist()
+    boxes = (
+        np.concatenate([rng.random((num_boxes, 2)) * 400, 10 + rng.random((num_boxes, 2)) * 60], 1).round(2).tolist()
+    )
+    labels, crowds = rng.integers(1, 81, num_boxes).tolist(), (rng.random(num_boxes) < 0.01).astype(int).tolist()
+    annotations = [
+        dict(id=i, image_id=image_id, category_id=label, bbox=box, area=box[2] * box[3], iscrowd=crowd)
+        for i, (image_id, label, box, crowd) in enumerate(zip(image_ids, labels, boxes, crowds), start=1)
+    ]
+    categories = [dict(id=i, name=f'class {i}') for i in range(1, 81)]
+    path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+
+
+def build(folder: Path, num_images: int, num_boxes: int, with_files: bool) -> Any:
+    """Generate a data set; with or without image files, which are empty."""
+    from mmdet.datasets import CocoDataset
+
+    generate(folder / 'annotations.json', num_images, num_boxes)
+    images = folder / 'images'
+    images.mkdir()
+    for number in range(1, num_images + 1 if with_files else 1):
+        (images / f'{number:012d}.jpg').touch()
+    classes = tuple(f'class {i}' for i in range(1, 81))
+    ann_file = str(folder / 'annotations.json')
+    return CocoDataset(
+        ann_file=ann_file, data_prefix=dict(img=str(images)), metainfo=dict(classes=classes), pipeline=[]
+    )
+
+
+def resident(key: str) -> float:
+    """Megabytes that Linux reports of this process: ``'VmRSS'`` now, ``'VmHWM'`` at most."""
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1000
+
+
+def start(dataset: Any, cache_dir: Path) -> Measured:
+    """Read the training data as a run does."""
+    from mmacs.coreset.data import TrainingData
+    from mmacs.datasets.distinct_images import DistinctImages
+
+    Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
+    before, begun = resident('VmRSS'), time.perf_counter()
+    data = TrainingData.read(DistinctImages(dataset, []), cache_dir)
+    seconds = time.perf_counter() - begun
+    assert len(data) == len(dataset)
+    return Measured(seconds, resident('VmHWM') - before)
+
+
+def measure(num_images: int, num_boxes: int, with_files: bool) -> Dict[str, Measured]:
+    """A first and a second start on generated data."""
+    with tempfile.TemporaryDirectory() as folder:
+        # in a process of its own, so that what it leaves free isn't taken for what reading doesn't need
+        with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+            dataset = pool.submit(build, Path(folder), num_images, num_boxes, with_files).result()
+        return {name: start(dataset, Path(folder) / 'cache') for name in ('first start', 'second start')}
+
+
+def main() -> None:
+    """Measure two sizes and print both, and what their slope predicts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--images', type=int, default=118_287, help='images of the larger data set')
+    parser.add_argument('--boxes', type=int, default=860_001, help='boxes in them')
+    parser.add_argument('--with-files', action='store_true', help='make (empty) image files, whose sizes are read')
+    args = parser.parse_args()
+    found = {}
+    for share in (4, 1):
+        images, boxes = args.images // share, args.boxes // share
+        found[images] = measure(images, boxes, args.with_files)
+        for name, (seconds, megabytes) in found[images].items():
+            print(f'{images:,} images, {boxes:,} boxes, {name}: {seconds:.2f} s, {megabytes:.0f} MB')
+    (few, small), (many, large) = found.items()
+    for name in small:
+        slope = (large[name].seconds - small[name].seconds) / (many - few)
+        predicted = large[name].seconds + slope * (OBJECTS365 - many)
+        print(f'{OBJECTS365:,} images, {name}: {predicted:.0f} s predicted from {slope * 1e6:.1f} us per image')
+
+
+if __name__ == '__main__':
+    cli.run(main)
