@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmacs.quantization.blocks import Addition
 from mmacs.registry import MODELS
 from mmacs.utils.errors import MmacsError
 
@@ -47,13 +48,14 @@ class BasicBlock(BaseModule):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
+        self.addition_quantizers = Addition()  # has none and adds, unless the recipe quantizes additions
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         shortcut = x if self.stride == 1 else shortcut_a(x, self.out_channels)
-        return self.relu(out + shortcut)
+        return self.relu(self.addition_quantizers(out, shortcut))
 
 
 @MODELS.register_module()

@@ -2,14 +2,15 @@
 
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Dict, Iterator, Tuple, Union
 
 from torch import nn
 
-from mmacs.quantization.additions import quantize_additions
+from mmacs.quantization.blocks import Addition, Concatenation, quantize_operands
 from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
 from mmacs.quantization.quantizers import Quantizer
-from mmacs.quantization.recipe import LayerSettings, Recipe, Settings, parameters_of
+from mmacs.quantization.recipe import ROLE_BITS, LayerSettings, Recipe, Settings, parameters_of
 from mmacs.quantization.sharing import head_of, mark_forward, mark_per_level_norms, num_pyramid_levels
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import QUANTIZERS
@@ -39,8 +40,10 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
     plan = recipe.resolve(model)
     if not plan:
         raise MmacsError(f'the recipe leaves nothing of this {type(model).__name__} to quantize')
-    if recipe.additions is not None:
-        quantize_additions(model, lambda: _build({**recipe.additions, 'per_level': False}, 'activation'))
+    for operation in (Addition, Concatenation):
+        settings = getattr(recipe, operation.recipe_key)
+        if settings is not None:
+            quantize_operands(model, operation, partial(_build_operand, settings))
     modules, kinds = dict(model.named_modules()), quantizable_layers(model)
     # A layer that is registered in several places is called from each of them.
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
@@ -99,6 +102,14 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for quantizer in switched_off:
             quantizer.enabled = True
+
+
+def _build_operand(settings: Settings, block: nn.Module) -> nn.Module:
+    """A quantizer of an operand in a block; the image keeps at least the bits that it has in layers."""
+    settings = {**settings, 'per_level': False}
+    if getattr(block, 'sees_image', False):
+        settings['bits'] = max(ROLE_BITS, settings['bits'])
+    return _build(settings, 'activation')
 
 
 def _build(settings: Settings, kind: str, num_levels: int = 1, **more: Any) -> nn.Module:

@@ -30,6 +30,7 @@ _DEFAULTS: LayerSettings = {
 # Arguments of quantizers that the conversion fills in.
 _GIVEN_BY_CONVERSION = {'self', 'args', 'kwargs', 'kind', 'num_channels', 'num_levels'}
 _GIVEN_BY_CONVERSION |= {'signed', 'shape', 'channel_axis'}
+_OPERATIONS = ('additions', 'concatenations')  # of feature maps, in blocks
 _SELECTORS = ('name', 'type', 'role')
 
 
@@ -103,9 +104,9 @@ class Recipe:
             the data, and ``per_level``, where True gives layers of a dense head a range per pyramid level and an
             integer says how often the layer is called in one forward. ``additions``: settings like those of
             activations, for the operands of residual and pyramid additions, which stay in full precision by default.
-            ``rules``: a list of dicts that select layers by ``name`` (pattern with ``*``), ``type`` (such as
-            ``Conv2d``) or ``role`` (``input``, ``prediction``), and change their ``weight`` or ``activation`` or
-            ``skip=True`` them.
+            ``concatenations``: the same for those of concatenations, which share one range. ``rules``: a list of dicts
+            that select layers by ``name`` (pattern with ``*``), ``type`` (such as ``Conv2d``) or ``role`` (``input``,
+            ``prediction``), and change their ``weight`` or ``activation`` or ``skip=True`` them.
 
     Raises:
         MmacsError: If a name, key or bit-width is wrong; in :meth:`resolve` if a rule selects no layer.
@@ -117,7 +118,7 @@ class Recipe:
         if isinstance(recipe, str):
             recipe = _read(recipe) if recipe.endswith('.json') else {'preset': recipe}
         self.given = recipe = dict(recipe)
-        _check_keys('recipe key', recipe, ('preset', 'weight', 'activation', 'additions', 'rules'))
+        _check_keys('recipe key', recipe, ('preset', 'weight', 'activation', *_OPERATIONS, 'rules'))
         self.preset = recipe.get('preset', 'w4a4')
         if self.preset not in PRESETS:
             other = "; for other bits take preset='w4a4' with weight=dict(bits=...) and activation=dict(bits=...)"
@@ -128,11 +129,7 @@ class Recipe:
             self.settings[kind] = _changed(kind, None, {'bits': int(kind_bits)})
             if kind in recipe:
                 self.settings[kind] = _changed(kind, self.settings[kind], recipe[kind])
-        self.additions: Settings = None
-        if recipe.get('additions') is not None:
-            if 'per_level' in recipe['additions']:
-                raise MmacsError('additions have no per_level: each of their operands has one range')
-            self.additions = _changed('activation', self.settings['activation'], recipe['additions'])
+        self.additions, self.concatenations = (self._of_operation(key) for key in _OPERATIONS)
         rules = recipe.get('rules') or []
         if not isinstance(rules, (list, tuple)) or not all(isinstance(rule, dict) for rule in rules):
             raise MmacsError(f'rules must be a list of dicts, got {rules!r}')
@@ -143,6 +140,14 @@ class Recipe:
                 raise MmacsError(f'the rule {rule} selects nothing: give it a name, a type or a role')
             if rule.get('role', 'input') not in ROLES:
                 raise unknown_name('role', rule['role'], ROLES)
+
+    def _of_operation(self, key: str) -> Settings:
+        given = self.given.get(key)
+        if given is None:
+            return None
+        if 'per_level' in given:
+            raise MmacsError(f'{key} have no per_level: each has one range for all levels')
+        return _changed('activation', self.settings['activation'], given)
 
     def resolve(self, model: nn.Module) -> Dict[str, LayerSettings]:
         """Settings of every layer of a model that is to be quantized.

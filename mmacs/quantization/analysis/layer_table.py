@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from mmacs.quantization.blocks import Addition, Concatenation
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
 
@@ -30,8 +31,9 @@ def layer_table(model: nn.Module) -> str:
             table.add_row(name, type(module).original_type().__name__, *weight, *first)
             for cells in others:
                 table.add_row('', '', '', '', *cells)
-        elif isinstance(module, Quantizer) and 'addition_quantizers.' in name:
-            table.add_row(name, 'addition', '', '', *_cells(module, 'level'))
+        elif isinstance(module, (Addition, Concatenation)):
+            for index, quantizer in enumerate(module):
+                table.add_row(f'{name}.{index}', type(module).__name__.lower(), '', '', *_cells(quantizer, 'level'))
         elif next(module.parameters(recurse=False), None) is not None and not isinstance(module, Quantizer):
             kept[type(module).__name__] += 1
     text = StringIO()

@@ -1,6 +1,5 @@
 import copy
 import pickle
-import pydoc
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from torchvision.models.resnet import BasicBlock as TorchvisionBlock
 
 from mmacs.models.cifar_resnet import BasicBlock as CIFARBlock
 from mmacs.quantization import calibrate, disabled, quantize_model, quantizers
-from mmacs.quantization.additions import ADDITIONS, quantize_additions
+from mmacs.quantization.blocks import Addition, Concatenation, quantize_operands
 from mmacs.quantization.quantizers import LSQ, Quantizer
 from mmacs.utils.errors import MmacsError
 
@@ -58,10 +57,6 @@ def converted(module, x, recipe=RECIPE):
     quantize_model(module, recipe)
     assert calibrate(module, [x]) == []
     return module
-
-
-def test_every_known_type_exists():
-    assert [name for name in ADDITIONS if not callable(getattr(pydoc.locate(name), 'forward', None))] == []
 
 
 def test_each_operand_is_quantized_by_its_own_and_when_disabled_nothing_changes(module_inputs_count):
@@ -179,21 +174,23 @@ def test_a_detector_has_them_named_frozen_and_trained(tiny_retinanet):
     model.load_state_dict(plain, strict=True)
 
 
-def test_a_block_that_recomputes_its_forward_is_refused():
-    model = nn.Sequential(resnet.BasicBlock(8, 8), resnet.BasicBlock(8, 8, with_cp=True))
-    with pytest.raises(MmacsError, match='^1 recomputes .* with_cp=False'):
-        quantize_additions(model, LSQ)
-    assert not hasattr(model[0], 'addition_quantizers')
+def test_a_model_without_known_operations_is_refused():
+    for operation, key in ((Addition, 'additions'), (Concatenation, 'concatenations')):
+        with pytest.raises(MmacsError, match=f'quantizes {key}, but this Sequential has none in a block of a known'):
+            quantize_operands(nn.Sequential(nn.Conv2d(3, 3, 1)), operation, lambda block: LSQ())
 
 
-def test_a_model_without_known_additions_is_refused():
-    with pytest.raises(MmacsError, match='none in a block of a known type'):
-        quantize_additions(nn.Sequential(nn.Conv2d(3, 3, 1)), LSQ)
+def test_a_wrong_number_of_additions_is_told():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.addition = Addition()
 
+        def forward(self, x):
+            return self.addition(self.addition(x, x), x, 1)
 
-def test_a_wrong_number_of_additions_is_told(monkeypatch):
-    monkeypatch.setitem(ADDITIONS, 'mmdet.models.necks.fpn.FPN', lambda pyramid: 1)
-    pyramid, x = FPN([8, 8, 8], 8, 3), [torch.randn(1, 8, size, size) for size in (16, 8, 4)]
-    quantize_additions(pyramid, LSQ)
-    with pytest.raises(MmacsError, match='quantizers for 1 addition.* makes more'):
-        pyramid(x)
+    block = Twice()
+    assert torch.equal(block(torch.ones(1)), torch.full((1,), 3.0))
+    assert quantize_operands(block, Addition, lambda block: LSQ()) == ['']
+    with pytest.raises(MmacsError, match='^addition has quantizers for 1 additions, but its block makes more'):
+        block(torch.ones(1))
