@@ -39,9 +39,12 @@ class ResidualBlock(Block):
 
     def residual_sum(self, x: Tensor) -> Tensor:
         """The branch and the shortcut, added in the branch's dtype, as ``+=`` does."""
+        return self.add_shortcut(self.branch(x), x)
+
+    def add_shortcut(self, branch: Tensor, x: Tensor, index: int = 0) -> Tensor:
+        """The sum of the branch and what the shortcut makes of the block's input."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        branch = self.branch(x)
-        return self.add(branch, shortcut).type_as(branch)
+        return self.add(branch, shortcut, index).type_as(branch)
 
     def branch(self, x: Tensor) -> Tensor:
         """All layers before the addition."""
@@ -75,9 +78,7 @@ class Res2NetBlock(ResidualBlock):
 
     def residual_sum(self, x: Tensor) -> Tensor:
         """The branch and the shortcut, added in the branch's dtype, as ``+=`` does."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        branch = self.branch(x)
-        return self.add(branch, shortcut, len(self.addition_steps())).type_as(branch)
+        return self.add_shortcut(self.branch(x), x, len(self.addition_steps()))
 
     def addition_steps(self) -> range:
         """Steps of the ladder that add the result of the step before."""

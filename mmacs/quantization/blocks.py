@@ -161,9 +161,10 @@ def quantize_operands(
             quantizer = build(block)
             quantizer.name = f'{name}.{index}'
             module.append(quantizer)
-        module.to(parameters[0].device)
-        # a frozen stage stays frozen, as in layers
-        module.requires_grad_(any(parameter.requires_grad for parameter in parameters))
+        if parameters:
+            module.to(parameters[0].device)
+            # a frozen stage stays frozen, as in layers
+            module.requires_grad_(any(parameter.requires_grad for parameter in parameters))
         module.train(block.training)
     return [name.rpartition('.')[0] for name in found]
 

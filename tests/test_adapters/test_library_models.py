@@ -9,7 +9,6 @@ from mmdet.models import FPN, PAFPN, YOLOXPAFPN, CSPNeXtPAFPN
 from mmdet.models import backbones as mmdet_backbones
 from mmdet.models.roi_heads.mask_heads import SCNetMaskHead
 from mmpretrain.models import backbones as mmpretrain_backbones
-from torch import nn
 from torch.overrides import TorchFunctionMode
 from torchvision import models as torchvision_models
 
@@ -68,11 +67,11 @@ MODELS = {
     'Darknet': (mmdet_darknet, image, 11, 0),
     'CSPDarknet': (lambda: mmdet_backbones.CSPDarknet('P5', 0.33, 0.125), image, 7, 6),
     'CSPNeXt': (lambda: mmdet_backbones.CSPNeXt('P5', 0.33, 0.125), image, 5, 5),
-    'MobileNetV2': (lambda: mmdet_backbones.MobileNetV2(widen_factor=0.25), image, 10, 0),
+    'MobileNetV2': (lambda: mmdet_backbones.MobileNetV2(widen_factor=0.25), image, 11, 0),
     'SCNet mask head': (
         lambda: SCNetMaskHead(num_convs=2, in_channels=8, conv_out_channels=8, conv_to_res=True),
         lambda: torch.randn(2, 8, 7, 7),
-        2,
+        1,
         0,
     ),
     'FPN': (lambda: FPN([8, 8, 8], 8, 5, start_level=1), pyramid, 1, 0),
@@ -114,8 +113,8 @@ MODELS = {
     ),
     'classifying Res2Net-50': (lambda: mmpretrain_backbones.Res2Net(depth=50, base_width=4), image, 16 + 12 * 2, 16),
     'SEResNet-50': (lambda: mmpretrain_backbones.SEResNet(50, stem_channels=8, base_channels=8), image, 16, 0),
-    'classifying MobileNetV2': (lambda: mmpretrain_backbones.MobileNetV2(0.25), image, 10, 0),
-    'MobileNetV2, recomputed': (lambda: mmpretrain_backbones.MobileNetV2(0.25, with_cp=True), image, 10, 0),
+    'classifying MobileNetV2': (lambda: mmpretrain_backbones.MobileNetV2(0.25), image, 11, 0),
+    'MobileNetV2, recomputed': (lambda: mmpretrain_backbones.MobileNetV2(0.25, with_cp=True), image, 11, 0),
     'MobileNetV3': (lambda: mmpretrain_backbones.MobileNetV3('small'), image, 6, 0),
     'MobileNetV3, recomputed': (lambda: mmpretrain_backbones.MobileNetV3('small', with_cp=True), image, 6, 0),
     'classifying CSPDarkNet': (csp_darknet, image, 11, 3),
@@ -135,7 +134,7 @@ MODELS = {
     ),
     'torchvision ResNet-18': (lambda: torchvision_models.resnet18(num_classes=3), image, 8, 0),
     'torchvision ResNet-50': (lambda: torchvision_models.resnet50(num_classes=3), image, 16, 0),
-    'torchvision MobileNetV2': (lambda: torchvision_models.mobilenet_v2(num_classes=3, width_mult=0.25), image, 10, 0),
+    'torchvision MobileNetV2': (lambda: torchvision_models.mobilenet_v2(num_classes=3, width_mult=0.25), image, 11, 0),
 }
 
 
@@ -196,16 +195,20 @@ def test_with_quantizers_disabled_nothing_changes(name):
     assert list(count_operations(model).values()) == list(MODELS[name][2:])
     with_quantizers(model, x)
     plain.load_state_dict({key: value for key, value in model.state_dict().items() if key in keys})
-    assert all(isinstance(part, type(plain.get_submodule(name))) for name, part in model.named_modules() if name in keys)
+    for place, part in plain.named_modules():
+        assert isinstance(model.get_submodule(place), type(part))
+        assert type(model.get_submodule(place)).__name__ == type(part).__name__
     with disabled(model):
         own, given = step(model, x), step(plain, x)
     for got, expected in zip(own[0], given[0]):
         assert torch.equal(got, expected)
-    weights = [parameter for key, parameter in model.named_parameters() if '_quantizers.' not in key]
-    assert all(
-        (own_grad.grad is None) == (grad is None) and (grad is None or torch.allclose(own_grad.grad, grad))
-        for own_grad, grad in zip(weights, given[1])
-    )
+    weights = [parameter for key, parameter in model.named_parameters() if key in keys]
+    for parameter, expected in zip(weights, given[1]):
+        got = parameter.grad
+        if 'recomputed' in name:  # the library's checkpoints sum gradients in another order
+            torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+        else:
+            assert (got is None) == (expected is None) and (got is None or torch.equal(got, expected))
 
 
 class Rounded(TorchFunctionMode):
@@ -230,6 +233,7 @@ class Rounded(TorchFunctionMode):
 def test_the_operands_of_the_librarys_own_operations_are_rounded(name):
     model, x = build(name)
     plain, keys = copy.deepcopy(model), list(model.state_dict())
+    concatenates = MODELS[name][3] and 'Res2Net' not in name
     if 'Res2Net' in name:  # concatenates in several steps: see the test of that block
         quantize_operands(model, Addition, lambda block: LSQ(bits=4))
         for part in model.modules():
@@ -249,7 +253,8 @@ def test_the_operands_of_the_librarys_own_operations_are_rounded(name):
         got = tensors(model(x))
         used = list(order)
         assert len(set(used)) == len(used) == len(list(quantizers(model)))
-        with Rounded(used) if 'Res2Net' not in name else RoundedAdditions(used):
+        rounded = Rounded if concatenates else RoundedAdditions
+        with rounded(used):
             expected = tensors(plain(x))
         assert not all(torch.equal(a, b) for a, b in zip(expected, tensors(plain(x))))
     assert all(torch.equal(a, b) for a, b in zip(got, expected))
