@@ -3,7 +3,7 @@
 from typing import Any, Callable, Dict, Iterable, List, Optional
 
 import torch
-from mmengine.dist import all_reduce
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -137,9 +137,15 @@ def _average_over_processes(layer: nn.Module) -> bool:
     """Average statistics, weighted by each process's number of calls; False if no process called the layer."""
     calls = layer.num_batches_tracked.to(layer.running_mean.dtype)
     total = calls.clone()
-    all_reduce(total)
+    _all_reduce(total)
     if total > 0:
         for statistic in (layer.running_mean, layer.running_var):
             statistic.mul_(calls / total)
-            all_reduce(statistic)
+            _all_reduce(statistic)
     return bool(total > 0)
+
+
+def _all_reduce(tensor: Tensor) -> None:
+    """Sum a tensor over processes, in place."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(tensor)

@@ -7,10 +7,9 @@ levels, whose step is the product.
 """
 
 from collections import Counter
-from typing import Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple, Type
 
 import torch
-from mmcv.cnn import ConvModule
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -19,6 +18,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.libraries import load_adapters
+
+# Modules that are known to apply a convolution and the norm registered right after it in this order, or not to
+_ORDERS: Dict[Type[nn.Module], Callable[[Any], bool]] = {nn.Sequential: lambda sequence: True}
+
+
+def register_order(kind: Type[nn.Module], norm_follows: Callable[[Any], bool]) -> None:
+    """Declare a type of module with a convolution and a norm, and how to tell that it applies them in this order."""
+    _ORDERS[kind] = norm_follows
 
 
 @torch.no_grad()
@@ -100,11 +108,13 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 def _foldable(model: nn.Module) -> Iterator[Tuple[nn.Module, str, nn.Module, nn.Module]]:
     """Parent, name of the BatchNorm within it, convolution and BatchNorm."""
     places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
+    load_adapters(model)
     for parent in model.modules():
-        if isinstance(parent, ConvModule) and 'conv,norm' not in ','.join(parent.order):
-            continue  # it registers them in this order whatever order it applies them in
+        known = [norm_follows(parent) for kind, norm_follows in _ORDERS.items() if isinstance(parent, kind)]
+        if not all(known):
+            continue
         children = list(parent.named_children())
-        in_order = isinstance(parent, (ConvModule, nn.Sequential))
+        in_order = bool(known)
         for index, ((_, conv), (name, norm)) in enumerate(zip(children, children[1:])):
             if not in_order and _is(_ConvNd, children[:index][-1:]) and _is(_BatchNorm, children[index + 2 :][:1]):
                 continue  # conv1, conv2, bn1, bn2: which belong together, the order does not tell

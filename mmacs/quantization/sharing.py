@@ -11,7 +11,7 @@ autograd's own, and nothing tells which one it is. As the end of a forward leave
 never in another level's step.
 """
 
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from torch import nn
 
@@ -19,14 +19,24 @@ from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.libraries import load_adapters
 
 # What counts its calls within one forward: ``calls`` so far, of ``num_levels`` at most.
 _COUNTING = (Quantizer, PerLevelBatchNorm2d)
 
 
+_LEVEL_COUNTS: List[Callable[[nn.Module], int]] = []
+
+
+def register_level_count(count: Callable[[nn.Module], int]) -> Callable[[nn.Module], int]:
+    """Declare what tells the number of pyramid levels of a library's heads, 1 for all other modules."""
+    _LEVEL_COUNTS.append(count)
+    return count
+
+
 def num_pyramid_levels(head: nn.Module) -> int:
     """Number of pyramid levels that a dense head applies its layers to, 1 for any other module."""
-    return getattr(getattr(head, 'prior_generator', None), 'num_levels', 1)
+    return max((count(head) for count in _LEVEL_COUNTS), default=1)
 
 
 def head_of(model: nn.Module, name: str) -> Optional[nn.Module]:
@@ -59,6 +69,7 @@ def mark_per_level_norms(model: nn.Module) -> None:
     Raises:
         MmacsError: If a head has another number of pyramid levels than its layer.
     """
+    load_adapters(model)
     for name, norm in model.named_modules():
         if not isinstance(norm, PerLevelBatchNorm2d):
             continue

@@ -1,3 +1,3 @@
 """What is known of MMDetection's models."""
 
-from mmacs.adapters.mmdet import blocks, dense, query, two_stage  # noqa: F401  registers them
+from mmacs.adapters.mmdet import blocks, dense, layers, query, two_stage  # noqa: F401  registers them

@@ -2,7 +2,13 @@
 
 from mmacs.quantization.layers import deformable  # noqa: F401  registers mmcv's compiled layers where there are any
 from mmacs.quantization.layers.attention import QuantizedMultiheadAttention
-from mmacs.quantization.layers.base import QUANTIZED_LAYERS, QuantizedLayer, quantizable_layers, register_layer
+from mmacs.quantization.layers.base import (
+    QUANTIZED_LAYERS,
+    QuantizedLayer,
+    quantizable_layers,
+    register_layer,
+    register_weight_reader,
+)
 from mmacs.quantization.layers.convolution import QuantizedConv2d, QuantizedConvTranspose2d
 from mmacs.quantization.layers.linear import QuantizedLinear
 
@@ -15,4 +21,5 @@ __all__ = [
     'QuantizedMultiheadAttention',
     'quantizable_layers',
     'register_layer',
+    'register_weight_reader',
 ]

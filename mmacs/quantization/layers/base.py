@@ -7,18 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from mmacs.quantization.fake_quant import recompute_in_backward
+from mmacs.utils.libraries import load_adapters
 
 QUANTIZED_LAYERS: Dict[Type[nn.Module], Type['QuantizedLayer']] = {}
 
-
-# Layers whose weight the module around them reads itself, so that a quantized forward of theirs would never run: by
-# the name of the module's type.
-WEIGHT_READ_BY_PARENT: Dict[str, Tuple[str, ...]] = {
-    'TaskDecomposition': ('reduction_conv.conv',),  # TOOD
-    'WindowMSAV2': ('qkv',),  # Swin Transformer V2
-    'BEiTAttention': ('qkv',),
-    'CrossMultiheadAttention': ('q', 'k', 'v'),  # CAE
-}
+# Names of layers, within a module of a type, whose weight that module reads itself, so that a quantized forward of
+# theirs would never run
+WEIGHT_READ_BY_PARENT: Dict[Type[nn.Module], Tuple[str, ...]] = {}
 
 
 class QuantizedLayer:
@@ -118,6 +113,11 @@ def register_layer(original: Type[nn.Module]) -> Callable[[Type[QuantizedLayer]]
     return register
 
 
+def register_weight_reader(parent: Type[nn.Module], *layers: str) -> None:
+    """Declare that a module of this type reads the weights of these layers in it itself: they are not quantized."""
+    WEIGHT_READ_BY_PARENT[parent] = layers
+
+
 def quantizable_layers(model: nn.Module) -> Dict[str, Type[QuantizedLayer]]:
     """Find the layers that have a quantized version, or are one.
 
@@ -130,8 +130,11 @@ def quantizable_layers(model: nn.Module) -> Dict[str, Type[QuantizedLayer]]:
     """
     found: Dict[str, Type[QuantizedLayer]] = {}
     left_out = set()
+    load_adapters(model)
     for name, module in model.named_modules():
-        left_out.update(f'{name}.{child}'.lstrip('.') for child in WEIGHT_READ_BY_PARENT.get(type(module).__name__, ()))
+        for parent, layers in WEIGHT_READ_BY_PARENT.items():
+            if isinstance(module, parent):
+                left_out.update(f'{name}.{layer}'.lstrip('.') for layer in layers)
         if name in left_out:
             continue
         quantized = QUANTIZED_LAYERS.get(type(module))
