@@ -40,6 +40,10 @@ DETECTORS = {
         'bbox_head.conv_cls bbox_head.conv_reg bbox_head.conv_centerness bbox_head.controller '
         'mask_head.mask_feature_head.conv_pred'
     ),
+    'scnet/scnet_r50_fpn_1x_coco.py': (
+        'rpn_head.rpn_cls rpn_head.rpn_reg roi_head.bbox_head.?.fc_??? roi_head.mask_head.conv_logits '
+        'roi_head.semantic_head.conv_logits roi_head.feat_relay_head.fc roi_head.glbctx_head.fc'
+    ),
     'mask2former/mask2former_r50_8xb2-lsj-50e_coco.py': 'panoptic_head.cls_embed panoptic_head.mask_embed.4',
 }
 CLASSIFIERS = {
@@ -54,6 +58,10 @@ CLASSIFIERS = {
         'head.layers.head head.layers.head_dist',
     ),
     'conformer/conformer-tiny-p16_8xb128_in1k.py': ('backbone.conv1', 'head.conv_cls_head head.trans_cls_head'),
+    'efficientformer/efficientformer-l1_8xb128_in1k.py': (
+        'backbone.patch_embed.0.conv',
+        'head.head head.dist_head',
+    ),
     'levit/levit-128s_8xb256_in1k.py': ('backbone.patch_embed.patch_embed.0.conv', 'head.head*.linear'),
 }
 

@@ -193,7 +193,7 @@ def test_blocks_with_quantized_additions_run_in_a_compiled_model():
     quantize_model(model, recipe('LSQ', additions=dict(bits=4)))
     calibrate(model, [images()])
     twin = copy.deepcopy(model.train())
-    compiled = torch.compile(twin, backend='eager')
+    compiled = torch.compile(twin, backend='eager', fullgraph=True)
     for _ in range(2):
         torch.testing.assert_close(step(compiled, images()), step(model, images()))
         assert_same(twin, model)

@@ -10,7 +10,7 @@ from mmacs.quantization.sharing import register_level_count
 register_predictions(
     'mmdet',
     r'(.*_)?(cls|reg)_(convs|branches)|(cls|mask)_embed|(.*_)?mask_list(_[xy])?|controller|vfnet_reg_refine|segm_conv'
-    r'|(heatmap|wh|offset|.*_cls|dist)_head',
+    r'|(heatmap|wh|offset)_head|fc',
 )
 register_weight_reader(TaskDecomposition, 'reduction_conv.conv')
 
