@@ -19,7 +19,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvert
 from torchvision.models.resnet import BasicBlock as TorchvisionBlock
 
 from mmacs.models.cifar_resnet import BasicBlock as CIFARBlock
-from mmacs.quantization import calibrate, disabled, quantize_model, quantizers
+from mmacs.quantization import Recipe, calibrate, disabled, layer_table, quantize_model, quantizers
 from mmacs.quantization.blocks import Addition, Concatenation, quantize_operands
 from mmacs.quantization.quantizers import LSQ, Quantizer
 from mmacs.utils.errors import MmacsError
@@ -276,3 +276,32 @@ def test_a_wrong_number_of_additions_is_told():
     assert quantize_operands(block, Addition, lambda block: LSQ()) == ['']
     with pytest.raises(MmacsError, match='^addition has quantizers for 1 additions, but its block makes more'):
         block(torch.ones(1))
+
+
+@pytest.mark.parametrize('key', ['additions', 'concatenations'])
+def test_operations_have_one_range_each(key):
+    with pytest.raises(MmacsError, match=f'^{key} have no per_level'):
+        Recipe({key: dict(bits=8, per_level=True)})
+    assert getattr(Recipe({key: dict(bits=32)}), key) is None
+
+
+def test_the_table_of_layers_shows_operations():
+    layer = quantize_model(CSPLayer(8, 8), dict(additions=dict(bits=6), concatenations=dict(bits=5)))
+    rows = [line.split()[:5] for line in layer_table(layer).splitlines() if '_quantizers' in line]
+    assert rows == [
+        ['blocks.0.addition_quantizers.0', 'addition', 'LSQ', '6', 'bit'],
+        ['blocks.0.addition_quantizers.1', 'addition', 'LSQ', '6', 'bit'],
+        ['concatenation_quantizers.0', 'concatenation', 'LSQ', '5', 'bit'],
+    ]
+
+
+def test_averaged_and_swapped_states_follow_the_model():
+    model, x = resnet.BasicBlock(8, 8).eval(), torch.randn(2, 8, 6, 6)
+    converted(model, x)
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    averaged.update_parameters(model)
+    with torch.no_grad():
+        assert torch.equal(averaged(x), model(x))
+        model.addition_quantizers[0].step.mul_(2)
+        averaged.module.load_state_dict(model.state_dict())
+        assert torch.equal(averaged(x), model(x))
