@@ -125,6 +125,34 @@ def register_block(*originals: Type[nn.Module]) -> Callable[[Type[Block]], Type[
     return register
 
 
+def place_operations(
+    model: nn.Module, operation: Union[Type[Addition], Type[Concatenation]]
+) -> Dict[str, Union[Addition, Concatenation]]:
+    """Put modules for additions, or for concatenations, into blocks of known types, where they are not yet.
+
+    Args:
+        model (nn.Module): Any model; it is changed in place, and computes what it did.
+        operation (type): :class:`Addition` or :class:`Concatenation`.
+
+    Returns:
+        Dict[str, Addition or Concatenation]: All such modules by name, in the model's order.
+
+    Raises:
+        MmacsError: If the model has no such operation in a block of a known type.
+    """
+    load_adapters(model)
+    for module in list(model.modules()):
+        _adapt(module, operation)
+    found = {name: module for name, module in model.named_modules() if isinstance(module, operation)}
+    if not found:
+        raise MmacsError(
+            f'the recipe quantizes {operation.recipe_key}, but this {type(model).__name__} has none in a block of a '
+            f'known type: leave `{operation.recipe_key}` out, or let its blocks call mmacs.quantization.blocks.'
+            f'{operation.__name__}'
+        )
+    return found
+
+
 def quantize_operands(
     model: nn.Module, operation: Union[Type[Addition], Type[Concatenation]], build: Callable[[nn.Module], Quantizer]
 ) -> List[str]:
@@ -144,16 +172,7 @@ def quantize_operands(
     Raises:
         MmacsError: If the model has no such operation in a block of a known type.
     """
-    load_adapters(model)
-    for module in list(model.modules()):
-        _adapt(module, operation)
-    found = {name: module for name, module in model.named_modules() if isinstance(module, operation)}
-    if not found:
-        raise MmacsError(
-            f'the recipe quantizes {operation.recipe_key}, but this {type(model).__name__} has none in a block of a '
-            f'known type: leave `{operation.recipe_key}` out, or let its blocks call mmacs.quantization.blocks.'
-            f'{operation.__name__}'
-        )
+    found = place_operations(model, operation)
     for name, module in found.items():
         block = model.get_submodule(name.rpartition('.')[0])
         parameters = list(block.parameters()) or list(model.parameters())

@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, Tuple, Union
 
 from torch import nn
 
-from mmacs.quantization.blocks import Addition, Concatenation, quantize_operands
+from mmacs.quantization.blocks import Addition, Concatenation, place_operations, quantize_operands
 from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.recipe import ROLE_BITS, LayerSettings, Recipe, Settings, parameters_of
@@ -40,10 +40,12 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
     plan = recipe.resolve(model)
     if not plan:
         raise MmacsError(f'the recipe leaves nothing of this {type(model).__name__} to quantize')
-    for operation in (Addition, Concatenation):
-        settings = getattr(recipe, operation.recipe_key)
-        if settings is not None:
-            quantize_operands(model, operation, partial(_build_operand, settings))
+    operations = {kind: getattr(recipe, kind.recipe_key) for kind in (Addition, Concatenation)}
+    operations = {kind: settings for kind, settings in operations.items() if settings is not None}
+    for kind in operations:
+        place_operations(model, kind)  # all of them before any is quantized: one may be missing
+    for kind, settings in operations.items():
+        quantize_operands(model, kind, partial(_build_operand, settings))
     modules, kinds = dict(model.named_modules()), quantizable_layers(model)
     # A layer that is registered in several places is called from each of them.
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))

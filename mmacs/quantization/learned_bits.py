@@ -126,7 +126,7 @@ def participants(model: nn.Module) -> Dict[str, List[str]]:
 
     Layers with a role (the one that sees the image, those that predict) keep their bits, and so does whatever a rule
     of the recipe gives bits to, be they the main ones: such a rule is how to keep a layer out. Operands of additions
-    are not part of a layer with weights and keep theirs.
+    and concatenations are not part of a layer with weights and keep theirs.
 
     Args:
         model (nn.Module): A model converted by :func:`~.convert.quantize_model`.

@@ -262,6 +262,15 @@ def test_a_model_without_known_operations_is_refused():
             quantize_operands(nn.Sequential(nn.Conv2d(3, 3, 1)), operation, lambda block: LSQ())
 
 
+def test_a_refused_recipe_leaves_nothing_quantized():
+    block, x = resnet.BasicBlock(8, 8).eval(), torch.randn(1, 8, 4, 4)
+    expected = block(x)
+    with pytest.raises(MmacsError, match='quantizes concatenations'):
+        quantize_model(block, dict(additions=dict(bits=2), concatenations=dict(bits=2)))
+    assert list(quantizers(block)) == [] and torch.equal(block(x), expected)
+    assert len(quantize_model(block, RECIPE).addition_quantizers) == 2
+
+
 def test_a_wrong_number_of_additions_is_told():
     class Twice(nn.Module):
         def __init__(self):
