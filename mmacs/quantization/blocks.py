@@ -191,7 +191,7 @@ def quantize_operands(
 def _adapt(module: nn.Module, operation: Type[_Operation]) -> None:
     """Swap the class of a block of a known type that has this operation, and give it its modules."""
     block = BLOCKS.get(inspect.unwrap(type(module).forward))
-    if block is None:
+    if block is None or isinstance(module, Block):
         return
     additions, concatenations = block.num_additions(module), block.num_concatenations(module)
     if not (additions if operation is Addition else concatenations):
