@@ -12,10 +12,12 @@ import mmengine.config.config
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import ManagerMixin
+
+from mmacs.models.quantized_model import full_precision_config
 
 # Laying out configs, describing the machine and collecting garbage take MMEngine a third of so small a run.
 mmengine.config.config.FormatCode = lambda text, **kwargs: (text, True)
@@ -49,9 +51,9 @@ def _mmdet_scope():
 
 
 @pytest.fixture
-def tiny_retinanet() -> dict:
+def tiny_retinanet() -> ConfigDict:
     """Config of a narrow RetinaNet-R18 with 3 classes."""
-    model = Config.fromfile(REPO / 'configs' / 'retinanet_r18_w4a4_acs.py').model.model
+    model = ConfigDict(full_precision_config(Config.fromfile(REPO / 'configs' / 'retinanet_r18_w4a4_acs.py').model))
     model.backbone.base_channels = 8
     model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
     model.bbox_head.update(num_classes=3, in_channels=16, feat_channels=16, stacked_convs=1)
@@ -110,10 +112,10 @@ def change_coreset(cfg: Config, **groups) -> None:
 def run_config(name: str, data: Path, work_dir: Path, **changes) -> Config:
     """A shipped detection config on the tiny data set with the narrow model, ready for a Runner on the CPU."""
     cfg = Config.fromfile(REPO / 'configs' / name)
-    model = cfg.model.model
-    model.backbone.base_channels = 8
-    model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
-    model.bbox_head.update(num_classes=3, in_channels=16, feat_channels=16, stacked_convs=1)
+    model = full_precision_config(cfg.model)
+    model['backbone'].base_channels = 8
+    model['neck'].update(in_channels=[8, 16, 32, 64], out_channels=16)
+    model['bbox_head'].update(num_classes=3, in_channels=16, feat_channels=16, stacked_convs=1)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.num_workers, loader.persistent_workers = 0, False
         loader.dataset.update(

@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix
 
 from mmacs.coreset.selection.selectors import coreset_size
 from mmacs.hooks import CoresetHook
+from mmacs.models.quantized_model import full_precision_config
 from mmacs.quantization import quantizers
 from mmacs.utils.errors import MmacsError
 from tests.conftest import REPO
@@ -35,7 +36,7 @@ def test_config_builds(name):
     cfg = Config.fromfile(REPO / 'configs' / name)
     DefaultScope._instance_dict.clear()
     init_default_scope(cfg.default_scope)
-    backbone = cfg.model.get('model', cfg.model).backbone
+    backbone = full_precision_config(cfg.model)['backbone']
     if backbone.get('init_cfg'):
         backbone.init_cfg = None
     if 'data_preprocessor' in cfg:  # as MMEngine's Runner does

@@ -237,16 +237,17 @@ def build_models(
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
+    from mmacs.models.quantized_model import full_precision_config, is_quantized
     from mmacs.quantization import calibrate, quantize_model
     from mmacs.registry import MODELS as BUILDERS
     from mmacs.utils.errors import MmacsError
 
     cfg = Config.fromfile(config)
-    if cfg.model.type != 'mmacs.QuantizedModel' or cfg.get('default_scope') != 'mmdet':
+    if not is_quantized(cfg.model) or cfg.get('default_scope') != 'mmdet':
         raise MmacsError(f'{config} must have a quantized detector: model=dict(type="mmacs.QuantizedModel", ...)')
     init_default_scope('mmdet')
     torch.manual_seed(0)
-    model = BUILDERS.build(cfg.model.model).to(device)
+    model = BUILDERS.build(full_precision_config(cfg.model)).to(device)
     num_classes = getattr(model.bbox_head, 'num_classes', 80)
     inputs = demo_mm_inputs(
         batch_size, [(3, image_size, image_size)] * batch_size, num_items=[8] * batch_size, num_classes=num_classes
@@ -285,6 +286,7 @@ def measure_conversion(names: Iterable[str], repeats: int) -> Dict[str, Spread]:
     from mmengine.hub import get_config
     from mmengine.registry import init_default_scope
 
+    from mmacs.models.quantized_model import full_precision_config
     from mmacs.quantization import quantize_model
     from mmacs.registry import MODELS as BUILDERS
 
@@ -292,7 +294,7 @@ def measure_conversion(names: Iterable[str], repeats: int) -> Dict[str, Spread]:
     seconds = {}
     for name in names:
         cfg = (get_config(name) if '::' in name else Config.fromfile(name)).model
-        cfg = cfg.model if cfg.type == 'mmacs.QuantizedModel' else cfg
+        cfg = full_precision_config(cfg)
         seconds[name] = Spread.of([_timed(quantize_model, BUILDERS.build(copy.deepcopy(cfg))) for _ in range(repeats)])
     return seconds
 

@@ -8,6 +8,7 @@ def main() -> None:
     from mmengine.runner import CheckpointLoader  # here, so that a missing framework is answered with one sentence
 
     from mmacs.cli import commands
+    from mmacs.cli.augmentation import augment_testing
     from mmacs.hooks.quantization_hook import STATE_KEY
     from mmacs.hooks.run import unwrapped
     from mmacs.quantization import quantizers
@@ -16,8 +17,11 @@ def main() -> None:
     parser = commands.common_parser('Evaluate a checkpoint')
     parser.add_argument('checkpoint', help='path of the checkpoint')
     parser.add_argument('--show-dir', help="folder for pictures of detections, within the run's folder")
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation, by default with mirror images')
     args = parser.parse_args()
     cfg = commands.load_config(args)
+    if args.tta:
+        augment_testing(cfg)
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show_dir:
         hook = cfg.default_hooks.get('visualization') or {'type': None}

@@ -8,12 +8,11 @@ import os
 import re
 import sys
 import traceback
-from difflib import get_close_matches
 from pickle import UnpicklingError
 from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 from mmacs.utils.compat import check_frameworks
-from mmacs.utils.errors import MmacsError, unknown_name
+from mmacs.utils.errors import MmacsError, unknown_name, unknown_setting
 
 
 def run(main: Callable[[], None]) -> None:
@@ -51,6 +50,11 @@ def explain(error: BaseException) -> Optional[str]:
             '--cfg-options reads numbers, words and lists of them: give the keys of a dict one by one, as in '
             'a.b.c=value, or write it into a config (a recipe also into a JSON file: model.recipe=recipe.json)'
         )
+    if isinstance(error, TypeError) and 'because model is a dict in the child config' in message:
+        return (
+            "the config's model names its type, and its settings stand beside it: write model.backbone and the like "
+            'in place of model.model.backbone'
+        )
     if isinstance(error, UnpicklingError):
         culprit = re.search(r'GLOBAL (\S+)', message)
         return (
@@ -86,11 +90,8 @@ def _registered(registry_name: str) -> List[str]:
 
 def _unknown_argument(class_name: str, argument: str) -> str:
     """A sentence about a setting that a registered class does not have, with the closest that it has."""
-    sentence = f'{class_name} has no setting {argument!r}'
     for _, registry in _registries():
         for name, registered in registry.module_dict.items():
             if class_name in (name, registered.__name__):
-                known = list(inspect.signature(registered).parameters)
-                close = get_close_matches(argument, known, n=1, cutoff=0.5)
-                return f'{name} has no setting {argument!r}{f", did you mean {close[0]!r}?" if close else ""}'
-    return sentence
+                return str(unknown_setting(name, argument, inspect.signature(registered).parameters))
+    return str(unknown_setting(class_name, argument, ()))

@@ -26,6 +26,7 @@ from mmacs.hooks.run import (
     unwrapped,
 )
 from mmacs.hooks.teacher import run_teacher
+from mmacs.models.quantized_model import full_precision_config
 from mmacs.utils.distributed import on_main, together
 from mmacs.utils.errors import MmacsError
 
@@ -130,7 +131,7 @@ class CoresetRun:
                 data=engine.data.fingerprint,
                 pipeline=self._pipeline(),
                 # all of the model but the recipe: the teacher is in full precision
-                model=[runner.cfg.model.get('model', runner.cfg.model), runner.cfg.get('data_preprocessor')],
+                model=[full_precision_config(runner.cfg.model), runner.cfg.get('data_preprocessor')],
             )
         on_main(lambda: remove_rounds(self._folder, after=engine.state.round))
         engine.state.progress.selection_seconds += time.perf_counter() - start

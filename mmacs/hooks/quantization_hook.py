@@ -13,8 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, unwrapped
-from mmacs.quantization import calibrate, describe, layer_table, quantizers, require_same
+from mmacs.quantization import Specification, calibrate, layer_table, quantizers
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
+from mmacs.quantization.convert import full_precision_state
 from mmacs.quantization.synchronise import synchronise_ranges
 from mmacs.registry import HOOKS
 from mmacs.teacher.side_effects import without_side_effects
@@ -59,12 +60,13 @@ class QuantizationHook(Hook):
         self._has_loaded = True
         model = unwrapped(runner)
         if STATE_KEY in checkpoint:
-            require_same(model, checkpoint[STATE_KEY], resume=runner._resume)
+            found = Specification.from_state(checkpoint[STATE_KEY])
+            Specification.of(model).require_same(found, resume=runner._resume)
         check_fit(model, checkpoint.get('state_dict', checkpoint))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Put the recipe into the checkpoint."""
-        checkpoint[STATE_KEY] = describe(unwrapped(runner))
+        """Put the recipe, and what it came to, into the checkpoint."""
+        checkpoint[STATE_KEY] = Specification.of(unwrapped(runner)).state()
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[Dict[str, Any]] = None
@@ -165,15 +167,14 @@ def check_fit(model: nn.Module, weights: Dict[str, torch.Tensor]) -> None:
     Raises:
         MmacsError: If weights are missing or of another shape; the message counts and names them.
     """
-    own = tuple(f'{name}.' for name, _ in quantizers(model))
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     for name, module in model.named_modules():
         if isinstance(module, PerLevelBatchNorm2d):
             module.spread_shared(weights, f'{name}.')
     missing: List[str] = []
-    for key, value in model.state_dict().items():
+    for key, value in full_precision_state(model).items():
         if key not in weights:
-            if not key.startswith(own) and not key.endswith('num_batches_tracked'):
+            if not key.endswith('num_batches_tracked'):
                 missing.append(key)
         elif weights[key].shape != value.shape:
             missing.append(f'{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}')

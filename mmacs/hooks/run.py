@@ -5,7 +5,7 @@ from typing import Any, Dict, Iterator, List, Optional
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import CheckpointHook, IterTimerHook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
@@ -16,8 +16,11 @@ from mmacs.utils.errors import MmacsError
 
 
 def unwrapped(runner: Runner) -> nn.Module:
-    """The model itself, without a distributed wrapper."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    """The model itself, without the wrappers of distributed training and test-time augmentation."""
+    model = runner.model
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def coreset_sampler(runner: Runner) -> Optional[CoresetSampler]:

@@ -2,16 +2,17 @@ from mmacs.quantization.analysis.layer_table import layer_table
 from mmacs.quantization.batch_norm import reestimate_batch_norm
 from mmacs.quantization.calibrate import calibrate
 from mmacs.quantization.convert import disabled, quantize_model, quantizers
-from mmacs.quantization.description import describe, require_same
 from mmacs.quantization.freeze import fold_batch_norm, freeze
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.recipe import Recipe
+from mmacs.quantization.specification import QuantizerSpecification, Specification
 
 __all__ = [
     'Quantizer',
+    'QuantizerSpecification',
     'Recipe',
+    'Specification',
     'calibrate',
-    'describe',
     'disabled',
     'fold_batch_norm',
     'freeze',
@@ -19,5 +20,4 @@ __all__ = [
     'quantize_model',
     'quantizers',
     'reestimate_batch_norm',
-    'require_same',
 ]

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Dict, Iterator, Tuple, Union
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmacs.quantization.blocks import Addition, Concatenation, place_operations, quantize_operands
 from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
@@ -85,6 +85,17 @@ def _convert(name: str, layer: nn.Module, settings: LayerSettings, num_levels: i
 def quantizers(model: nn.Module) -> Iterator[Tuple[str, Quantizer]]:
     """Names and quantizers of a model, weights' and inputs', in the model's order."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Quantizer))
+
+
+def full_precision_state(model: nn.Module) -> Dict[str, Tensor]:
+    """Returns the part of a model's ``state_dict`` that is not its quantizers', which full-precision checkpoints have.
+
+    A layer that is registered under several names, as a convolution that RTMDet's head shares between pyramid levels
+    is, has its weight under each of them, and its quantizers' state under none.
+    """
+    everywhere = model.named_modules(remove_duplicate=False)
+    own = tuple(f'{name}.' for name, module in everywhere if isinstance(module, Quantizer))
+    return {key: value for key, value in model.state_dict().items() if not key.startswith(own)}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Dict
 import torch
 from torch import Tensor, nn
 
-from mmacs.quantization import quantizers
+from mmacs.quantization.convert import full_precision_state, quantizers
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import atomic_path
 
@@ -35,8 +35,7 @@ def as_teacher(model: nn.Module) -> nn.Module:
 
 def full_precision_weights(model: nn.Module) -> Dict[str, Tensor]:
     """The state of a quantized model without that of its quantizers, on the CPU."""
-    own = tuple(f'{name}.' for name, _ in quantizers(model))
-    return {key: value.detach().cpu() for key, value in model.state_dict().items() if not key.startswith(own)}
+    return {key: value.detach().cpu() for key, value in full_precision_state(model).items()}
 
 
 def fingerprint(weights: Dict[str, Tensor]) -> str:

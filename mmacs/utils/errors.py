@@ -28,3 +28,18 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> MmacsError:
     close = close or get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.5)
     hint = f' did you mean {by_lower_case.get(close[0], close[0])!r}?' if close else ''
     return MmacsError(f'unknown {kind} {name!r}:{hint} known names are {", ".join(known)}')
+
+
+def unknown_setting(owner: str, name: str, known: Iterable[str]) -> MmacsError:
+    """Build the error for a setting that something built from a config does not have.
+
+    Args:
+        owner (str): Name of what is built, such as ``'CoresetHook'``.
+        name (str): What the user wrote.
+        known (Iterable[str]): The settings that it has.
+
+    Returns:
+        MmacsError: An error that names the closest known setting.
+    """
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return MmacsError(f'{owner} has no setting {name!r}{f", did you mean {close[0]!r}?" if close else ""}')

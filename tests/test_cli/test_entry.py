@@ -173,6 +173,16 @@ def test_mistakes_in_a_recipe(command, config, options, message):
     assert message in actual
 
 
+def test_settings_of_a_model_in_the_place_of_its_type(command, tmp_path):
+    flat = "model = dict(type='mmacs.QuantizedModel', model='RetinaNet', backbone=dict(depth=18))"
+    (tmp_path / 'flat.py').write_text(flat)
+    (tmp_path / 'child.py').write_text("_base_ = './flat.py'\nmodel = dict(model=dict(backbone=dict(depth=50)))")
+    for arguments in (['child.py'], ['flat.py', '--cfg-options', 'model.model.backbone.depth=50']):
+        status, message = command('train.py', *arguments)
+        assert status == 1
+        assert 'write model.backbone and the like in place of model.model.backbone' in message
+
+
 def test_a_quantized_checkpoint_is_not_evaluated_in_full_precision(command, config, tmp_path):
     assert command('train.py', config, '--cfg-options', 'train_cfg.max_epochs=1')[0] == 0
     plain = tmp_path / 'plain.py'

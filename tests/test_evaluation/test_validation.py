@@ -6,6 +6,7 @@ from mmengine.structures import InstanceData
 from mmacs.cli.quantized_run import calibrate_runner, conditions, load_quantized
 from mmacs.evaluation.validation import Validation
 from mmacs.hooks import QuantizationHook
+from mmacs.models.quantized_model import full_precision_config
 from mmacs.quantization import quantizers
 from mmacs.utils.errors import MmacsError
 from tests.conftest import run_config
@@ -135,7 +136,7 @@ def test_mistakes(cfg, change, message):
 
 
 def test_a_full_precision_config_is_refused(cfg):
-    cfg.model = cfg.model.model
+    cfg.model = full_precision_config(cfg.model)
     del cfg.default_hooks.quantization, cfg.default_hooks.coreset
     cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
     with pytest.raises(MmacsError, match='nothing of this model is quantized'):

@@ -16,6 +16,7 @@ from mmengine.runner.priority import get_priority
 
 from mmacs.hooks import DistillationHook, QuantizationHook
 from mmacs.hooks.adaptive_bits_hook import STATE_KEY, AdaptiveBitsHook
+from mmacs.models.quantized_model import full_precision_config
 from mmacs.quantization import quantize_model
 from mmacs.quantization.learned_bits import LearnedBits, participants
 from mmacs.utils.errors import MmacsError
@@ -98,7 +99,7 @@ class Watch:
 def test_measuring_leaves_no_trace(config):
     # every range follows the data, BatchNorm trains, and N starts between two integers and stays there
     cfg = config('run', dict(lr=1e-6), **{'model.recipe.activation': dict(type='EMAMinMax')})
-    cfg.model.model.backbone.norm_eval = False
+    full_precision_config(cfg.model)['backbone'].norm_eval = False
     runner = Runner.from_cfg(cfg)
     hook = hook_of(runner)
     watch = Watch(hook)

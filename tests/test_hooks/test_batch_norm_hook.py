@@ -4,6 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmacs.hooks.batch_norm_hook import BatchNormReestimationHook
+from mmacs.models.quantized_model import full_precision_config
 from mmacs.utils.errors import MmacsError
 from tests.conftest import run_config
 
@@ -31,7 +32,7 @@ def train(tiny_coco, tmp_path):
 
     def run(name, *hooks, by_iteration=False, **changes):
         cfg = run_config('retinanet_r18_w4a4_acs.py', tiny_coco, tmp_path / name, **changes)
-        cfg.model.model.backbone.update(norm_eval=False, frozen_stages=-1, init_cfg=None)
+        full_precision_config(cfg.model)['backbone'].update(norm_eval=False, frozen_stages=-1, init_cfg=None)
         cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
         cfg.train_dataloader.dataset.indices, cfg.val_dataloader.dataset.indices = 4, 1
         del cfg.default_hooks['coreset']

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from mmacs.coreset.budget.prediction import Plan
 from mmacs.coreset.scoring.scorers import ClassificationScorer
 from mmacs.coreset.state import CoresetState
+from mmacs.models.quantized_model import full_precision_config
 from mmacs.utils.errors import MmacsError
 from tests.conftest import REPO, change_coreset, run_config
 
@@ -56,8 +57,10 @@ def classifier(tiles, tmp_path):
         cfg.load_from = None
         cfg.work_dir = str(tmp_path / name)
         two_stages = dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,))
-        cfg.model.model.backbone = dict(type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8, **two_stages)
-        cfg.model.model.head.in_channels = 16
+        model = full_precision_config(cfg.model)
+        model['backbone'].clear()
+        model['backbone'].update(type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8, **two_stages)
+        model['head'].in_channels = 16
         for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
             loader.update(num_workers=0, persistent_workers=False, batch_size=16)
             loader.dataset.update(data_root=str(tiles), spec=dict(num_train=128, num_test=10))

@@ -190,7 +190,7 @@ def test_a_checkpoint_of_another_bit_width_is_refused(tiny_coco, tmp_path, train
     w2a2.load_from = str(tmp_path / 'run' / 'epoch_2.pth')
     with pytest.raises(MmacsError, match='trained with another recipe: .* quantizers differ') as raised:
         train(w2a2)
-    assert 'LSQ, 2 bits, 8 ranges in the model, LSQ, 4 bits, 8 ranges in the checkpoint' in str(raised.value)
+    assert '.conv1.weight_quantizer (bits 2 in the model, 4 in the checkpoint)' in str(raised.value)
     assert 'Recipe of the model: {"preset": "w2a2"}; of the checkpoint: {"preset": "w4a4"}' in str(raised.value)
 
 

@@ -25,6 +25,7 @@ from mmengine.runner import Runner
 
 from mmacs.coreset.selection.selectors import digest
 from mmacs.hooks import QuantizationHook
+from mmacs.models.quantized_model import full_precision_config
 from mmacs.registry import HOOKS
 from mmacs.utils.checkpoints import latest_checkpoint
 from tests.conftest import REPO, change_coreset, run_config, write_coco
@@ -126,7 +127,7 @@ def place(tmp_path_factory):
     init_default_scope('mmdet')
     write_coco(folder / 'coco', [(64, 96), (96, 64), (64, 64)] * 4, [1, 2, 3, 0, 5, 1, 2, 4, 0, 1, 2, 3])
     cfg = run_config(CONFIG, folder / 'coco', folder / 'run', load_from=str(folder / 'fp.pth'))
-    torch.save(dict(state_dict=MODELS.build(cfg.model.model).state_dict()), folder / 'fp.pth')
+    torch.save(dict(state_dict=MODELS.build(full_precision_config(cfg.model)).state_dict()), folder / 'fp.pth')
     cfg.train_cfg.update(max_epochs=4, val_begin=9)
     cfg.default_hooks.checkpoint.max_keep_ckpts = 1
     weights = dict(reducible_error='beta', ds='1 - beta', evs=0.1)  # the default, and what can be harvested

@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, Tuple
 import torch
 from torch import Tensor, nn
 
+from mmacs.quantization.convert import full_precision_state
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.recipe import FULL_PRECISION_BITS
@@ -132,11 +133,8 @@ def model_bytes(model: nn.Module) -> Tuple[float, float]:
     Returns:
         Tuple[float, float]: Bytes of the quantized model and of the one in full precision.
     """
-    own = tuple(f'{name}.' for name, module in model.named_modules() if isinstance(module, Quantizer))
     tensors = {
-        value.data_ptr(): value.numel()
-        for key, value in model.state_dict().items()
-        if value.is_floating_point() and not key.startswith(own)
+        value.data_ptr(): value.numel() for value in full_precision_state(model).values() if value.is_floating_point()
     }
     full = quantized = _BYTES * sum(tensors.values())
     for module in model.modules():

@@ -1,7 +1,7 @@
 """What every quantizer has: bit-width, a grid of levels, flags, calibration, and per-level ranges of shared layers."""
 
 import math
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine.dist import is_distributed
@@ -190,9 +190,12 @@ class Quantizer(nn.Module):
         """Whether at least one level has its range (a level that is never called never gets one)."""
         return any(initialized for initialized, _ in self._flags())
 
-    def options(self) -> List[str]:
-        """What else makes it the quantizer that it is, beside type, bits and number of ranges, in words."""
-        return ['powers of two'] if self.power_of_two else []
+    def options(self) -> Dict[str, Any]:
+        """Returns settings beside type, bits and ranges that its levels depend on, where they are not the defaults.
+
+        Plain values: they travel in checkpoints, see :class:`~..specification.QuantizerSpecification`.
+        """
+        return {'power_of_two': True} if self.power_of_two else {}
 
     def change_bits(self, bits: int) -> None:
         """Go over to another bit-width; the represented range stays, unless the method has a better rule.

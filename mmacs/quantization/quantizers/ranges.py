@@ -1,7 +1,7 @@
 """Ranges that follow the data and have no gradient: extremes, their moving average, percentiles."""
 
 import math
-from typing import Any, List, Optional
+from typing import Any, Dict, Optional
 
 import torch
 from torch import Tensor
@@ -57,9 +57,9 @@ class MinMax(Quantizer):
             seen = self.moved(torch.stack([self.at(self.low, level), self.at(self.high, level)]), seen)
         self.set_range(seen, level, 0, 0)
 
-    def options(self) -> List[str]:
-        """Whether the grid is asymmetric, beside what all quantizers tell."""
-        return [*super().options(), *([] if self.symmetric else ['asymmetric'])]
+    def options(self) -> Dict[str, Any]:
+        """Returns ``symmetric`` where it is False, beside what all quantizers tell."""
+        return {**super().options(), **({} if self.symmetric else {'symmetric': False})}
 
     def bounds(self, level: int = 0) -> tuple:
         """An asymmetric grid counts from zero."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.registry import DATASETS, MODELS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
@@ -19,6 +19,7 @@ from mmacs.coreset.scoring.scorers import DenseDetectionScorer
 from mmacs.coreset.scoring.scores import round_scores
 from mmacs.coreset.scoring.scoring_pass import ScoringPass, split_by_padded_shape
 from mmacs.datasets.distinct_images import DistinctImages
+from mmacs.models.quantized_model import full_precision_config
 from mmacs.quantization import calibrate, quantize_model, quantizers
 from mmacs.teacher.model import make_teacher
 from mmacs.utils.errors import MmacsError
@@ -36,7 +37,7 @@ PIPELINE = [
 
 def narrow_retinanet():
     """As the fixture ``tiny_retinanet``, with scores that are not all alike."""
-    cfg = Config.fromfile(REPO / 'configs' / 'retinanet_r18_w4a4_acs.py').model.model
+    cfg = ConfigDict(full_precision_config(Config.fromfile(REPO / 'configs' / 'retinanet_r18_w4a4_acs.py').model))
     cfg.backbone.base_channels = 8
     cfg.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
     cfg.bbox_head.update(num_classes=3, in_channels=16, feat_channels=16, stacked_convs=1)
