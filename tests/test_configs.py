@@ -15,7 +15,10 @@ from mmacs.quantization import quantizers
 from mmacs.utils.errors import MmacsError
 from tests.conftest import REPO
 
-CONFIGS = sorted(path.name for path in (REPO / 'configs').glob('*.py'))
+FOLDER = REPO / 'configs'
+CONFIGS = sorted(
+    str(path.relative_to(FOLDER)) for path in FOLDER.rglob('*.py') if '_base_' not in path.relative_to(FOLDER).parts
+)
 
 
 def choose(hook: CoresetHook, fraction: float, num_images: int = 100) -> np.ndarray:
@@ -33,7 +36,7 @@ def choose(hook: CoresetHook, fraction: float, num_images: int = 100) -> np.ndar
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_config_builds(name):
-    cfg = Config.fromfile(REPO / 'configs' / name)
+    cfg = Config.fromfile(FOLDER / name)
     DefaultScope._instance_dict.clear()
     init_default_scope(cfg.default_scope)
     backbone = full_precision_config(cfg.model)['backbone']
@@ -64,14 +67,14 @@ def test_config_builds(name):
     [('w2a2', 2, 2), ('w3a3', 3, 3), ('w4a4', 4, 4), ('w8a8', 8, 8), ('w4a32', 4, 32), ('w1a32', 1, 32)],
 )
 def test_bit_widths_of_the_variants(name, weight_bits, activation_bits):
-    model = MODELS.build(Config.fromfile(REPO / 'configs' / f'retinanet_r18_{name}_acs.py').model)
+    model = MODELS.build(Config.fromfile(FOLDER / 'retinanet' / f'retinanet_r18_{name}_acs.py').model)
     layer = model.neck.fpn_convs[0].conv
     assert layer.weight_quantizer.bits == weight_bits
     assert getattr(layer.input_quantizer, 'bits', 32) == activation_bits
 
 
 def test_bits_by_cfg_options_change_only_what_they_name():
-    cfg = Config.fromfile(REPO / 'configs' / 'retinanet_r18_w4a4_acs.py')
+    cfg = Config.fromfile(FOLDER / 'retinanet_r18_w4a4_acs.py')
     cfg.merge_from_dict({'model.recipe.weight.bits': 3})
     layer = MODELS.build(cfg.model).backbone.layer1[0].conv1
     assert (layer.weight_quantizer.bits, layer.input_quantizer.bits) == (3, 4)

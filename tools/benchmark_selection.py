@@ -17,7 +17,7 @@ import torch
 from mmacs import cli
 from mmacs.utils.timing import Spread, environment, ratios, take_turns, verdict
 
-CONFIG = 'configs/retinanet_r18_embedded_w4a4_acs.py'
+CONFIG = 'configs/retinanet/retinanet_r18_embedded_w4a4_acs.py'
 PLAIN, WARM, REFERENCE = 'forward alone', 'scoring round, warm', "teacher's outputs"
 HALF, HALF_REFERENCE = f'{WARM}, half size', f'{REFERENCE}, half size'  # of the images' sides
 PASSES = (WARM, REFERENCE), (HALF, HALF_REFERENCE)

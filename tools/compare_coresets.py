@@ -1,6 +1,6 @@
 """Ways to choose the coreset, from one config: accuracy and seconds, selection included, in a table and a plot.
 
-``python tools/compare_coresets.py configs/retinanet_r18_bccd_w4a4_acs.py --fractions 0.1 0.3 --seeds 0 1``. Epochs,
+``python tools/compare_coresets.py configs/retinanet/retinanet_r18_bccd_w4a4_acs.py --fractions 0.1 0.3``. Epochs,
 schedule and images per epoch are the same for all methods at a fraction, and the final epoch counts, never the best.
 Safe to run again: finished cells are not repeated, a killed one goes on from its last epoch.
 """

@@ -18,7 +18,7 @@ def main() -> None:
     """Parse the options, convert."""
     parser = argparse.ArgumentParser(description='Convert a public CIFAR ResNet checkpoint to MMPreTrain')
     parser.add_argument('src', help='checkpoint of akamaster/pytorch_resnet_cifar10')
-    parser.add_argument('dst', help='checkpoint to write, for configs/resnet20_cifar10.py and the like')
+    parser.add_argument('dst', help='checkpoint to write, for configs/cifar_resnet/resnet20_cifar10.py and the like')
     args = parser.parse_args()
     state = convert_cifar_checkpoint(load(args.src))
     try:

@@ -22,7 +22,7 @@ from mmacs.utils.checkpoints import latest_checkpoint
 from mmacs.utils.files import atomic_path
 from mmacs.visualization import draw_detections, draw_extremes
 
-CONFIGS = Path(__file__).parents[1] / 'configs'
+CONFIGS = Path(__file__).parents[1] / 'configs' / 'retinanet'
 FULL_PRECISION = 'retinanet_r18_embedded.py'
 QUANTIZED = 'retinanet_r18_embedded_w4a4_acs.py'
 

@@ -1,7 +1,7 @@
 """Unpack CIFAR-10 for the configs: ``python tools/prepare_cifar10.py FOLDER_WITH_ZIPS``.
 
 ``train.zip`` and ``test.zip`` hold losslessly packed images as ``<split>/<class>/<name>.webp`` or ``.png``. Those who
-have, or can download, the original batches need no preparation: see configs/resnet20_cifar10.py.
+have, or can download, the original batches need no preparation: see configs/cifar_resnet/resnet20_cifar10.py.
 """
 
 import argparse

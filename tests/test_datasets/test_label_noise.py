@@ -291,7 +291,7 @@ def test_an_inheriting_config_makes_a_classifiers_labels_noisy(tmp_path):
     pytest.importorskip('mmpretrain')
     path = tmp_path / 'noisy.py'
     path.write_text(
-        f'_base_ = {str(REPO / "configs" / "resnet20_embedded.py")!r}\n'
+        f'_base_ = {str(REPO / "configs" / "cifar_resnet" / "resnet20_embedded.py")!r}\n'
         f'train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(_delete_=True, '
         f"type='mmacs.NoisyLabels', dataset=_base_.train_dataloader.dataset, "
         f"noise=dict(asymmetric=0.5, mapping={{'disk': 'square', 2: 0}})))\n"

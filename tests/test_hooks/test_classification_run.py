@@ -15,7 +15,7 @@ pytest.importorskip('mmpretrain')
 
 def test_w4a4_on_a_class_balanced_coreset(tmp_path):
     DefaultScope._instance_dict.clear()
-    cfg = Config.fromfile(REPO / 'configs' / 'resnet20_embedded_w4a4_acs.py')
+    cfg = Config.fromfile(REPO / 'configs' / 'cifar_resnet' / 'resnet20_embedded_w4a4_acs.py')
     cfg.load_from = None
     cfg.work_dir = str(tmp_path / 'run')
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):

@@ -53,7 +53,7 @@ def classifier(tiles, tmp_path):
 
     def config(name: str, epochs: int, **coreset) -> Config:
         DefaultScope._instance_dict.clear()
-        cfg = Config.fromfile(REPO / 'configs' / 'resnet20_embedded_w4a4_acs.py')
+        cfg = Config.fromfile(REPO / 'configs' / 'cifar_resnet' / 'resnet20_embedded_w4a4_acs.py')
         cfg.load_from = None
         cfg.work_dir = str(tmp_path / name)
         two_stages = dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,))

@@ -186,7 +186,7 @@ def test_a_quantized_checkpoint_is_evaluated_with_its_own_steps(tiny_coco, tmp_p
 
 def test_a_checkpoint_of_another_bit_width_is_refused(tiny_coco, tmp_path, trained):
     train(run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained))
-    w2a2 = run_config('retinanet_r18_w2a2_acs.py', tiny_coco, tmp_path / 'w2a2')
+    w2a2 = run_config('retinanet/retinanet_r18_w2a2_acs.py', tiny_coco, tmp_path / 'w2a2')
     w2a2.load_from = str(tmp_path / 'run' / 'epoch_2.pth')
     with pytest.raises(MmacsError, match='trained with another recipe: .* quantizers differ') as raised:
         train(w2a2)

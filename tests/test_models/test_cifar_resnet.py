@@ -10,7 +10,7 @@ from mmacs.models.cifar_resnet import BasicBlock, shortcut_a
 from mmacs.registry import MODELS
 from mmacs.utils.errors import MmacsError
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = Path(__file__).parents[2] / 'configs' / 'cifar_resnet'
 
 
 def build_classifier(name):
@@ -101,9 +101,9 @@ def test_unknown_depth(depth):
 def test_data_sets_can_be_exchanged_by_one_line(tmp_path):
     pytest.importorskip('mmpretrain')
     text = (CONFIGS / 'resnet20_cifar10.py').read_text()
-    line = "\n    './_base_/cifar10_folders.py',"
+    line = "\n    '../_base_/datasets/cifar10_folders.py',"
     assert line in text
-    text = text.replace(line, line.replace('folders', 'batches')).replace("'./_base_", f"'{CONFIGS}/_base_")
+    text = text.replace(line, line.replace('folders', 'batches')).replace("'../_base_", f"'{CONFIGS.parent}/_base_")
     (tmp_path / 'exchanged.py').write_text(text)
     folders, batches = Config.fromfile(CONFIGS / 'resnet20_cifar10.py'), Config.fromfile(tmp_path / 'exchanged.py')
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):

@@ -61,7 +61,7 @@ def make_public(prefix='', depth=20):
 def test_converted_classifier_computes_the_same(prefix, wrap):
     pretrain = pytest.importorskip('mmpretrain.registry')
     public, state = make_public(prefix)
-    model = pretrain.MODELS.build(Config.fromfile(ROOT / 'configs' / 'resnet20_cifar10.py').model).eval()
+    model = pretrain.MODELS.build(Config.fromfile(ROOT / 'configs' / 'cifar_resnet' / 'resnet20_cifar10.py').model).eval()
     model.load_state_dict(convert_cifar_checkpoint(wrap(state)))
     x = torch.rand(4, 3, 32, 32)
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_public_weights_reach_their_accuracy(tmp_path):
     assert run_tool('convert_cifar_resnet.py', SHARED / 'weights' / 'resnet20-12fca82f.th', weights).returncode == 0
     config = tmp_path / 'tenth.py'
     config.write_text(
-        f"_base_ = '{ROOT / 'configs' / 'resnet20_cifar10.py'}'\n"
+        f"_base_ = '{ROOT / 'configs' / 'cifar_resnet' / 'resnet20_cifar10.py'}'\n"
         'test_dataloader = dict(dataset=dict(indices=list(range(0, 10000, 10))))\n'
     )
     done = run_tool('test.py', config, weights, '--data-root', tmp_path / 'data', '--work-dir', tmp_path / 'work')

@@ -79,7 +79,7 @@ def test_repeated_random_is_in_every_comparison(tool):
     assert {'full', 'static', 'RS2'} <= set(tool.DEFAULT)
 
 
-@pytest.mark.parametrize('config', ['retinanet_r18_bccd_w4a4_acs.py', 'resnet20_cifar10_w4a4_acs.py'])
+@pytest.mark.parametrize('config', ['retinanet/retinanet_r18_bccd_w4a4_acs.py', 'cifar_resnet/resnet20_cifar10_w4a4_acs.py'])
 def test_cells_differ_from_the_config_in_what_their_method_changes_alone(tool, tmp_path, config):
     cfg = shipped(config)
     for method, changes in tool.methods_for(cfg).items():
@@ -101,7 +101,7 @@ def test_cells_differ_from_the_config_in_what_their_method_changes_alone(tool, t
 
 
 def test_shares_of_the_run_become_whole_epochs(tool, tmp_path):
-    cfg = shipped('retinanet_r18_bccd_w4a4_acs.py')
+    cfg = shipped('retinanet/retinanet_r18_bccd_w4a4_acs.py')
 
     def schedule(method):
         return tool.cell_config(cfg, method, 0.1, 0, tmp_path).default_hooks.coreset.schedule
@@ -113,9 +113,9 @@ def test_shares_of_the_run_become_whole_epochs(tool, tmp_path):
 
 
 def test_rows_of_any_config_of_a_model_are_the_same_but_for_the_interval(tool, tmp_path):
-    usual = shipped('retinanet_r18_embedded_w4a4_acs.py')
+    usual = shipped('retinanet/retinanet_r18_embedded_w4a4_acs.py')
     for other in ('infobatch', 'afss', 'ccs'):
-        cfg = shipped(f'retinanet_r18_embedded_w4a4_{other}.py')
+        cfg = shipped(f'retinanet/retinanet_r18_embedded_w4a4_{other}.py')
         cfg.default_hooks.coreset.schedule.interval = usual.default_hooks.coreset.schedule.interval
         for method in ('ACS', 'InfoBatch', 'AFSS', 'CCS', 'mmacs'):
             rows = [tool.cell_config(own, method, 0.1, 0, tmp_path).default_hooks.coreset for own in (cfg, usual)]
@@ -123,7 +123,7 @@ def test_rows_of_any_config_of_a_model_are_the_same_but_for_the_interval(tool, t
 
 
 def test_classes_that_a_config_balances_stay_balanced(tool, tmp_path):
-    cfg = shipped('resnet20_cifar10_w4a4_moderate.py')
+    cfg = shipped('cifar_resnet/resnet20_cifar10_w4a4_moderate.py')
     selectors = {
         method: tool.cell_config(cfg, method, 0.1, 0, tmp_path).default_hooks.coreset.selector
         for method in ('ACS', 'CCS', 'mmacs')
@@ -136,7 +136,7 @@ def test_classes_that_a_config_balances_stay_balanced(tool, tmp_path):
     ]
 
 
-@pytest.mark.parametrize('config', ['retinanet_r18_bccd_w4a4_acs.py', 'resnet20_cifar10_w4a4_acs.py'])
+@pytest.mark.parametrize('config', ['retinanet/retinanet_r18_bccd_w4a4_acs.py', 'cifar_resnet/resnet20_cifar10_w4a4_acs.py'])
 def test_each_row_can_choose_at_each_fraction(tool, tmp_path, config):
     cfg = shipped(config)
     for method in tool.methods_for(cfg).keys() - tool.BASELINES.keys():
@@ -146,10 +146,10 @@ def test_each_row_can_choose_at_each_fraction(tool, tmp_path, config):
 
 
 def test_methods_of_detectors_are_not_offered_for_classifiers(tool):
-    assert 'gap' not in tool.methods_for(shipped('resnet20_cifar10_w4a4_acs.py'))
-    assert 'margin' not in tool.methods_for(shipped('retinanet_r18_bccd_w4a4_acs.py'))
+    assert 'gap' not in tool.methods_for(shipped('cifar_resnet/resnet20_cifar10_w4a4_acs.py'))
+    assert 'margin' not in tool.methods_for(shipped('retinanet/retinanet_r18_bccd_w4a4_acs.py'))
     with pytest.raises(MmacsError, match=r'name a \*_acs.py'):
-        tool.methods_for(shipped('retinanet_r18_bccd_w4a4.py'))
+        tool.methods_for(shipped('retinanet/retinanet_r18_bccd_w4a4.py'))
 
 
 def test_training_time_is_that_of_all_epochs_of_a_resumed_run_and_never_of_the_run_before():

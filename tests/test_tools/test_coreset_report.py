@@ -119,7 +119,7 @@ def test_only_a_whole_report_replaces_the_old_one(reported):
 def test_a_classifier_has_labels_but_no_objects(_few_pictures, command, tmp_path):
     run = tmp_path / 'run'
     run.mkdir()
-    cfg = Config.fromfile(REPO / 'configs' / 'resnet20_embedded_w4a4_acs.py')
+    cfg = Config.fromfile(REPO / 'configs' / 'cifar_resnet' / 'resnet20_embedded_w4a4_acs.py')
     cfg.train_dataloader.dataset.update(data_root=str(tmp_path / 'tiles'), spec=dict(num_train=60, num_test=10))
     cfg.dump(run / 'classifier.py')
     write_rounds(run, range(60), count=1, columns=())

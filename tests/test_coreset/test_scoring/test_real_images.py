@@ -28,7 +28,7 @@ def data():
     folder = next((folder for folder in FOLDERS if folder.exists()), None)
     if folder is None:
         pytest.skip('no COCO images here')
-    cfg = Config.fromfile(REPO / 'configs' / 'retinanet_r18_coco_person.py')
+    cfg = Config.fromfile(REPO / 'configs' / 'retinanet' / 'retinanet_r18_coco_person.py')
     train, test = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
     pipeline = scoring_pipeline(train.pipeline, test.pipeline)
     for transform in pipeline:

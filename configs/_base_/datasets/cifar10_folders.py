@@ -29,6 +29,7 @@ train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     dataset=dict(
+        _scope_='mmpretrain',
         type=dataset_type,
         data_root=data_root,
         data_prefix='train',
@@ -43,6 +44,7 @@ val_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     dataset=dict(
+        _scope_='mmpretrain',
         type=dataset_type,
         data_root=data_root,
         data_prefix='test',
@@ -51,7 +53,7 @@ val_dataloader = dict(
     ),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
-val_evaluator = dict(type='Accuracy', topk=(1,))
+val_evaluator = dict(_scope_='mmpretrain', type='Accuracy', topk=(1,))
 
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

@@ -1,0 +1,16 @@
+# A narrow RetinaNet-R18 that finds people, in full precision, from scratch, on a small part of COCO 2017: small enough
+# for a CPU.
+_base_ = [
+    '../_base_/models/retinanet_r18_narrow.py',
+    '../_base_/datasets/coco_person_detection.py',
+    '../_base_/schedules/detection_from_scratch.py',
+]
+
+epochs = 24
+
+model = dict(bbox_head=dict(num_classes=1))
+train_cfg = dict(max_epochs=epochs, val_interval=8)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', T_max=epochs, by_epoch=True, convert_to_iter_based=True),
+]
