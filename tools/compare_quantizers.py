@@ -1,7 +1,7 @@
 """Every quantizer from one full-precision checkpoint: calibration alone (PTQ) beside training (QAT), in a table.
 
-``python tools/compare_quantizers.py configs/retinanet/retinanet_r18_bccd_w4a4.py --bits 4 2``. Safe to run again: finished cells
-are not repeated, a killed one goes on from its last epoch.
+``python tools/compare_quantizers.py configs/retinanet/retinanet_r18_bccd_w4a4.py --bits 4 2``. Safe to run again:
+finished cells are not repeated, a killed one goes on from its last epoch.
 """
 
 import re

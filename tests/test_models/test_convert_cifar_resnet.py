@@ -61,7 +61,8 @@ def make_public(prefix='', depth=20):
 def test_converted_classifier_computes_the_same(prefix, wrap):
     pretrain = pytest.importorskip('mmpretrain.registry')
     public, state = make_public(prefix)
-    model = pretrain.MODELS.build(Config.fromfile(ROOT / 'configs' / 'cifar_resnet' / 'resnet20_cifar10.py').model).eval()
+    cfg = Config.fromfile(ROOT / 'configs' / 'cifar_resnet' / 'resnet20_cifar10.py')
+    model = pretrain.MODELS.build(cfg.model).eval()
     model.load_state_dict(convert_cifar_checkpoint(wrap(state)))
     x = torch.rand(4, 3, 32, 32)
     with torch.no_grad():

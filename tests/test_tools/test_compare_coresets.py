@@ -16,6 +16,8 @@ from mmacs.visualization.comparison import draw_comparison
 from tests.conftest import REPO, run_config
 from tests.test_configs import choose
 
+ACS = ('retinanet/retinanet_r18_bccd_w4a4_acs.py', 'cifar_resnet/resnet20_cifar10_w4a4_acs.py')
+
 
 @pytest.fixture(scope='module')
 def tool():
@@ -79,7 +81,7 @@ def test_repeated_random_is_in_every_comparison(tool):
     assert {'full', 'static', 'RS2'} <= set(tool.DEFAULT)
 
 
-@pytest.mark.parametrize('config', ['retinanet/retinanet_r18_bccd_w4a4_acs.py', 'cifar_resnet/resnet20_cifar10_w4a4_acs.py'])
+@pytest.mark.parametrize('config', ACS)
 def test_cells_differ_from_the_config_in_what_their_method_changes_alone(tool, tmp_path, config):
     cfg = shipped(config)
     for method, changes in tool.methods_for(cfg).items():
@@ -136,7 +138,7 @@ def test_classes_that_a_config_balances_stay_balanced(tool, tmp_path):
     ]
 
 
-@pytest.mark.parametrize('config', ['retinanet/retinanet_r18_bccd_w4a4_acs.py', 'cifar_resnet/resnet20_cifar10_w4a4_acs.py'])
+@pytest.mark.parametrize('config', ACS)
 def test_each_row_can_choose_at_each_fraction(tool, tmp_path, config):
     cfg = shipped(config)
     for method in tool.methods_for(cfg).keys() - tool.BASELINES.keys():

@@ -1,4 +1,4 @@
-# People in a small part of COCO 2017: data/coco_mini/{train,val,annotations/instances_{train,val}.json}; any part serves.
+# People in a small part of COCO 2017, any part: data/coco_mini/{train,val,annotations/instances_{train,val}.json}
 _base_ = 'mmdet::_base_/datasets/coco_detection.py'
 
 data_root = 'data/coco_mini/'
