@@ -22,6 +22,15 @@ def write_wheel(folder, member='mmcv/_ext.cpython-311-x86_64-linux-gnu.so'):
     return wheel
 
 
+# Pins
+
+
+def test_pins_are_what_the_extra_says():
+    tomllib = pytest.importorskip('tomllib')
+    project = tomllib.loads((SOURCE.parents[1] / 'pyproject.toml').read_text(encoding='utf-8'))['project']
+    assert bootstrap.pinned(*bootstrap.PINS) == project['optional-dependencies']['onedl']
+
+
 # Wheel cache
 
 

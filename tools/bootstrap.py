@@ -38,20 +38,17 @@ OLDEST, NEWEST = (3, 10), (3, 13)
 DISK_GB = 12
 CUDA = '13'  # the major version that the pinned torch is built with
 
-# The one place for versions: setup.py reads its `onedl` extra from here.
-PINS = {
-    'torch': '2.11.0',
-    'torchvision': '0.26.0',
-    'numpy': '2.2.6',  # the newest that OpenCV 4.12 accepts; unpinned, torch would bring a newer one first
-    'onedl-mmcv': '2.3.6',
-    'onedl-mmengine': '0.10.12',
-    'onedl-mmdetection': '3.5.1',
-    'onedl-mmpretrain': '1.3.6',
-    'opencv-python': '4.12.0.88',  # MMDetection pulls in both OpenCVs, and both install the module cv2:
-    'opencv-python-headless': '4.12.0.88',  # one version for the two, see `install`
-}
 BUILD_TOOLS = ('pip', 'setuptools>=77,<81', 'wheel', 'packaging', 'ninja')
 METADATA = ('setup.py', 'pyproject.toml', 'mmacs/version.py')
+
+
+def read_pins(pyproject: str) -> dict[str, str]:
+    """Returns the versions that the extra ``onedl`` pins; Python before 3.11 has no reader of its own for the file."""
+    extra = re.search(r'^onedl = \[$(.*?)^\]$', pyproject, re.MULTILINE | re.DOTALL).group(1)
+    return dict(re.findall(r'^ *"([\w-]+)==([\w.]+)"', extra, re.MULTILINE))
+
+
+PINS = read_pins((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))
 
 
 class SetupError(Exception):

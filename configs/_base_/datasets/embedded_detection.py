@@ -30,7 +30,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=8,
     num_workers=1,
-    batch_sampler=dict(type='AspectRatioBatchSampler'),
+    batch_sampler=dict(_scope_='mmdet', type='AspectRatioBatchSampler'),
     dataset=dict(
         type='mmacs.EmbeddedDetection',
         data_root=data_root,
