@@ -62,6 +62,18 @@ def test_config_builds(name):
     assert ('coreset' in cfg.default_hooks) == (quantized and not plain)
 
 
+def test_the_command_that_users_know_stays():
+    name = 'retinanet_r18_w4a4_acs.py'
+    assert Config.fromfile(FOLDER / name).to_dict() == Config.fromfile(FOLDER / 'retinanet' / name).to_dict()
+
+
+def test_no_setting_of_the_bases_is_left_over_without_effect():
+    settings = {key for base in (FOLDER / '_base_' / 'qat').glob('*.py') for key in Config.fromfile(base)}
+    assert {'quantized_model', 'coreset_hook'} <= settings
+    left = {name: settings & set(Config.fromfile(FOLDER / name)) for name in CONFIGS}
+    assert not any(left.values()), left
+
+
 @pytest.mark.parametrize(
     ('name', 'weight_bits', 'activation_bits'),
     [('w2a2', 2, 2), ('w3a3', 3, 3), ('w4a4', 4, 4), ('w8a8', 8, 8), ('w4a32', 4, 32), ('w1a32', 1, 32)],
