@@ -12,7 +12,7 @@ MIM = ('configs', 'tools', 'model-index.yml')
 
 
 class BuildPyWithMim(build_py):
-    """Adds ``mmacs/.mim``, of links in an editable install, and has Python run ``mmacs_autoload`` at start."""
+    """Adds ``mmacs/.mim``, of links in an editable install."""
 
     def run(self) -> None:
         """Builds the package, then adds the rest."""
@@ -31,8 +31,6 @@ class BuildPyWithMim(build_py):
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__', '*.py[co]'))
             else:
                 shutil.copy(source, target)
-        if not self.editable_mode:
-            Path(self.build_lib, 'mmacs_autoload.pth').write_text('import mmacs_autoload\n', encoding='utf-8')
 
 
 setup(cmdclass={'build_py': BuildPyWithMim})

@@ -18,7 +18,7 @@ from .conftest import REPO, SHIPPED
 
 tomllib = pytest.importorskip('tomllib')  # Python 3.11
 PROJECT = tomllib.loads((REPO / 'pyproject.toml').read_text(encoding='utf-8'))['project']
-SOURCES = ('mmacs', 'configs', 'tools', 'mmacs_autoload.py', 'model-index.yml', 'setup.py', 'pyproject.toml')
+SOURCES = ('mmacs', 'configs', 'tools', 'model-index.yml', 'setup.py', 'pyproject.toml')
 SOURCES += ('MANIFEST.in', 'README.md', 'LICENSE')
 
 
@@ -63,7 +63,6 @@ def test_the_wheel_holds_what_users_need_and_nothing_else(wheel):
     expected = {f'mmacs/.mim/{path.relative_to(REPO)}' for path in (REPO / 'configs').rglob('*.*')}
     expected = {name for name in expected if '__pycache__' not in name}
     expected |= {'mmacs/.mim/tools/train.py', 'mmacs/.mim/model-index.yml', 'mmacs/py.typed'}
-    expected |= {'mmacs_autoload.py', 'mmacs_autoload.pth'}
     expected |= {str(path.relative_to(REPO)) for path in (REPO / 'mmacs').rglob('*.j2')}
     assert expected <= names
     assert not [name for name in names if re.search(r'(^|/)tests/|\.pyc$|gone\.py$|bootstrap\.log', name)]
@@ -96,9 +95,9 @@ def test_mmdetections_own_tool_trains_a_variant_of_three_lines(installed, tiny_c
 CHECK = """
 import sys
 from pathlib import Path
-import mmacs_autoload  # as site-packages/mmacs_autoload.pth has Python do at start
+import torch  # as the tools of all libraries do
 from mmengine.config import Config
-assert 'torch' not in sys.modules and 'mmacs.registry' not in sys.modules
+assert 'mmacs.registry' not in sys.modules
 
 def stranded(part, scope):
     # Names of other libraries that would be looked up in mmacs.
