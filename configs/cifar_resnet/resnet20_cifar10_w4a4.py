@@ -5,7 +5,7 @@ _base_ = ['./resnet20_cifar10.py', '../_base_/qat/w4a4.py']
 # Made of the public weights by tools/convert_cifar_resnet.py.
 load_from = 'data/weights/resnet20_cifar10.pth'
 
-model = dict(_base_.pop('quantized_model'), model=_base_.model)
+model = dict(_base_.pop('quantized_model'), model='ImageClassifier')
 train_dataloader = dict(sampler=_base_.pop('coreset_sampler'))
 default_hooks = dict(quantization=_base_.pop('quantization_hook'))
 

@@ -3,7 +3,7 @@ _base_ = ['./resnet20_embedded.py', '../_base_/qat/w4a4.py', '../_base_/qat/core
 
 load_from = 'work_dirs/resnet20_embedded/epoch_10.pth'
 
-model = dict(_base_.pop('quantized_model'), model=_base_.model)
+model = dict(_base_.pop('quantized_model'), model='ImageClassifier')
 train_dataloader = dict(sampler=dict(_base_.pop('coreset_sampler'), fraction=0.3))
 default_hooks = dict(
     quantization=_base_.pop('quantization_hook'),

@@ -11,7 +11,7 @@ custom_imports = dict(imports=['mmacs'], allow_failed_imports=False)
 # The full-precision weights to start from; they are also the teacher.
 load_from = 'https://download.openmmlab.com/mmclassification/v0/resnet/resnet18_8xb32_in1k_20210831-fbbb1da6.pth'
 
-model = dict(_base_.pop('quantized_model'), model=_base_.model)
+model = dict(_base_.pop('quantized_model'), model='ImageClassifier')
 
 train_dataloader = dict(batch_size=256, sampler=dict(_base_.pop('coreset_sampler'), fraction=0.1))
 

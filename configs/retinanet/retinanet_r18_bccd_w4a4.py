@@ -5,7 +5,7 @@ _base_ = ['./retinanet_r18_bccd.py', '../_base_/qat/w4a4.py']
 load_from = 'work_dirs/retinanet_r18_bccd/epoch_40.pth'
 epochs = 20
 
-model = dict(_base_.pop('quantized_model'), model=_base_.model)
+model = dict(_base_.pop('quantized_model'), model='RetinaNet')
 train_dataloader = dict(sampler=_base_.pop('coreset_sampler'))
 default_hooks = dict(quantization=_base_.pop('quantization_hook'))
 

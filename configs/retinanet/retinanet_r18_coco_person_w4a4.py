@@ -6,7 +6,7 @@ _base_ = ['./retinanet_r18_coco_person.py', '../_base_/qat/w4a4.py']
 load_from = 'work_dirs/retinanet_r18_coco_person/epoch_24.pth'
 epochs = 8
 
-model = dict(_base_.pop('quantized_model'), model=_base_.model)
+model = dict(_base_.pop('quantized_model'), model='RetinaNet')
 train_dataloader = dict(sampler=_base_.pop('coreset_sampler'))
 default_hooks = dict(quantization=_base_.pop('quantization_hook'))
 

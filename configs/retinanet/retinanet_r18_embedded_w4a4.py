@@ -5,7 +5,7 @@ _base_ = ['./retinanet_r18_embedded.py', '../_base_/qat/w4a4.py']
 load_from = 'work_dirs/demo/full_precision/epoch_30.pth'
 epochs = 16
 
-model = dict(_base_.pop('quantized_model'), model=_base_.model)
+model = dict(_base_.pop('quantized_model'), model='RetinaNet')
 train_dataloader = dict(sampler=dict(_base_.pop('coreset_sampler'), fraction=0.3))
 default_hooks = dict(quantization=_base_.pop('quantization_hook'))
 

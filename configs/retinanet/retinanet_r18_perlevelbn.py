@@ -4,6 +4,10 @@ _base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 
 custom_imports = dict(imports=['mmacs'], allow_failed_imports=False)
 
-_base_.model.neck.norm_cfg = dict(type='BN')
-_base_.model.bbox_head.norm_cfg = dict(type='mmacs.PerLevelBN', num_levels=5)
-model = dict(_delete_=True, type='mmacs.QuantizedModel', model=_base_.model, recipe=None)
+model = dict(
+    type='mmacs.QuantizedModel',
+    model='RetinaNet',
+    recipe=None,
+    neck=dict(norm_cfg=dict(type='BN')),
+    bbox_head=dict(norm_cfg=dict(type='mmacs.PerLevelBN', num_levels=5)),
+)

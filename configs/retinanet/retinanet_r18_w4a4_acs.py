@@ -13,7 +13,7 @@ load_from = 'https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet
 
 # Frozen stages cannot adapt to low bits, and load_from overwrites the ImageNet weights that init_cfg would fetch.
 _base_.model.backbone.update(frozen_stages=-1, init_cfg=None)
-model = dict(_base_.pop('quantized_model'), model=_base_.model)
+model = dict(_base_.pop('quantized_model'), model='RetinaNet')
 
 train_dataloader = dict(sampler=dict(_base_.pop('coreset_sampler'), fraction=0.3))
 
