@@ -16,7 +16,8 @@ from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeli
 from mmacs.quantization import Specification, calibrate, layer_table, quantizers
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
 from mmacs.quantization.convert import full_precision_state
-from mmacs.quantization.synchronise import synchronise_ranges
+from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.synchronise import following_quantizers, synchronise_ranges
 from mmacs.registry import HOOKS
 from mmacs.teacher.side_effects import without_side_effects
 from mmacs.utils.errors import MmacsError
@@ -54,6 +55,7 @@ class QuantizationHook(Hook):
         self.check_interval = check_interval
         self.batch_size = batch_size
         self._has_loaded = False
+        self._following: List[Quantizer] = []
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Refuse a checkpoint that doesn't fit, before it is loaded."""
@@ -72,7 +74,7 @@ class QuantizationHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[Dict[str, Any]] = None
     ) -> None:
         """Bring ranges that follow the data together; ask now and then whether a quantizer has met NaN or Inf."""
-        synchronise_ranges(unwrapped(runner))
+        synchronise_ranges(self._following)
         if self.every_n_train_iters(runner, self.check_interval):
             refuse_nonfinite(unwrapped(runner))
 
@@ -91,6 +93,7 @@ class QuantizationHook(Hook):
                     'costs accuracy, and a teacher made of them knows nothing. Set load_from to a trained checkpoint.'
                 )
             self.calibrate(runner)
+        self._following = following_quantizers(model)
         runner.logger.info(f'Quantized layers of {type(model).__name__}:\n{layer_table(model)}')
 
     def before_val(self, runner: Runner) -> None:
@@ -135,6 +138,7 @@ class QuantizationHook(Hook):
         for _, quantizer in quantizers(model):
             for tensor in quantizer.state_dict().values():
                 broadcast(tensor)
+            quantizer.read_flags()
         runner.logger.info(f'Calibrated on {count} images.')
         if missed:
             runner.logger.warning(f'{len(missed)} quantizers saw no data while calibrating: {", ".join(missed[:5])}')

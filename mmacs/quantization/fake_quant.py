@@ -1,12 +1,17 @@
 """Fake-quant arithmetic: integer levels, steps, and the two quantizer functions. Imports torch alone."""
 
 import math
-from contextlib import nullcontext
-from typing import Any, ContextManager, Tuple
+from functools import partial
+from typing import Callable, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from mmacs.quantization.memory_order import in_layout_of, memory_rows, pieces
+from mmacs.quantization.recompute import remember
+
+Watch = Callable[[Union[float, Tensor]], None]
 
 
 def level_bounds(bits: int, signed: bool) -> Tuple[int, int]:
@@ -80,9 +85,9 @@ def lsq_initial_step(mean_abs: Tensor, q_max: int) -> Tensor:
     return alive(2 * mean_abs / math.sqrt(q_max))
 
 
-def _may_read(step: Tensor) -> bool:
-    """Whether a step may become a Python number: on a GPU that stalls the stream, in a compiled graph it breaks it."""
-    return not step.is_cuda and not torch.compiler.is_compiling()
+def reads_are_free(x: Tensor) -> bool:
+    """Whether a value may become a Python number: that stalls a GPU and breaks a compiled graph."""
+    return x.device.type == 'cpu' and not torch.compiler.is_compiling()
 
 
 def per_element(step: Tensor, x: Tensor) -> Tensor:
@@ -90,27 +95,64 @@ def per_element(step: Tensor, x: Tensor) -> Tensor:
     return step.reshape(-1, *[1] * (x.dim() - 1)) if step.numel() > 1 else step
 
 
-def _rounded(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
-    """:func:`round_to_levels` written out, without gradient."""
+def quantized_values(x: Tensor, step: Tensor, q_min: int, q_max: int, watch: Optional[Watch] = None) -> Tensor:
+    """:func:`round_to_levels` without gradient.
+
+    Args:
+        x (Tensor): See :func:`round_to_levels`.
+        step (Tensor): See :func:`round_to_levels`.
+        q_min (int): Lowest integer level.
+        q_max (int): Highest integer level.
+        watch (Callable, optional): Gets the sum of ``x``, which is NaN or Inf if one of its values is.
+
+    Returns:
+        Tensor: Fake-quantized values, same shape, dtype and layout as ``x``.
+    """
+    if watch is not None and not reads_are_free(x):
+        watch(x.sum(dtype=torch.float32))
     if torch.compiler.is_compiling():  # a compiled Function that works in place has a gradient of zero (torch 2.11)
-        step = per_element(step, x)
-        return (x * step.reciprocal()).round().clamp(q_min, q_max) * step
-    if step.numel() == 1 and _may_read(step):
-        scale, inverse = step.item(), step.reciprocal().item()
-    else:
         scale = per_element(step, x)
-        inverse = scale.reciprocal()
-    return torch.mul(x, inverse).round_().clamp_(q_min, q_max).mul_(scale)
+        y = (x * scale.reciprocal()).round().clamp(q_min, q_max) * scale  # float32, as steps are
+        return y if y.dtype == x.dtype else y.to(x.dtype)  # nor may it convert what needs no conversion
+    if x.is_cuda:
+        return _by_torchs_kernels(x.float(), step, q_min, q_max).to(x.dtype)
+    # Bit-equal to torch's kernels, which are scalar on a CPU: 16 times slower
+    n, inverse = step.numel(), step.reciprocal()
+    columns = (step[:, None], inverse[:, None]) if n > 1 else ()
+    shared = (step.item(), inverse.item()) if n == 1 and reads_are_free(step) else (step, inverse)
+    dense, rows = memory_rows(x, n)
+    y = torch.empty_like(dense)
+    total = 0.0
+    for values, result, *own in pieces(rows, memory_rows(y, n)[1], *columns):
+        scale, reciprocal = own or shared
+        values = values.float()  # a copy, unless they are float32
+        if watch is not None and reads_are_free(x):
+            total += values.sum().item()
+        units = torch.mul(values, reciprocal, out=result if x.dtype == torch.float32 else values)
+        units.round_().clamp_(q_min, q_max).mul_(scale)
+        if units is not result:
+            result.copy_(units)
+    if watch is not None and reads_are_free(x):
+        watch(total)
+    return in_layout_of(y, x)
+
+
+def _by_torchs_kernels(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
+    if step.numel() > 1:
+        # a floating-point zero point is not range-checked, which would stall a GPU
+        return torch.fake_quantize_per_channel_affine(x, step, torch.zeros_like(step), 0, q_min, q_max)
+    zero_point = torch.zeros(1, dtype=torch.int32, device=step.device)
+    return torch.fake_quantize_per_tensor_affine(x, step, zero_point, q_min, q_max)
 
 
 class _RoundToLevels(torch.autograd.Function):
-    """:func:`round_to_levels` for compilers, with the gradient of torch's kernels."""
+    """See :func:`round_to_levels`."""
 
     @staticmethod
     def forward(ctx, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
         ctx.save_for_backward(x, step)
         ctx.levels = q_min, q_max
-        return _rounded(x, step, q_min, q_max)
+        return quantized_values(x, step, q_min, q_max)
 
     @staticmethod
     @once_differentiable
@@ -122,32 +164,23 @@ class _RoundToLevels(torch.autograd.Function):
 
 
 def round_to_levels(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
-    """``s * round(clip(x / s, q_min, q_max))`` by torch's native fake-quant kernels, or bit-equal faster ones.
+    """``s * round(clip(x / s, q_min, q_max))``, bit-equal to torch's native fake-quant kernels in float32.
 
-    Their gradient passes straight through where the rounded value lies in the range; the step gets none.
+    As theirs, the gradient passes straight through where the rounded value lies in the range; the step gets none.
 
     Args:
-        x (Tensor): Values, float32; its first axis is the channel axis if ``step`` has several entries.
+        x (Tensor): Values of any floating dtype and layout, computed with in float32; the first axis is the channel
+            axis if ``step`` has several entries.
         step (Tensor): Positive step sizes, float32, shape (1,) or (x.shape[0],).
         q_min (int): Lowest integer level.
         q_max (int): Highest integer level.
 
     Returns:
-        Tensor: Fake-quantized values, same shape and dtype as ``x``.
+        Tensor: Fake-quantized values, same shape, dtype and layout as ``x``.
     """
-    step = step.detach()
-    if torch.compiler.is_compiling() and torch.is_grad_enabled():
-        return _RoundToLevels.apply(x, step, q_min, q_max)
-    # Bit-equal to torch's kernels, which break a compiled graph, and are scalar on a CPU: 16 times slower
-    if torch.compiler.is_compiling() or not (step.is_cuda or torch.is_grad_enabled()):
-        return _rounded(x, step, q_min, q_max)
-    if step.numel() > 1:
-        # a floating-point zero point is not range-checked, which would stall a GPU
-        return torch.fake_quantize_per_channel_affine(x, step, torch.zeros_like(step), 0, q_min, q_max)
-    if _may_read(step):
-        return torch.fake_quantize_per_tensor_affine(x, step.item(), 0, q_min, q_max)
-    zero_point = torch.zeros(1, dtype=torch.int32, device=step.device)
-    return torch.fake_quantize_per_tensor_affine(x, step, zero_point, q_min, q_max)
+    if not torch.is_grad_enabled():
+        return quantized_values(x, step, q_min, q_max)
+    return _RoundToLevels.apply(x, step.detach(), q_min, q_max)
 
 
 def clip_and_round(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
@@ -164,29 +197,83 @@ class _LSQ(torch.autograd.Function):
     """See :func:`lsq_quantize`."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, step: Tensor, q_min: int, q_max: int, scaled: bool) -> Tensor:
+    def forward(
+        ctx, x: Tensor, step: Tensor, q_min: int, q_max: int, scaled: bool, watch: Optional[Watch] = None
+    ) -> Tensor:
         ctx.save_for_backward(x, step)  # not the result, which x tells
-        ctx.unpacked = None
         ctx.levels = q_min, q_max
         ctx.scaled = scaled
-        return round_to_levels(x, step, q_min, q_max)
+        return quantized_values(x, step, q_min, q_max, watch)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tuple[Tensor, Tensor, None, None, None]:
-        x, step = ctx.unpacked or ctx.saved_tensors
-        ctx.unpacked = None
-        q_min, q_max = ctx.levels
-        n = step.numel()
-        units = x * per_element(step, x).reciprocal()
-        # hardtanh's backward is the one fused kernel for "pass inside a range"; it wants Python numbers.
-        grad_x = torch.ops.aten.hardtanh_backward(grad, units, q_min, q_max)
-        # The paper's sum of grad * (round(x / s) - x / s | q_min | q_max): inside, where grad_x is grad, and outside
-        grad_step = _inner_products(grad_x, units.round().sub_(units), n)
-        grad_step = grad_step + _inner_products(grad - grad_x, units.clamp_(q_min, q_max), n)
+    def backward(ctx, grad: Tensor) -> Tuple[Tensor, Tensor, None, None, None, None]:
+        x, step = ctx.saved_tensors
+        compute = _lsq_gradients_in_one if torch.compiler.is_compiling() else _lsq_gradients
+        grad_x, grad_step = compute(grad, x, step, *ctx.levels)
         if ctx.scaled:
-            grad_step = grad_step / math.sqrt(x.numel() / n * q_max)
-        return grad_x, grad_step, None, None, None
+            grad_step = grad_step / math.sqrt(x.numel() / step.numel() * ctx.levels[1])
+        return grad_x, grad_step, None, None, None, None
+
+
+def _lsq_gradients(grad: Tensor, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tuple[Tensor, Tensor]:
+    """Gradients to values and steps, piece by piece.
+
+    That of a step is the paper's sum of ``grad * (round(x / s) - x / s | q_min | q_max)``: inside the range, where
+    what passes to ``x`` is ``grad``, and outside. Each of the two is added up at once, so that pieces don't show.
+    """
+    n, inverse = step.numel(), step.reciprocal()
+    dense, values = memory_rows(x, n)
+    grad_x = torch.empty_like(dense)
+    rows = memory_rows(in_layout_of(grad, dense), n)[1], values, memory_rows(grad_x, n)[1]
+    piece = next(pieces(values))[0]  # none is larger
+    scratch = [torch.empty(piece.numel(), device=x.device) for _ in range(3 if n > 1 else 1)]
+    if n > 1:
+        sums = []
+        for *piece, column in pieces(*rows, inverse[:, None]):
+            units, inner, outer = (each[: piece[1].numel()].view_as(piece[1]) for each in scratch)
+            _lsq_piece(*piece, column, q_min, q_max, units, inner, outer)
+            sums.append((inner.sum(1), outer.sum(1)))
+        inside, outside = (torch.cat(part) for part in zip(*sums))
+    else:
+        factor = inverse.item() if reads_are_free(inverse) else inverse
+        summands = [torch.empty_like(values, dtype=torch.float32) for _ in range(2)]
+        for *piece, inner, outer in pieces(*rows, *summands):
+            _lsq_piece(*piece, factor, q_min, q_max, scratch[0][: inner.numel()].view_as(inner), inner, outer)
+        inside, outside = (part.sum(1) for part in summands)
+    return in_layout_of(grad_x, x), inside + outside
+
+
+def _lsq_piece(
+    grad: Tensor,
+    x: Tensor,
+    grad_x: Tensor,
+    inverse: Union[float, Tensor],
+    q_min: int,
+    q_max: int,
+    units: Tensor,
+    inside: Tensor,
+    outside: Tensor,
+) -> None:
+    """Write the gradient to a piece of the values, and the summands of the step's inside and outside the range."""
+    grad = grad.float()
+    torch.mul(x.float(), inverse, out=units)
+    passed = grad_x if grad_x.dtype == torch.float32 else torch.empty_like(units)
+    # hardtanh's backward is the one fused kernel for "pass inside a range"; it wants Python numbers
+    torch.ops.aten.hardtanh_backward.grad_input(grad, units, q_min, q_max, grad_input=passed)
+    if passed is not grad_x:
+        grad_x.copy_(passed)
+    torch.round(units, out=inside).sub_(units).mul_(passed)
+    torch.sub(grad, passed, out=outside).mul_(units.clamp_(q_min, q_max))
+
+
+def _lsq_gradients_in_one(grad: Tensor, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tuple[Tensor, Tensor]:
+    """:func:`_lsq_gradients` for compilers, which cut it into pieces themselves and don't bear work in place."""
+    n = step.numel()
+    grad, units = grad.float(), x.float() * per_element(step, x).reciprocal()
+    passed = torch.ops.aten.hardtanh_backward(grad, units, q_min, q_max)
+    inside = _inner_products(passed, units.round() - units, n)
+    return passed.to(x.dtype), inside + _inner_products(grad - passed, units.clamp(q_min, q_max), n)
 
 
 def _inner_products(a: Tensor, b: Tensor, n: int) -> Tensor:
@@ -194,63 +281,35 @@ def _inner_products(a: Tensor, b: Tensor, n: int) -> Tensor:
     return (a * b).reshape(n, -1).sum(1)  # no dot or matrix product, whose inputs autocast or TF32 would round
 
 
-def recompute_in_backward(*quantized: Tensor) -> ContextManager[Any]:
-    """Operations inside save no results of :func:`lsq_quantize`: backward computes them again.
-
-    Those are as large as the values that they come from, which are saved already, and quick to compute again. What
-    something else has returned is saved as ever.
-
-    Example::
-
-        x, weight = input_quantizer(x), weight_quantizer(weight)
-        with recompute_in_backward(x, weight):
-            y = conv2d(x, weight)
-    """
-    if torch.compiler.is_compiling():  # compilers decide by themselves what to compute again
-        return nullcontext()
-    nodes = {y.untyped_storage().data_ptr(): y.grad_fn for y in quantized if isinstance(y.grad_fn, _LSQ._backward_cls)}
-    if not nodes:
-        return nullcontext()
-
-    def pack(saved: Tensor) -> Any:
-        node = nodes.get(saved.untyped_storage().data_ptr())
-        # a view, such as the transposed weight of a linear layer, has a layout of its own
-        return saved if node is None else (node, saved.size(), saved.stride(), saved.storage_offset())
-
-    return torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
-
-
-def _unpack(packed: Any) -> Tensor:
-    if isinstance(packed, Tensor):
-        return packed
-    node, *layout = packed
-    # once in a backward, as activation checkpointing demands: also for the node's own backward, which comes later
-    node.unpacked = node.unpacked or node.saved_tensors
-    x, step = node.unpacked
-    with torch.no_grad():
-        return round_to_levels(x, step, *node.levels).as_strided(*layout)
-
-
-def lsq_quantize(x: Tensor, step: Tensor, q_min: int, q_max: int, scaled: bool = True) -> Tensor:
+def lsq_quantize(
+    x: Tensor, step: Tensor, q_min: int, q_max: int, scaled: bool = True, watch: Optional[Watch] = None
+) -> Tensor:
     """Fake-quantize with a learned step size: ``s * round(clip(x / s, q_min, q_max))``.
 
-    Forward is that of torch's native fake-quant kernels, bit for bit. Backward is equations 3 and 5 of Esser et al.
-    2020 (LSQ): with respect to ``x`` 1 inside the range, 0 at its ends and outside; with respect to the step
+    Forward is that of torch's native fake-quant kernels, bit for bit in float32. Backward is equations 3 and 5 of Esser
+    et al. 2020 (LSQ): with respect to ``x`` 1 inside the range, 0 at its ends and outside; with respect to the step
     ``round(x/s) - x/s`` inside, ``q_min`` below and ``q_max`` above, times ``1 / sqrt(n * q_max)`` where n counts the
     elements **that share one step**. "Inside" is decided before rounding, as in the paper; torch's own learnable
     fake-quant op decides it after rounding, which gives other gradients for values up to half a step outside the range.
-    Only ``x`` and the step are kept for backward; see :func:`recompute_in_backward` for what comes after.
+    Only ``x``, in its own dtype, and the step are kept for backward, also by what uses the result through
+    :func:`~.recompute.recomputed`.
 
     Args:
-        x (Tensor): Values, float32; its first axis is the channel axis if ``step`` has several entries.
+        x (Tensor): Values of any floating dtype and layout, computed with in float32; the first axis is the channel
+            axis if ``step`` has several entries.
         step (Tensor): Positive step sizes, float32, shape (1,) or (x.shape[0],).
         q_min (int): Lowest integer level.
         q_max (int): Highest integer level, at least 1.
         scaled (bool): Whether the step's gradient is scaled by ``1 / sqrt(n * q_max)``, which is LSQ's own.
+        watch (Callable, optional): Gets the sum of ``x``, which is NaN or Inf if one of its values is.
 
     Returns:
-        Tensor: Fake-quantized values, same shape and dtype as ``x``.
+        Tensor: Fake-quantized values, same shape, dtype and layout as ``x``.
     """
     if not torch.is_grad_enabled():
-        return round_to_levels(x.contiguous(), step, q_min, q_max)
-    return _LSQ.apply(x.contiguous(), step, q_min, q_max, scaled)
+        return quantized_values(x, step, q_min, q_max, watch)
+    if torch.compiler.is_compiling() and watch is not None:
+        watch(x.detach().sum(dtype=torch.float32))
+        watch = None
+    y = _LSQ.apply(x, step, q_min, q_max, scaled, watch)
+    return remember(y, partial(quantized_values, q_min=q_min, q_max=q_max), x, step)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmacs.quantization.memory_order import memory_rows
+
 SAMPLE_SIZE = 32768
 MIN_PER_CHANNEL = 64
 
@@ -88,15 +90,15 @@ def channel_sample(x: Tensor, channel_axis: Optional[int] = None) -> Tensor:
     Strides have no divisor in common with the sizes that they run over, so that no row or column is preferred.
 
     Args:
-        x (Tensor): Values of any shape.
+        x (Tensor): Values of any shape, floating dtype and layout.
         channel_axis (int, optional): Axis of the channels, each of which gives the same places, at least 64 if there
             are as many. None takes all elements as one channel.
 
     Returns:
-        Tensor: Shape (number of channels or 1, elements per channel).
+        Tensor: float32, shape (number of channels or 1, elements per channel).
     """
     if channel_axis is None:
-        x = x.reshape(1, 1, -1)
+        x = (x.reshape(-1) if torch.compiler.is_compiling() else memory_rows(x)[1]).view(1, 1, -1)
     else:
         axis = channel_axis % x.dim()
         x = x.reshape(math.prod(x.shape[:axis]), x.shape[axis], -1)
@@ -105,7 +107,7 @@ def channel_sample(x: Tensor, channel_axis: Optional[int] = None) -> Tensor:
     if stride > 1:
         along_inner = min(stride, inner)
         x = x[:: _coprime(stride // along_inner, outer), :, :: _coprime(along_inner, inner)]
-    return x.transpose(0, 1).reshape(channels, -1).contiguous()
+    return x.transpose(0, 1).reshape(channels, -1).float().contiguous()
 
 
 def _coprime(stride: int, size: int) -> int:

@@ -1,14 +1,22 @@
 """The same ranges in all processes, where they follow data of which each process sees its own part."""
 
+from typing import List, Sequence
+
 import torch
-from mmengine.dist import all_reduce, get_world_size
 from torch import nn
 
 from mmacs.quantization.convert import quantizers
+from mmacs.quantization.processes import average, world_size
+from mmacs.quantization.quantizers import Quantizer
+
+
+def following_quantizers(model: nn.Module) -> List[Quantizer]:
+    """The quantizers of a converted model whose ranges follow activations."""
+    return [found for _, found in quantizers(model) if found.kind == 'activation' and found.followed]
 
 
 @torch.no_grad()
-def synchronise_ranges(model: nn.Module) -> None:
+def synchronise_ranges(following: Sequence[Quantizer]) -> None:
     """Average over processes the ranges that follow activations, in place, by one collective operation.
 
     Between iterations and not in the forward pass: where a layer is called by some processes alone, as the mask head
@@ -16,18 +24,12 @@ def synchronise_ranges(model: nn.Module) -> None:
     call this.
 
     Args:
-        model (nn.Module): A converted model.
+        following (Sequence[Quantizer]): See :func:`following_quantizers`, which looks through the whole model.
     """
-    if get_world_size() == 1:
+    if not following or world_size() == 1:
         return
-    ranges = [
-        getattr(quantizer, name)
-        for _, quantizer in quantizers(model)
-        if quantizer.kind == 'activation'
-        for name in quantizer.followed
-    ]
-    if ranges:
-        flat = torch.cat(ranges)
-        all_reduce(flat, op='mean')
-        for tensor, mean in zip(ranges, flat.split([tensor.numel() for tensor in ranges])):
-            tensor.copy_(mean)
+    ranges = [getattr(quantizer, name) for quantizer in following for name in quantizer.followed]
+    flat = torch.cat(ranges)
+    average(flat)
+    for tensor, mean in zip(ranges, flat.split([tensor.numel() for tensor in ranges])):
+        tensor.copy_(mean)

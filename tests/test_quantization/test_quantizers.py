@@ -139,3 +139,16 @@ def test_after_a_change_of_bits_the_step_is_as_if_calibrated_at_them():
     quantizer = calibrated(x, bits=8)
     quantizer.change_bits(3)
     torch.testing.assert_close(quantizer.step, calibrated(x, bits=3).step)
+
+
+def test_each_level_has_the_sign_of_its_own_data_from_calibration_on():
+    quantizer = LSQ(num_levels=4)
+    levels = [torch.rand(100), torch.randn(100), torch.rand(100), torch.randn(100)]
+    quantizer.start_observing()
+    for x in levels:
+        quantizer(x)
+    quantizer.finish_observing()
+    for level, x in enumerate(levels):
+        alone = calibrated(x)
+        assert quantizer.level_is_signed(level) == alone.level_is_signed() == (level % 2 == 1)
+        torch.testing.assert_close(quantizer.step[level], alone.step[0])

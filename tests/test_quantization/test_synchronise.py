@@ -16,14 +16,13 @@ def test_ranges_that_follow_activations_are_averaged_over_processes(monkeypatch,
     before = {key: value.clone() for key, value in model.state_dict().items()}
     sent = []
 
-    def mean_with_a_process_of_twice_the_range(flat, op):
-        assert op == 'mean'
+    def mean_with_a_process_of_twice_the_range(flat):
         sent.append(flat.numel())
         flat.mul_(1.5)
 
-    monkeypatch.setattr(synchronise, 'get_world_size', lambda: 2)
-    monkeypatch.setattr(synchronise, 'all_reduce', mean_with_a_process_of_twice_the_range)
-    synchronise.synchronise_ranges(model)
+    monkeypatch.setattr(synchronise, 'world_size', lambda: 2)
+    monkeypatch.setattr(synchronise, 'average', mean_with_a_process_of_twice_the_range)
+    synchronise.synchronise_ranges(synchronise.following_quantizers(model))
     moved = {f'{layer}.input_quantizer.{name}' for layer in (0, 2, 3) for name in ranges}
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key] * 1.5 if key in moved else before[key]), key

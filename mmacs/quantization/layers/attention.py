@@ -1,5 +1,6 @@
 """Quantized multi-head attention of torch, which MMCV's and MMDetection's transformers wrap."""
 
+from functools import partial
 from typing import Optional, Tuple
 
 import torch
@@ -8,7 +9,9 @@ from torch import Tensor, nn
 
 from mmacs.quantization.layers.base import QuantizedLayer, register_layer
 from mmacs.quantization.layers.linear import QuantizedLinear
+from mmacs.quantization.layers.products import Product
 from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.recompute import derive, recomputed
 
 
 @register_layer(nn.MultiheadAttention)
@@ -87,7 +90,9 @@ class QuantizedMultiheadAttention(QuantizedLayer, nn.MultiheadAttention):
         """Queries, keys and values (N, L, embed_dim) as heads, (N, num_heads, L, head_dim)."""
         inputs = (self.input_quantizer(query), self.key_quantizer(key), self.value_quantizer(value))
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        projected = map(F.linear, inputs, self.quantized_weight().chunk(3), biases)
+        weight = self.quantized_weight()
+        weights = (derive(weight, partial(_third, number=number)) for number in range(3))
+        projected = (recomputed(Product(), *operands) for operands in zip(inputs, weights, biases))
         return tuple(x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in projected)
 
     def _merge(
@@ -107,6 +112,11 @@ class QuantizedMultiheadAttention(QuantizedLayer, nn.MultiheadAttention):
         if key_padding_mask is not None:
             masks.append(key_padding_mask[:, None, None])
         return sum(_additive(mask, dtype) for mask in masks) if masks else None
+
+
+def _third(weight: Tensor, number: int) -> Tensor:
+    """The part of the three weights in one that is for queries, keys or values."""
+    return weight.chunk(3)[number]
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

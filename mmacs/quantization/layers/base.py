@@ -6,7 +6,7 @@ from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Tuple, Typ
 import torch
 from torch import Tensor, nn
 
-from mmacs.quantization.fake_quant import recompute_in_backward
+from mmacs.quantization.recompute import derive, recomputed
 from mmacs.utils.libraries import load_adapters
 
 QUANTIZED_LAYERS: Dict[Type[nn.Module], Type['QuantizedLayer']] = {}
@@ -73,17 +73,25 @@ class QuantizedLayer:
         self.frozen = True
 
     def _quantize_weight(self) -> Tensor:
-        return self.restore_layout(self.weight_quantizer(self.weight_to_quantize()))
+        return derive(self.weight_quantizer(self.weight_to_quantize()), self.restore_layout)
 
 
 class ReusedForward(QuantizedLayer):
     """Quantized layer that runs its original forward, which finds the fake-quantized weight in ``self.weight``."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Call the original forward with a fake-quantized first argument."""
-        x, weight = self.input_quantizer(x), self.quantized_weight()
-        with shadowed(self, weight=weight), recompute_in_backward(x, weight):
-            return super().forward(x, *args, **kwargs)
+        """Call the original forward with a fake-quantized first argument; for its gradient it runs once more."""
+
+        def original(x: Tensor, weight: Tensor, bias: Optional[Tensor], *others: Any) -> Tensor:
+            with shadowed(self, weight=weight, bias=bias):
+                return self.original_forward(x, *others[: len(args)], **dict(zip(kwargs, others[len(args) :])))
+
+        tensors = self.input_quantizer(x), self.quantized_weight(), getattr(self, 'bias', None)
+        return recomputed(original, *tensors, *args, *kwargs.values())
+
+    def original_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The forward in full precision, with the weight and bias that are read at the moment."""
+        return super().forward(x, *args, **kwargs)
 
 
 @contextmanager

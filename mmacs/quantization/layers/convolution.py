@@ -1,10 +1,13 @@
 """Quantized convolutions of torch and mmcv."""
 
+from typing import List, Optional
+
 import torch
 from torch import Tensor, nn
 
-from mmacs.quantization.fake_quant import recompute_in_backward
 from mmacs.quantization.layers.base import QuantizedLayer, ReusedForward, register_layer
+from mmacs.quantization.layers.products import Convolution
+from mmacs.quantization.recompute import recomputed
 
 
 @register_layer(nn.Conv2d)
@@ -14,16 +17,32 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W')."""
         x, weight = self.input_quantizer(x), self.quantized_weight()
-        with recompute_in_backward(x, weight):
-            return self._conv_forward(x, weight, self.bias)
+        plain = x.dim() == 4 and self.padding_mode == 'zeros' and not isinstance(self.padding, str)
+        convolve = (
+            Convolution(self.stride, self.padding, self.dilation, False, (0, 0), self.groups)
+            if plain
+            else self._conv_forward
+        )
+        return recomputed(convolve, x, weight, self.bias)
 
 
 @register_layer(nn.ConvTranspose2d)
-class QuantizedConvTranspose2d(ReusedForward, nn.ConvTranspose2d):
+class QuantizedConvTranspose2d(QuantizedLayer, nn.ConvTranspose2d):
     """Transposed convolution; its weight is (C_in, C_out / groups, k, k), the quantizer's (C_out, C_in / groups, k, k).
 
     The input channels of group g meet its output channels alone, so that each output channel has a row of its own.
     """
+
+    def forward(self, x: Tensor, output_size: Optional[List[int]] = None) -> Tensor:
+        """Map (N, C_in, H, W) to (N, C_out, H', W'), of ``output_size`` where several sizes are possible."""
+        output_padding = self._output_padding(
+            x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
+        )
+        convolve = Convolution(self.stride, self.padding, self.dilation, True, tuple(output_padding), self.groups)
+        x = self.input_quantizer(x)
+        if x.dim() == 3:
+            return recomputed(convolve, x[None], self.quantized_weight(), self.bias)[0]
+        return recomputed(convolve, x, self.quantized_weight(), self.bias)
 
     def weight_to_quantize(self) -> Tensor:
         """The weight as (C_out, C_in / groups, k, k)."""
@@ -36,7 +55,8 @@ class QuantizedConvTranspose2d(ReusedForward, nn.ConvTranspose2d):
 
 def _swap_channels(weight: Tensor, groups: int) -> Tensor:
     """(groups * a, b, k, k) to (groups * b, a, k, k) within each group; its own inverse."""
-    return torch.cat([part.transpose(0, 1) for part in weight.chunk(groups)])
+    swapped = [part.transpose(0, 1) for part in weight.chunk(groups)]
+    return swapped[0] if groups == 1 else torch.cat(swapped)
 
 
 try:

@@ -23,9 +23,12 @@ else:
 
         def forward(self, x: Tensor) -> Tensor:
             """Map (N, C_in, H, W) to (N, C_out, H', W')."""
-            offsets = self.conv_offset(x)  # from the input as it is: that layer rounds it to a grid of its own
+            return super().forward(x, self.conv_offset(x))  # from the input as it is: that layer has its own grid
+
+        def original_forward(self, x: Tensor, offsets: Tensor) -> Tensor:
+            """The forward in full precision with these offsets."""
             with shadowed(self, conv_offset=lambda quantized: offsets):
-                return super().forward(x)
+                return super().original_forward(x)
 
     @register_layer(DeformConv2dPack)
     class QuantizedDeformConv2dPack(OwnOffsets, DeformConv2dPack):

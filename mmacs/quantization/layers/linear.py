@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
-from mmacs.quantization.fake_quant import recompute_in_backward
 from mmacs.quantization.layers.base import QuantizedLayer, register_layer
+from mmacs.quantization.layers.products import Product
+from mmacs.quantization.recompute import recomputed
 
 
 @register_layer(nn.Linear)
@@ -14,9 +15,7 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C_in) to (..., C_out)."""
-        x, weight = self.input_quantizer(x), self.quantized_weight()
-        with recompute_in_backward(x, weight):
-            return nn.functional.linear(x, weight, self.bias)
+        return recomputed(Product(), self.input_quantizer(x), self.quantized_weight(), self.bias)
 
 
 try:

@@ -1,13 +1,15 @@
 """What every quantizer has: bit-width, a grid of levels, flags, calibration, and per-level ranges of shared layers."""
 
 import math
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
-from mmengine.dist import is_distributed
 from torch import Tensor, nn
 
-from mmacs.quantization.fake_quant import level_bounds, per_element, power_of_two_step
+from mmacs.quantization.fake_quant import level_bounds, per_element, power_of_two_step, reads_are_free
+from mmacs.quantization.memory_order import memory_rows
+from mmacs.quantization.processes import world_size
+from mmacs.quantization.recompute import recomputed, remember
 from mmacs.utils.errors import MmacsError
 
 MAX_BITS = 16
@@ -61,6 +63,8 @@ class Quantizer(nn.Module):
     kinds: Sequence[str] = KINDS  # what it can quantize
     uniform = True  # whether its levels are those of a :class:`Grid`
     followed: Sequence[str] = ()  # buffers that follow the values, of which each process sees its own
+    # Whether ``fake_quantize`` takes any dtype, keeps nothing but its arguments for backward, and calls ``watch``
+    fused = False
     replaces_weight = False  # whether it holds quantized weights of its own, so that the layer's stay as they were
 
     def __init__(
@@ -88,10 +92,11 @@ class Quantizer(nn.Module):
         self.register_buffer('initialized', torch.zeros(num_levels, dtype=torch.uint8))
         self.register_buffer('signed', torch.full((num_levels,), signed is not False, dtype=torch.uint8))
         self.register_buffer('step_bits', torch.tensor([bits], dtype=torch.uint8))
-        # On a GPU, where looking at every tensor would stall the stream: whether a NaN or Inf was met
-        self.register_buffer('met_nonfinite', torch.zeros(1, dtype=torch.bool), persistent=False)
+        # On a GPU, where looking at every tensor would stall the stream: whether a NaN or Inf was met, by this process.
+        # No buffer, which DistributedDataParallel would overwrite in each forward
+        self.met_nonfinite = torch.zeros(1, dtype=torch.bool)
         self._signed_by_user = signed
-        self._flags_cache: Optional[Tuple[Tuple[int, int], List[Tuple[bool, bool]]]] = None
+        self._flags_cache: Optional[List[Tuple[bool, bool]]] = None
         self._observed: List[List[Tuple[Tensor, bool]]] = [[] for _ in range(num_levels)]
 
     @property
@@ -113,7 +118,12 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def refresh(self, x: Tensor, level: int) -> None:
-        """In training, let the range follow the values that are about to be quantized, without gradient."""
+        """In training, let the range follow the values that are about to be quantized, without gradient.
+
+        Args:
+            x (Tensor): Values of any floating dtype.
+            level (int): Pyramid level.
+        """
 
     def grid_step(self, level: int, q_min: int, q_max: int) -> Tensor:
         """Positive step sizes of a level, shape (1,) or (number of channels,), differentiable where learned."""
@@ -141,16 +151,28 @@ class Quantizer(nn.Module):
         if not self._flags()[level][0]:
             self._initialize_from(x, level)
         with torch.autocast(x.device.type, enabled=False):
-            values = x.float()
-            self._check_finite(values, *self.parameters(recurse=False))
+            if not self.fused:
+                self.watch(x.detach().sum(dtype=torch.float32))
             if self.training:  # evaluating changes no state
                 with torch.no_grad():
-                    self.refresh(values.detach(), level)
-            return self.quantize(values, level).to(x.dtype)
+                    self.refresh(x.detach(), level)
+            return self.fake_quantized(x, level)
 
-    def quantize(self, x: Tensor, level: int) -> Tensor:
-        """Map float32 values to the grid of a level."""
+    def fake_quantized(self, x: Tensor, level: int) -> Tensor:
+        """Map values of any floating dtype to the grid of a level; only they and the grid are kept for backward."""
         step, offset, q_min, q_max = self.grid(level)
+        if self.fused and offset is None:
+            return self.fake_quantize(x, step, q_min, q_max)
+
+        def on_grid(x: Tensor, step: Tensor, offset: Optional[Tensor] = None) -> Tensor:
+            return self.quantize(x.float(), Grid(step, offset, q_min, q_max)).to(x.dtype)
+
+        operands = (x, step) if offset is None else (x, step, offset)
+        return remember(recomputed(on_grid, *operands), on_grid, *operands)
+
+    def quantize(self, x: Tensor, grid: Grid) -> Tensor:
+        """Map float32 values to a grid, with gradients to them and to what the grid is made of."""
+        step, offset, q_min, q_max = grid
         if offset is None:
             return self.fake_quantize(x, step, q_min, q_max)
         offset = per_element(offset, x)
@@ -179,8 +201,10 @@ class Quantizer(nn.Module):
         return state[..., level : level + 1] if self.num_levels > 1 else state
 
     def by_channel(self, x: Tensor) -> Tensor:
-        """Values as (number of channels, elements that share a range)."""
-        return x.reshape(self.num_channels, -1)
+        """Values as float32, (number of channels, elements that share a range in the order of memory)."""
+        if torch.compiler.is_compiling():  # strides may be unknown
+            return x.float().reshape(self.num_channels, -1)
+        return memory_rows(x, self.num_channels)[1].float()
 
     def level_is_signed(self, level: int = 0) -> bool:
         """Whether the quantizer has negative levels at a pyramid level."""
@@ -218,13 +242,19 @@ class Quantizer(nn.Module):
             )
         return level
 
-    def _check_finite(self, *tensors: Tensor) -> None:
-        """A NaN would be rounded to some level and hidden: look at the sum, which one pass gives."""
-        total = sum(tensor.detach().sum() for tensor in tensors)
-        if total.device.type != 'cpu' or torch.compiler.is_compiling():
+    def watch(self, total: Union[float, Tensor]) -> None:
+        """Look at the sum of values, and at what is learned: a NaN would be rounded to some level and hidden.
+
+        Raises:
+            MmacsError: On a CPU, if there is NaN or Inf. Elsewhere ``met_nonfinite`` remembers it.
+        """
+        for learned in self._parameters.values():
+            total = total + learned.detach().sum()
+        if not isinstance(total, Tensor) or reads_are_free(total):
+            if not math.isfinite(total):
+                self.refuse_nonfinite()
+        else:
             self.met_nonfinite.logical_or_(~total.isfinite())
-        elif not math.isfinite(total.item()):
-            self.refuse_nonfinite()
 
     def refuse_nonfinite(self) -> None:
         """Raise the error for NaN or Inf."""
@@ -263,15 +293,16 @@ class Quantizer(nn.Module):
             if signed is None:
                 signed = any(negative for _, negative in observed)
             self.signed[level] = int(signed)
+            self._flags_cache = None  # the bounds below depend on it
             self.set_range(self.combine(torch.stack([found for found, _ in observed])), level, *self.bounds(level))
             self.initialized[level] = 1
-        self._read_flags()
+        self.read_flags()
         self.forget_observations()
 
     @torch.compiler.disable
     def _initialize_from(self, x: Tensor, level: int) -> None:
         """Take the range from the first training batch, as LSQ does; anything else is a mistake to be told about."""
-        if not self.training or is_distributed():
+        if not self.training or world_size() > 1:
             raise MmacsError(
                 f'{self.name} was never calibrated: call mmacs.quantization.calibrate(model, batches), '
                 f'add the hook mmacs.QuantizationHook, or load a checkpoint of a quantized model'
@@ -281,35 +312,33 @@ class Quantizer(nn.Module):
 
     # ---------------------------------------------------------------- state
     def _flags(self) -> List[Tuple[bool, bool]]:
-        """(initialized, signed) per level as Python values, re-read when the buffers changed.
+        """(initialized, signed) per level as Python values.
 
-        Reading a buffer stalls a GPU and breaks a compiled graph, so that is done once, not in every forward.
+        Reading a buffer stalls a GPU and breaks a compiled graph, so they are read where they change: after
+        calibration, loading, a move to another device or dtype, and, since ``tensor.data`` writes leave no trace, a
+        switch of the mode.
         """
-        cache = self._flags_cache
-        if cache is None or not (torch.compiler.is_compiling() or cache[0] == self._versions()):
-            return self._read_flags()
-        return cache[1]
+        return self.read_flags() if self._flags_cache is None else self._flags_cache
 
     @torch.compiler.disable
-    def _read_flags(self) -> List[Tuple[bool, bool]]:
+    def read_flags(self) -> List[Tuple[bool, bool]]:
+        """Look at the buffers ``initialized`` and ``signed`` anew: after they were written to from outside."""
         flags = [(bool(i), bool(s)) for i, s in torch.stack([self.initialized, self.signed], 1).tolist()]
         # What a copy without ranges is given later may leave no trace
         has_range = any(initialized for initialized, _ in flags)
-        self._flags_cache = (self._versions(), flags) if has_range else None
+        self._flags_cache = flags if has_range else None
         return flags
 
-    def _versions(self) -> Tuple[int, int]:
-        return self.initialized._version, self.signed._version
-
     def train(self, mode: bool = True) -> 'Quantizer':
-        """Switch the mode; flags are re-read, since ``tensor.data`` writes leave no trace."""
+        """Switch the mode; flags are read."""
         self._flags_cache = None
         if not self.initialized.is_meta:
-            self._read_flags()  # now, so that a compiled forward finds them
+            self.read_flags()  # now, so that a compiled forward finds them
         return super().train(mode)
 
-    def _apply(self, fn, *args, **kwargs):
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> 'Quantizer':
         self._flags_cache = None
+        self.met_nonfinite = torch.zeros_like(fn(self.met_nonfinite))
         return super()._apply(fn, *args, **kwargs)
 
     def _load_from_state_dict(self, state_dict, prefix, *args: Any) -> None:

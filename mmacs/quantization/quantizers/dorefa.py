@@ -5,8 +5,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from mmacs.quantization.fake_quant import alive, clip_and_round, round_to_levels
-from mmacs.quantization.quantizers.base import Quantizer
+from mmacs.quantization.fake_quant import alive, clip_and_round, per_element, round_to_levels
+from mmacs.quantization.quantizers.base import Grid, Quantizer
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import QUANTIZERS
 
@@ -40,7 +40,8 @@ class DoReFa(Quantizer):
             return rows.abs().mean(1)
         if self.kind == 'activation':
             return 3 * rows.square().mean(1).sqrt()
-        return rows.abs().mean(1) / self._squash(rows).abs().mean(1).clamp_min(torch.finfo(torch.float32).tiny)
+        squashed = self._squash(rows, len(rows)).abs().mean(1)
+        return rows.abs().mean(1) / squashed.clamp_min(torch.finfo(torch.float32).tiny)
 
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
         """Keep the unit range, or take that of the data."""
@@ -65,11 +66,11 @@ class DoReFa(Quantizer):
         """Weights lie in [-unit, unit]."""
         return -step * q_max / 2 if self.kind == 'weight' else super().grid_offset(level, step, q_max)
 
-    def quantize(self, x: Tensor, level: int) -> Tensor:
+    def quantize(self, x: Tensor, grid: Grid) -> Tensor:
         """Squash weights, then map to the grid."""
         if self.kind == 'weight' and not self._is_sign():
-            x = (self._squash(self.by_channel(x)) * self.unit[:, None]).reshape(x.shape)
-        return super().quantize(x, level)
+            x = self._squash(x, self.num_channels) * per_element(self.unit, x)
+        return super().quantize(x, grid)
 
     def fake_quantize(self, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
         """Clip, then round with a straight-through gradient; the sign of a weight passes all gradients."""
@@ -91,7 +92,8 @@ class DoReFa(Quantizer):
         return self.kind == 'weight' and self.bits == 1
 
     @staticmethod
-    def _squash(rows: Tensor) -> Tensor:
-        """``tanh(w) / max|tanh(w)|`` per row, within [-1, 1]."""
-        squashed = rows.tanh()
-        return squashed / squashed.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    def _squash(x: Tensor, num_channels: int) -> Tensor:
+        """``tanh(w) / max|tanh(w)|`` per channel, or of all, within [-1, 1]."""
+        squashed = x.tanh()
+        axes = tuple(range(num_channels > 1, x.dim()))
+        return squashed / squashed.abs().amax(axes, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from mmacs.quantization.mse_clip import mse_clip
 from mmacs.quantization.quantizers.base import Quantizer
+from mmacs.quantization.recompute import remember
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import QUANTIZERS
 
@@ -91,6 +92,10 @@ def _bits(variable: Tensor) -> Tensor:
     return torch.copysign(torch.ones((), device=variable.device), variable)
 
 
+def _is_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
 class _BasisTimesBits(torch.autograd.Function):
     """``w = sum_i v_i sign(P_i)`` with P = variables / unit; see :class:`DQWeight`."""
 
@@ -166,8 +171,8 @@ class DQWeight(Quantizer):
         self.register_buffer('unit', torch.ones(self.bits, self.num_channels))
 
     def statistic(self, x: Tensor) -> Tensor:
-        """The weight itself, shape (number of channels, elements of each)."""
-        return self.by_channel(x)
+        """The weight itself, shape (number of channels, elements of each), in the order of ``bit_variables``."""
+        return x.reshape(self.num_channels, -1)
 
     def combine(self, statistics: Tensor) -> Tensor:
         """The weight is the same in every batch."""
@@ -184,12 +189,17 @@ class DQWeight(Quantizer):
         self.unit.copy_(unit)
         self.bit_variables.copy_((math.sqrt(self.bits) * margins(statistic, basis)).view_as(self.bit_variables))
 
-    def quantize(self, x: Tensor, level: int) -> Tensor:
-        """The weight that basis and bits make, in the shape of ``x``, whose values don't matter."""
-        basis = self.basis / math.sqrt(self.sharing)
-        weight = _BasisTimesBits.apply(basis, self.bit_variables.reshape(*basis.shape, -1), self.unit)
-        self._check_finite(weight)
-        return weight.view_as(x)
+    def fake_quantized(self, x: Tensor, level: int) -> Tensor:
+        """The weight that basis and bits make, in shape, dtype and layout of ``x``, whose values don't matter."""
+        shape, dtype = x.shape, x.dtype
+        layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+
+        def weight(basis: Tensor, variables: Tensor, unit: Tensor) -> Tensor:
+            rows = _BasisTimesBits.apply(basis, variables.reshape(*basis.shape, -1), unit)
+            return rows.view(shape).to(dtype, memory_format=layout)
+
+        tensors = self.basis / math.sqrt(self.sharing), self.bit_variables, self.unit
+        return remember(weight(*tensors), weight, *tensors)
 
     def change_bits(self, bits: int) -> None:
         """Refused: the bits are what is trained."""

@@ -11,11 +11,10 @@ from mmacs.quantization.fake_quant import (
     keep_positive,
     lsq_initial_step,
     lsq_quantize,
-    per_element,
     scale_gradient,
 )
 from mmacs.quantization.mse_clip import channel_sample, mse_clip_of_bits
-from mmacs.quantization.quantizers.base import Quantizer
+from mmacs.quantization.quantizers.base import Grid, Quantizer
 from mmacs.utils.errors import unknown_name
 from mmacs.utils.registry import QUANTIZERS
 
@@ -34,6 +33,8 @@ class LSQ(Quantizer):
     Raises:
         MmacsError: If ``init`` is unknown.
     """
+
+    fused = True
 
     def __init__(self, init: str = 'mean', **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -62,18 +63,16 @@ class LSQ(Quantizer):
         """The learned step, kept positive."""
         return keep_positive(self.at(self.step, level))
 
-    def quantize(self, x: Tensor, level: int) -> Tensor:
-        """Map float32 values to the grid; gradients of an offset are scaled as the step's, by ``1 / sqrt(n q_max)``."""
-        step, offset, q_min, q_max = self.grid(level)
-        if offset is None:
-            return self.fake_quantize(x, step, q_min, q_max)
-        scale = 1 / math.sqrt(x.numel() / offset.numel() * q_max)
-        offset = per_element(scale_gradient(offset, scale), x)
-        return self.fake_quantize(x - offset, step, q_min, q_max) + offset
+    def quantize(self, x: Tensor, grid: Grid) -> Tensor:
+        """Map float32 values to a grid; gradients of an offset are scaled as the step's, by ``1 / sqrt(n q_max)``."""
+        if grid.offset is not None:
+            scale = 1 / math.sqrt(x.numel() / grid.offset.numel() * grid.q_max)
+            grid = grid._replace(offset=scale_gradient(grid.offset, scale))
+        return super().quantize(x, grid)
 
     def fake_quantize(self, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
         """``s * round(clip(x / s, q_min, q_max))`` with the paper's gradients."""
-        return lsq_quantize(x, step, q_min, q_max)
+        return lsq_quantize(x, step, q_min, q_max, watch=self.watch)
 
     @torch.no_grad()
     def change_bits(self, bits: int) -> None:

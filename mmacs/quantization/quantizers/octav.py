@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmacs.quantization.fake_quant import keep_positive, per_element, round_to_levels
 from mmacs.quantization.mse_clip import channel_sample, clipped_straight_through, mse_clip_of_bits
-from mmacs.quantization.quantizers.base import Quantizer
+from mmacs.quantization.quantizers.base import Grid, Quantizer
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import QUANTIZERS
 
@@ -74,8 +74,8 @@ class OCTAV(Quantizer):
         """``s * round(clip(x / s, q_min, q_max))``."""
         return round_to_levels(x, step, q_min, q_max)
 
-    def quantize(self, x: Tensor, level: int) -> Tensor:
-        """Map float32 values to the grid of a level, with the hybrid gradient."""
-        signed = self.level_is_signed(level)
-        clip = per_element(self.grid(level).step * self.steps_to_clip(signed), x)
-        return clipped_straight_through(x, super().quantize(x.detach(), level), clip, signed, self.kind == 'weight')
+    def quantize(self, x: Tensor, grid: Grid) -> Tensor:
+        """Map float32 values to a grid, with the hybrid gradient."""
+        signed = grid.q_min < 0 or grid.offset is not None  # one bit of both signs has an offset
+        clip = per_element(grid.step * self.steps_to_clip(signed), x)
+        return clipped_straight_through(x, super().quantize(x.detach(), grid), clip, signed, self.kind == 'weight')

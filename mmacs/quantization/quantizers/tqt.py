@@ -23,6 +23,8 @@ class TQT(Quantizer):
         **kwargs: See :class:`~.base.Quantizer`.
     """
 
+    fused = True
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.log2_threshold = nn.Parameter(torch.zeros(self.num_ranges))
@@ -41,4 +43,4 @@ class TQT(Quantizer):
 
     def fake_quantize(self, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
         """LSQ's function with the step's gradient as it is."""
-        return lsq_quantize(x, step, q_min, q_max, scaled=False)
+        return lsq_quantize(x, step, q_min, q_max, scaled=False, watch=self.watch)

@@ -1,0 +1,120 @@
+"""Functions of which backward computes the inputs again instead of keeping them. Imports torch alone.
+
+A fake-quantized tensor is as large as the values that it comes from, which are kept anyway, and quick to compute. So
+each carries how it came about (:func:`remember`), and a convolution of it keeps that instead (:func:`recomputed`).
+"""
+
+from typing import Any, Callable, ContextManager, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Origin(NamedTuple):
+    """How to compute a tensor: ``function(*tensors)``, without gradient; ``version`` is the tensor's after that."""
+
+    function: Callable[..., Any]
+    tensors: Tuple[Tensor, ...]
+    version: int = 0
+
+
+def remember(y: Tensor, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """``y``, which knows from now on that it is ``function(*tensors)``."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        y.origin = Origin(function, tuple(tensor.detach() for tensor in tensors), y._version)
+    return y
+
+
+def derive(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """``function(x)``, which knows how it came about if ``x`` does."""
+    y, origin = function(x), _remembered(x)
+    if origin is None or y is x:
+        return y
+    return remember(y, lambda *tensors: function(origin.function(*tensors)), *origin.tensors)
+
+
+def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """``function(*inputs)``, of which backward keeps not the inputs, but what they were computed from.
+
+    Its gradient is ``function.gradients(grad, inputs, needed)`` if it has this method, which returns one gradient, or
+    None, for each input; else the function runs once more, under autograd.
+
+    Args:
+        function (Callable): Returns one tensor; without side effects, random numbers and trainable tensors of its own.
+        *inputs: Tensors, fake-quantized or any others, and whatever else the function takes.
+
+    Returns:
+        Tensor: The result.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():  # compilers decide by themselves what to keep
+        return function(*inputs)
+    origins = [_origin(x) for x in inputs]
+    return _Recomputed.apply(function, origins, *inputs, *(tensor for origin in origins for tensor in origin.tensors))
+
+
+def _remembered(x: Tensor) -> Optional[Origin]:
+    """How a tensor came about, if that is known and it was not written to since."""
+    origin = getattr(x, 'origin', None)
+    return origin if origin is not None and origin.version == x._version else None
+
+
+def _origin(x: Any) -> Origin:
+    """How to compute an input; what nothing is known of comes from itself."""
+    if not isinstance(x, Tensor):
+        return Origin(lambda: x, ())
+    return _remembered(x) or Origin(lambda same: same, (x.detach(),))
+
+
+class _Recomputed(torch.autograd.Function):
+    """See :func:`recomputed`."""
+
+    @staticmethod
+    def forward(ctx, function: Callable[..., Tensor], origins: Sequence[Origin], *tensors: Any) -> Tensor:
+        inputs = [x.detach() if isinstance(x, Tensor) else x for x in tensors[: len(origins)]]
+        ctx.save_for_backward(*tensors[len(origins) :])
+        ctx.function = function
+        ctx.origins = [(origin.function, len(origin.tensors)) for origin in origins]
+        ctx.autocast = _autocast_state(inputs)
+        return function(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tuple[Any, ...]:
+        kept, inputs = list(ctx.saved_tensors), []
+        count = len(kept)
+        needed = ctx.needs_input_grad[2 : 2 + len(ctx.origins)]
+        with ctx.autocast():
+            for function, number in ctx.origins:
+                inputs.append(function(*kept[:number]))
+                del kept[:number]
+            gradients = getattr(ctx.function, 'gradients', None)
+            found = (
+                _by_autograd(ctx.function, grad, inputs, needed)
+                if gradients is None
+                else gradients(grad, inputs, needed)
+            )
+        return (None, None, *found, *(None,) * count)
+
+
+def _by_autograd(
+    function: Callable[..., Tensor], grad: Tensor, inputs: Sequence[Any], needed: Sequence[bool]
+) -> List[Optional[Tensor]]:
+    """Gradients of a function, which runs once more."""
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_(need) if isinstance(x, Tensor) else x for x, need in zip(inputs, needed)]
+        y = function(*leaves)
+    found = iter(torch.autograd.grad(y, [leaf for leaf, need in zip(leaves, needed) if need], grad, allow_unused=True))
+    return [next(found) if need else None for need in needed]
+
+
+def _autocast_state(inputs: Sequence[Any]) -> Callable[[], ContextManager[Any]]:
+    """Makes contexts in which autocast is as it is now for the device of the first tensor."""
+    kind = next(x.device.type for x in inputs if isinstance(x, Tensor))
+    if hasattr(torch, 'get_autocast_dtype'):
+        enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    elif kind == 'cpu':  # torch < 2.4
+        enabled, dtype = torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()
+    else:
+        enabled, dtype = torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
+    return lambda: torch.autocast(kind, dtype, enabled, cache_enabled=False)
