@@ -76,7 +76,9 @@ class _Recomputed(torch.autograd.Function):
         ctx.function = function
         ctx.origins = [(origin.function, len(origin.tensors)) for origin in origins]
         ctx.autocast = _autocast_state(inputs)
-        return function(*inputs)
+        y = function(*inputs)
+        # autograd forbids to write in place, as a ReLU may, to a view that comes out of a function of one's own
+        return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y
 
     @staticmethod
     @once_differentiable

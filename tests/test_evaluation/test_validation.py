@@ -88,7 +88,7 @@ def test_calibration_is_that_of_the_hook(cfg):
     assert all(quantizer.is_initialized() for _, quantizer in quantizers(runner.model))
     steps = runner.model.backbone.conv1.input_quantizer.grid().step.clone()
     for _, quantizer in quantizers(runner.model):
-        quantizer.initialized.zero_()
+        quantizer.forget_range()
     calibrate_runner(runner)
     assert torch.equal(runner.model.backbone.conv1.input_quantizer.grid().step, steps)
 

@@ -54,7 +54,7 @@ def test_no_batch_is_a_clear_error(model):
 
 def test_steps_that_exist_are_kept_and_missing_ones_are_added(model):
     calibrate(model, [torch.randn(2, 3, 8, 8)])
-    model[3].input_quantizer.initialized.zero_()
+    model[3].input_quantizer.forget_range()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     calibrate(model, [10 * torch.randn(2, 3, 8, 8)])
     changed = [key for key, value in model.state_dict().items() if not torch.equal(before[key], value)]

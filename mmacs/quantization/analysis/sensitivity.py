@@ -53,7 +53,7 @@ def set_bits(model: nn.Module, changed: Iterable[Quantizer], bits: int, calibrat
     with only(model, []):
         for quantizer in changed:
             quantizer.change_bits(bits)
-            quantizer.initialized.zero_()
+            quantizer.forget_range()
             quantizer.enabled = True
         calibrate()
 

@@ -320,6 +320,11 @@ class Quantizer(nn.Module):
         """
         return self.read_flags() if self._flags_cache is None else self._flags_cache
 
+    def forget_range(self) -> None:
+        """Forgets that there is a range, so that it is calibrated anew."""
+        self.initialized.zero_()
+        self.read_flags()
+
     @torch.compiler.disable
     def read_flags(self) -> List[Tuple[bool, bool]]:
         """Look at the buffers ``initialized`` and ``signed`` anew: after they were written to from outside."""
