@@ -1,6 +1,5 @@
 """Quantized versions of leaf layers. A layer becomes one by having its class swapped, in place."""
 
-from mmacs.quantization.layers import deformable  # noqa: F401  registers mmcv's compiled layers where there are any
 from mmacs.quantization.layers.attention import QuantizedMultiheadAttention
 from mmacs.quantization.layers.base import (
     QUANTIZED_LAYERS,

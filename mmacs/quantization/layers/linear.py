@@ -1,4 +1,4 @@
-"""Quantized linear maps of torch and mmcv."""
+"""Quantized linear maps of torch."""
 
 from torch import Tensor, nn
 
@@ -16,11 +16,3 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C_in) to (..., C_out)."""
         return recomputed(Product(), self.input_quantizer(x), self.quantized_weight(), self.bias)
-
-
-try:
-    from mmcv.cnn.bricks.wrappers import Linear as MMCVLinear
-except ImportError:
-    pass
-else:  # it differs from torch's for empty inputs under torch <= 1.4 alone
-    register_layer(MMCVLinear)(QuantizedLinear)

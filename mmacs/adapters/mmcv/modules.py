@@ -1,4 +1,4 @@
-"""What is known of mmcv's layers."""
+"""What is known of the modules that mmcv wraps around layers."""
 
 from mmcv.cnn import ConvModule
 
