@@ -46,7 +46,11 @@ LAYERS = {
     'deformable with offsets': (lambda: DeformConv2dPack(4, 6, 3), [normal(2, 4, 6, 6)]),
     'modulated with offsets': (lambda: ModulatedDeformConv2dPack(4, 6, 3), [normal(2, 4, 6, 6)]),
     'attention': (lambda: nn.MultiheadAttention(8, 2), sequences(5, 3, 3)),
-    'mmcv attention': (lambda: MultiheadAttention(8, 2), sequences(5, 3, 3)),
+    # mmcv's default for this setting is one dict, which keeps what another model has written into it
+    'mmcv attention': (
+        lambda: MultiheadAttention(8, 2, dropout_layer=dict(type='Dropout', drop_prob=0.0)),
+        sequences(5, 3, 3),
+    ),
 }
 
 
