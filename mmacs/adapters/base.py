@@ -45,7 +45,7 @@ class Adapter:
 
     @classmethod
     def fits(cls, model: nn.Module) -> bool:
-        """Whether the model is one of those that the class answers for."""
+        """Returns whether the model is one of those that the class answers for."""
         raise NotImplementedError
 
     @property

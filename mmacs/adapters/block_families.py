@@ -10,7 +10,7 @@ from mmacs.quantization.blocks import Block
 
 
 def switched_off() -> property:
-    """A flag of the library that reads False, whatever the object has: its forward leaves out the addition."""
+    """Returns a flag of the library that reads False, whatever the object has: its forward leaves out the addition."""
     return property(lambda self: False)
 
 
@@ -38,11 +38,11 @@ class ResidualBlock(Block):
         return self.relu(recomputed(self, self.residual_sum, x))
 
     def residual_sum(self, x: Tensor) -> Tensor:
-        """The branch and the shortcut, added in the branch's dtype, as ``+=`` does."""
+        """Returns the branch and the shortcut, added in the branch's dtype, as ``+=`` does."""
         return self.add_shortcut(self.branch(x), x)
 
     def add_shortcut(self, branch: Tensor, x: Tensor, index: int = 0) -> Tensor:
-        """The sum of the branch and what the shortcut makes of the block's input."""
+        """Returns the sum of the branch and what the shortcut makes of the block's input."""
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.add(branch, shortcut, index).type_as(branch)
 
@@ -54,11 +54,11 @@ class ResidualBlock(Block):
         return self.after_layer(last, self.layer(last, x))
 
     def layer(self, index: int, x: Tensor) -> Tensor:
-        """The convolution of a number and its norm."""
+        """Returns the convolution of a number and its norm."""
         return getattr(self, f'{self.norm_name}{index}')(getattr(self, f'conv{index}')(x))
 
     def after_layer(self, index: int, x: Tensor) -> Tensor:
-        """What a library has after a layer and its activation."""
+        """Returns what a library has after a layer and its activation."""
         return x
 
 
@@ -77,7 +77,7 @@ class Res2NetBlock(ResidualBlock):
         return 1
 
     def residual_sum(self, x: Tensor) -> Tensor:
-        """The branch and the shortcut, added in the branch's dtype, as ``+=`` does."""
+        """Returns the branch and the shortcut, added in the branch's dtype, as ``+=`` does."""
         return self.add_shortcut(self.branch(x), x, len(self.addition_steps()))
 
     def addition_steps(self) -> range:

@@ -48,7 +48,7 @@ class DenseLevel(NamedTuple):
 
 
 def at_anchors(maps: Tensor, anchors: Tensor) -> Tensor:
-    """Values of maps at chosen anchors of each image.
+    """Returns the values of maps at chosen anchors of each image.
 
     Args:
         maps (Tensor): Shape (B, P, D, H, W).
@@ -81,7 +81,7 @@ class DenseAdapter(Adapter):
         raise NotImplementedError
 
     def decode(self, levels: Sequence[DenseLevel], anchors: Sequence[Tensor]) -> Tensor:
-        """Boxes of chosen anchors, not clipped to the image.
+        """Returns the boxes of chosen anchors, not clipped to the image.
 
         Args:
             levels (Sequence[DenseLevel]): The levels.
@@ -93,7 +93,7 @@ class DenseAdapter(Adapter):
         raise NotImplementedError
 
     def detections(self, outputs: Any, data_samples: List[Any]) -> List[Any]:
-        """The detector's results after all its postprocessing: per image ``bboxes``, ``scores``, ``labels``."""
+        """Returns the detector's results after all its postprocessing: per image ``bboxes``, ``scores``, ``labels``."""
         raise NotImplementedError
 
     def loss_outputs(self, outputs: Any) -> Any:
@@ -101,7 +101,7 @@ class DenseAdapter(Adapter):
         raise NotImplementedError
 
     def loss(self, outputs: Any, sample: Any) -> Tensor:
-        """The head's own loss of one image, a scalar; call it and its gradient within :meth:`alone`.
+        """Returns the head's own loss of one image, a scalar; call it and its gradient within :meth:`alone`.
 
         Args:
             outputs (Any): That image's part of :meth:`loss_outputs`, float32, batch size 1.
@@ -135,11 +135,11 @@ class TwoStageAdapter(Adapter):
     def at_proposals(
         self, features: Tuple[Tensor, ...], proposals: List[Tensor], data_samples: List[Any]
     ) -> List[RoIs]:
-        """What the RoI head predicts at any proposals, (N, 4) of each image."""
+        """Returns what the RoI head predicts at any proposals, (N, 4) of each image."""
         raise NotImplementedError
 
     def detections(self, outputs: RoIOutputs) -> List[Any]:
-        """The detector's results after all its postprocessing: per image ``bboxes``, ``scores``, ``labels``."""
+        """Returns the detector's results after all its postprocessing: per image ``bboxes``, ``scores``, ``labels``."""
         raise NotImplementedError
 
 
@@ -164,9 +164,9 @@ class QueryAdapter(Adapter):
         raise NotImplementedError
 
     def decode(self, boxes: Tensor, data_samples: List[Any]) -> Tensor:
-        """Boxes x1, y1, x2, y2 in pixels of the input, shape (B, Q, 4)."""
+        """Returns the boxes x1, y1, x2, y2 in pixels of the input, shape (B, Q, 4)."""
         raise NotImplementedError
 
     def detections(self, outputs: QueryOutputs, data_samples: List[Any]) -> List[Any]:
-        """The detector's results after all its postprocessing: per image ``bboxes``, ``scores``, ``labels``."""
+        """Returns the detector's results after all its postprocessing: per image ``bboxes``, ``scores``, ``labels``."""
         raise NotImplementedError

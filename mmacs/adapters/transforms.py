@@ -16,10 +16,10 @@ def transform_name(kind: Union[str, type]) -> str:
 
 
 def loads(kind: Union[str, type]) -> bool:
-    """Whether a transform loads an image or its annotations."""
+    """Returns whether a transform loads an image or its annotations."""
     return transform_name(kind).startswith(_LOADING)
 
 
 def mixes_images(kind: Union[str, type]) -> bool:
-    """Whether one image stands for several after a transform."""
+    """Returns whether one image stands for several after a transform."""
     return any(part in transform_name(kind) for part in _MIXING)

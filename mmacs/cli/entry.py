@@ -80,7 +80,7 @@ def _registries(registry_name: Optional[str] = None) -> Iterator[Tuple[str, Any]
 
 
 def _registered(registry_name: str) -> List[str]:
-    """Names in all registries of one kind; those of mmacs with their scope."""
+    """Returns the names in all registries of one kind; those of mmacs with their scope."""
     return [
         f'mmacs.{name}' if scope == 'mmacs' else name
         for scope, registry in _registries(registry_name)
@@ -89,7 +89,7 @@ def _registered(registry_name: str) -> List[str]:
 
 
 def _unknown_argument(class_name: str, argument: str) -> str:
-    """A sentence about a setting that a registered class does not have, with the closest that it has."""
+    """Returns a sentence about a setting that a registered class does not have, with the closest that it has."""
     for _, registry in _registries():
         for name, registered in registry.module_dict.items():
             if class_name in (name, registered.__name__):

@@ -56,7 +56,7 @@ def _quantization_hook(runner: Runner) -> QuantizationHook:
 
 
 def conditions(runner: Runner, num_images: int) -> Dict[str, Any]:
-    """What measurements on validation images depend on, as values that JSON can hold.
+    """Returns what measurements on validation images depend on, as values that JSON can hold.
 
     Args:
         runner (Runner): The run, whose model has its checkpoint and is as its config says.

@@ -150,7 +150,7 @@ def _count(info: Dict[str, Any]) -> int:
 
 
 def _file_size(path: bytes) -> int:
-    """Bytes of a local file."""
+    """Returns the bytes of a local file."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -171,7 +171,7 @@ def _key(images: DistinctImages) -> Optional[str]:
 
 
 def _load(path: Path) -> Optional[Arrays]:
-    """The arrays of a file, None if there is none, if it is damaged, or if the images' files have changed."""
+    """Returns the arrays of a file, None if there is none, if it is damaged, or if the images' files have changed."""
     if not path.exists():
         return None
     try:

@@ -66,7 +66,7 @@ class TrainingData:
         return cls(images, arrays)
 
     def __len__(self) -> int:
-        """Number of distinct images, M."""
+        """Returns the number of distinct images, M."""
         return len(self.images)
 
     @property
@@ -104,7 +104,7 @@ class TrainingData:
         return found
 
     def positions_of(self, data_samples: Sequence[Any]) -> np.ndarray:
-        """Positions of the images of data samples, int64, shape (B,).
+        """Returns the positions of the images of data samples, int64, shape (B,).
 
         Raises:
             MmacsError: If they don't say which images they show.

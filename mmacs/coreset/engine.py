@@ -78,15 +78,15 @@ class CoresetEngine:
 
     # ---------------------------------------------------------------- when
     def sweeps(self, now: int) -> bool:
-        """Whether training goes through all data now."""
+        """Returns whether training goes through all data now."""
         return self.settings.schedule.sweeps(now, self.extent.end)
 
     def is_due(self, now: int) -> bool:
-        """Whether a round is due."""
+        """Returns whether a round is due."""
         return self.settings.schedule.due(now, self.state.next_round, self.state.round + 1, self.extent.end)
 
     def awaits_round(self) -> bool:
-        """Whether there will be another round."""
+        """Returns whether there will be another round."""
         return self.settings.schedule.awaits(self.state.next_round, self.state.round + 1, self.extent.end)
 
     def stays_until(self) -> int:
@@ -273,14 +273,14 @@ class CoresetEngine:
         )
 
     def _groups(self) -> Optional[np.ndarray]:
-        """Images whose scores are brought to scale among themselves, int64, shape (M,); None: all."""
+        """Returns the images whose scores are brought to scale among themselves, int64, shape (M,); None: all."""
         counts = self.data.object_counts if self.settings.importance.stratified else None
         # scores from training forwards are aligned instead of ranked by age
         ages = None if self.settings.cost.harvest else self.state.rows['scored_at']
         return comparable_groups(ages, counts)
 
     def _facts(self, found: Dict[str, float], before: Optional[np.ndarray]) -> Dict[str, float]:
-        """What a person sees of a round."""
+        """Returns what a person sees of a round."""
         size, chosen = self.sampler.size, self.sampler.indices
         facts: Dict[str, float] = {'fraction': self.sampler.fraction, 'images': size}
         if before is not None:

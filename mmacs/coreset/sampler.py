@@ -91,7 +91,7 @@ class CoresetSampler(Sampler):
         self.epoch = epoch
 
     def epoch_indices(self) -> np.ndarray:
-        """Images of the current epoch in order, for all processes together, int64, shape (size,)."""
+        """Returns the images of the current epoch in order, for all processes together, int64, shape (size,)."""
         generator = torch.Generator()
         images = len(self.dataset)
         indices = self.indices
@@ -111,12 +111,12 @@ class CoresetSampler(Sampler):
         return map(int, indices[self.rank :: self.world_size])
 
     def __len__(self) -> int:
-        """Number of images of one process in each epoch."""
+        """Returns the number of images of one process in each epoch."""
         return ceil(self.size / self.world_size)
 
 
 def swept_indices(seed: int, epoch: int, size: int, num_images: int) -> np.ndarray:
-    """Images that one epoch of a sweep shows.
+    """Returns the images that one epoch of a sweep shows.
 
     Epoch e holds entries e * size to (e + 1) * size of an endless row of permutations of all images. Where a
     permutation ends within an epoch, the next one is drawn so that its first images are none of those that the epoch
@@ -146,7 +146,7 @@ def swept_indices(seed: int, epoch: int, size: int, num_images: int) -> np.ndarr
 
 
 def _next_permutation(row: np.ndarray, shown: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A permutation whose first ``size - shown`` entries are none of the last ``shown`` entries of ``row``."""
+    """Returns a permutation whose first ``size - shown`` entries are none of the last ``shown`` entries of ``row``."""
     repeated = np.zeros(len(row), dtype=bool)
     repeated[row[len(row) - shown :]] = True
     fresh = rng.permutation(np.flatnonzero(~repeated))

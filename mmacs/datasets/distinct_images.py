@@ -90,7 +90,7 @@ class DistinctImages(Dataset):
         self._starts = np.cumsum([0, *map(len, self.bases)]).tolist()
 
     def __len__(self) -> int:
-        """Number of distinct images."""
+        """Returns the number of distinct images."""
         return len(self.numbers)
 
     def info(self, position: int) -> Dict[str, Any]:
@@ -99,7 +99,7 @@ class DistinctImages(Dataset):
         return base.get_data_info(index)
 
     def image_id(self, position: int) -> Any:
-        """The annotation file's id of an image, or its file's path, or its position where it has neither."""
+        """Returns the annotation file's id of an image, or its file's path, or its position where it has neither."""
         info = self.info(position)
         return info.get('img_id', info.get('img_path', position))
 
@@ -154,5 +154,5 @@ class DistinctImages(Dataset):
 
 
 def is_plain(base: BaseDataset) -> bool:
-    """Whether a data set's infos are those that it stores, not changed by a ``get_data_info`` of its own."""
+    """Returns whether a data set's infos are those that it stores, not changed by a ``get_data_info`` of its own."""
     return getattr(base.get_data_info, '__func__', None) is BaseDataset.get_data_info

@@ -52,7 +52,7 @@ def _plain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A coordinate in pixels along a random direction."""
+    """Returns a coordinate in pixels along a random direction."""
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:height, :width]
     return np.cos(angle) * x + np.sin(angle) * y
@@ -132,7 +132,7 @@ def between(easy: float, hard: float, difficulty: float) -> float:
 
 
 def textures_up_to(difficulty: float) -> List[str]:
-    """The names of the plainest textures at difficulty 0, of all at 1."""
+    """Returns the names of the plainest textures at difficulty 0, of all at 1."""
     return list(TEXTURES)[: 2 + round(difficulty * (len(TEXTURES) - 2))]
 
 

@@ -57,5 +57,5 @@ class EmbeddedClassification(BaseDataset):
             return [{'img': img, 'gt_label': int(label)} for img, label in zip(arrays['img'], arrays['gt_label'])]
 
     def extra_repr(self) -> List[str]:
-        """What ``repr`` adds to the base class's lines."""
+        """Returns what ``repr`` adds to the base class's lines."""
         return [f'Root of the data set: \t{self.data_root}', f'Split: \t{self.split}']

@@ -147,7 +147,7 @@ def _corrupt_instances(info: Dict[str, Any], rng: np.random.Generator, noise: No
 
 
 def wrong_label(label: int, draws: np.ndarray, noise: Noise) -> int:
-    """A label after noise.
+    """Returns a label after noise.
 
     Args:
         label (int): The class, from 0 to K - 1.

@@ -144,7 +144,7 @@ def _scatter(
 
 
 def _crowd(rng: np.random.Generator, size: Tuple[int, int], background: np.ndarray, difficulty: float) -> List[Sprite]:
-    """A dozen small objects of one class, thrown over one another."""
+    """Returns a dozen small objects of one class, thrown over one another."""
     shape = str(rng.choice(CLASSES))
     radius = 0.06 * min(size)
     middle = np.array([rng.uniform(5 * radius, side - 5 * radius) for side in size])
@@ -199,7 +199,7 @@ def to_rle(mask: np.ndarray) -> Dict[str, List[int]]:
 
 
 def to_box(mask: np.ndarray) -> List[int]:
-    """The tight box ``[x, y, width, height]`` in pixels around a mask (H, W) that is not empty."""
+    """Returns the tight box ``[x, y, width, height]`` in pixels around a mask (H, W) that is not empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     x, y = columns[0], rows[0]
     return [int(x), int(y), int(columns[-1] - x + 1), int(rows[-1] - y + 1)]

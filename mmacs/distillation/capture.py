@@ -51,7 +51,7 @@ def _record(calls: List[Call], module: nn.Module, args: Tuple[Any, ...], output:
 
 
 def match_layers(model: nn.Module, patterns: Union[str, Sequence[str]]) -> List[str]:
-    """Names of a model's modules that patterns select, in the model's order.
+    """Returns the names of a model's modules that patterns select, in the model's order.
 
     A ``*`` stands for anything but a dot: ``'backbone.layer*'`` is the four stages of a ResNet, not what is inside
     them. Lists of modules, which are never called, and quantizers are left out.

@@ -63,7 +63,7 @@ def teacher_adapter(student: Adapter, teacher: nn.Module) -> Adapter:
 def prediction_losses(
     ours: Sequence[Predictions], theirs: Sequence[Predictions], temperature: float, form: str
 ) -> Dict[str, Tensor]:
-    """What a student's predictions cost beside its teacher's, unweighted.
+    """Returns what a student's predictions cost beside its teacher's, unweighted.
 
     Args:
         ours (Sequence[Predictions]): The student's.

@@ -106,7 +106,7 @@ class Distiller:
         return theirs
 
     def extended(self, losses: Dict[str, Any], ours: Calls, theirs: Calls) -> Dict[str, Any]:
-        """The losses of the student with the distillation terms, weighted.
+        """Returns the losses of the student with the distillation terms, weighted.
 
         Args:
             losses (dict): What the model returned: tensors or lists of tensors.

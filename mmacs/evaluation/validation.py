@@ -33,7 +33,7 @@ class SpreadSampler(Sampler):
         return iter(self.indices)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Returns the number of images."""
         return len(self.indices)
 
 

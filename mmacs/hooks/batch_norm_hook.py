@@ -87,7 +87,7 @@ class BatchNormReestimationHook(Hook):
         )
 
     def _loader(self, training: DataLoader) -> DataLoader:
-        """This process's share of the images, in batches as in training; every process has equally many."""
+        """Returns this process's share of the images, in batches as in training; every process has equally many."""
         rank, world_size = get_dist_info()
         batch_size = training.batch_size or training.batch_sampler.batch_size
         size = len(training.dataset)

@@ -155,7 +155,7 @@ def build_teacher(student: nn.Module, config: Union[str, Dict[str, Any]], checkp
 
 
 def _normalisation(model: nn.Module) -> Dict[str, Any]:
-    """What a model's data preprocessor does to the values of images: mean, std, order of channels."""
+    """Returns what a model's data preprocessor does to the values of images: mean, std, order of channels."""
     preprocessor = model.data_preprocessor
     found: Dict[str, Any] = {name: buffer.flatten().tolist() for name, buffer in preprocessor.named_buffers()}
     for order in ('_channel_conversion', 'to_rgb'):  # MMDetection's name for it, and MMPreTrain's

@@ -67,7 +67,7 @@ class CoresetIterator:
         """Do nothing; a resumed loop calls it, and :meth:`load_state_dict` has done the work."""
 
     def state_dict(self) -> Dict[str, int]:
-        """Where the stream stands."""
+        """Returns where the stream stands."""
         return {'passes': self.passes, 'taken': self.taken}
 
     def load_state_dict(self, state: Dict[str, int]) -> None:
@@ -79,7 +79,7 @@ class CoresetIterator:
         return self
 
     def __next__(self) -> Any:
-        """The next batch.
+        """Returns the next batch.
 
         Raises:
             MmacsError: If a pass over the coreset gives no batch at all.

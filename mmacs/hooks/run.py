@@ -16,7 +16,7 @@ from mmacs.utils.errors import MmacsError
 
 
 def unwrapped(runner: Runner) -> nn.Module:
-    """The model itself, without the wrappers of distributed training and test-time augmentation."""
+    """Returns the model itself, without the wrappers of distributed training and test-time augmentation."""
     model = runner.model
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
@@ -24,7 +24,7 @@ def unwrapped(runner: Runner) -> nn.Module:
 
 
 def coreset_sampler(runner: Runner) -> Optional[CoresetSampler]:
-    """The coreset sampler of the training data, also where a batch sampler holds it; None if there is none."""
+    """Returns the coreset sampler of the training data, also where a batch sampler holds it; None if there is none."""
     loader = runner.train_dataloader
     samplers = (loader.sampler, getattr(loader.batch_sampler, 'sampler', None))
     return next((sampler for sampler in samplers if isinstance(sampler, CoresetSampler)), None)
@@ -49,7 +49,7 @@ def leave_out_of_timers(runner: Runner, seconds: float) -> None:
 
 
 def saves_checkpoint_now(runner: Runner) -> bool:
-    """Whether a checkpoint may follow this iteration of an iteration-based run."""
+    """Returns whether a checkpoint may follow this iteration of an iteration-based run."""
     savers = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch)
     return any(hook.every_n_train_iters(runner, hook.interval) or hook.is_last_train_iter(runner) for hook in savers)
 
@@ -82,7 +82,7 @@ def _transforms(cfg: Any) -> Iterator[Any]:
 
 
 def deterministic_pipeline(cfg: Config) -> List[Dict[str, Any]]:
-    """The validation (or test) pipeline of a config with annotations loaded as for training.
+    """Returns the validation (or test) pipeline of a config with annotations loaded as for training.
 
     Raises:
         MmacsError: If the config has no validation or test data to take a pipeline from.
@@ -94,7 +94,7 @@ def deterministic_pipeline(cfg: Config) -> List[Dict[str, Any]]:
 
 
 def _find_pipeline(cfg: Any) -> Optional[List[Dict[str, Any]]]:
-    """The pipeline of the innermost data set of a data loader's config, or None."""
+    """Returns the pipeline of the innermost data set of a data loader's config, or None."""
     if isinstance(cfg, (list, tuple)):
         return next((found for found in map(_find_pipeline, cfg) if found), None)
     if not isinstance(cfg, dict):

@@ -55,7 +55,7 @@ def _depth(state: Mapping[str, Any]) -> int:
 
 
 def _expected(depth: int, state: Mapping[str, Any]) -> Dict[str, tuple]:
-    """Shape of every tensor by its public name; the number of classes is free."""
+    """Returns the shape of every tensor by its public name; the number of classes is free."""
     with torch.device('meta'):
         backbone = CIFARResNet(depth)
     shapes = {key: tuple(value.shape) for key, value in backbone.state_dict().items()}

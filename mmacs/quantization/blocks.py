@@ -96,7 +96,7 @@ class Block:
         return 0
 
     def add(self, x: Tensor, y: Tensor, index: int = 0) -> Tensor:
-        """Sum of quantized operands in the block's addition number ``index``."""
+        """Returns the sum of quantized operands in the block's addition number ``index``."""
         return self.addition_quantizers(x, y, index)
 
     def concatenate(self, xs: Sequence[Tensor], index: int = 0) -> Tensor:
@@ -104,7 +104,7 @@ class Block:
         return self.concatenation_quantizers(xs, index)
 
     def __reduce_ex__(self, protocol: int) -> Tuple[Any, ...]:
-        """Copy and pickle by the two classes that this one is made of, which alone can be imported."""
+        """Copies and pickles by the two classes that this one is made of, which alone can be imported."""
         own, original = type(self).__bases__
         return (_new, (own, original), *super().__reduce_ex__(protocol)[2:])
 

@@ -118,7 +118,7 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _build_operand(settings: Settings, block: nn.Module) -> nn.Module:
-    """A quantizer of an operand in a block; the image keeps at least the bits that it has in layers."""
+    """Returns a quantizer of an operand in a block; the image keeps at least the bits that it has in layers."""
     settings = {**settings, 'per_level': False}
     if getattr(block, 'sees_image', False):
         settings['bits'] = max(ROLE_BITS, settings['bits'])

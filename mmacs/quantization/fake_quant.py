@@ -28,7 +28,7 @@ def level_bounds(bits: int, signed: bool) -> Tuple[int, int]:
 
 
 def keep_positive(step: Tensor) -> Tensor:
-    """The magnitude of a learned step or clip, away from zero, whatever the optimizer made of it."""
+    """Returns the magnitude of a learned step or clip, away from zero, whatever the optimizer made of it."""
     return step.abs().clamp_min(torch.finfo(torch.float32).tiny * 1e8)
 
 
@@ -49,7 +49,7 @@ def trained_power_of_two(log2_threshold: Tensor) -> Tensor:
     return value + value * math.log(2) * (log2_threshold - fixed)
 
 
-def alive(values: Tensor) -> Tensor:
+def fill_zeros(values: Tensor) -> Tensor:
     """Replace zeros, from which no range can be made, by the mean of the others, or by 1 if there is no other.
 
     Args:
@@ -73,7 +73,7 @@ def lsq_initial_step(mean_abs: Tensor, q_max: int) -> Tensor:
     """Initial LSQ step size, ``2 E|v| / sqrt(q_max)`` (Esser et al. 2020, section 2.1).
 
     Where the mean is zero (a dead channel, an all-zero activation) that formula gives a step of zero, from which
-    nothing can learn: see :func:`alive`.
+    nothing can learn: see :func:`fill_zeros`.
 
     Args:
         mean_abs (Tensor): Mean absolute value of the elements that share one step, any shape.
@@ -82,11 +82,11 @@ def lsq_initial_step(mean_abs: Tensor, q_max: int) -> Tensor:
     Returns:
         Tensor: Step sizes, all positive, of the same shape.
     """
-    return alive(2 * mean_abs / math.sqrt(q_max))
+    return fill_zeros(2 * mean_abs / math.sqrt(q_max))
 
 
 def reads_are_free(x: Tensor) -> bool:
-    """Whether a value may become a Python number: that stalls a GPU and breaks a compiled graph."""
+    """Returns whether a value may become a Python number: that stalls a GPU and breaks a compiled graph."""
     return x.device.type == 'cpu' and not torch.compiler.is_compiling()
 
 
@@ -217,7 +217,7 @@ class _LSQ(torch.autograd.Function):
 
 
 def _lsq_gradients(grad: Tensor, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tuple[Tensor, Tensor]:
-    """Gradients to values and steps, piece by piece.
+    """Returns the gradients to values and steps, piece by piece.
 
     That of a step is the paper's sum of ``grad * (round(x / s) - x / s | q_min | q_max)``: inside the range, where
     what passes to ``x`` is ``grad``, and outside. Each of the two is added up at once, so that pieces don't show.

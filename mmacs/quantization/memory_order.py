@@ -9,7 +9,7 @@ PIECE = 2**16  # elements; with a result and a temporary of its size it fits the
 
 
 def memory_rows(x: Tensor, n: int = 1) -> Tuple[Tensor, Tensor]:
-    """A tensor, and its elements as rows in the order of its memory, whatever its layout.
+    """Returns a tensor, and its elements as rows in the order of its memory, whatever its layout.
 
     Args:
         x (Tensor): Contiguous, ``channels_last``, transposed: anything without gaps. What is not dense, or has rows

@@ -111,7 +111,7 @@ def channel_sample(x: Tensor, channel_axis: Optional[int] = None) -> Tensor:
 
 
 def _coprime(stride: int, size: int) -> int:
-    """The least integer from ``stride`` on that has no divisor in common with ``size``."""
+    """Returns the least integer from ``stride`` on that has no divisor in common with ``size``."""
     while math.gcd(stride, size) > 1:
         stride += 1
     return stride

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """Number of processes that train together; 1 without a process group."""
+    """Returns the number of processes that train together; 1 without a process group."""
     return (
         torch.distributed.get_world_size()
         if torch.distributed.is_available() and torch.distributed.is_initialized()

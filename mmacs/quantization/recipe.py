@@ -41,17 +41,17 @@ def _check_keys(what: str, given: Iterable[str], known: Iterable[str]) -> None:
 
 
 def parameters_of(quantizer: type) -> Set[str]:
-    """Names of what a type of quantizer, or a base of it, is constructed from."""
+    """Returns the names of what a type of quantizer, or a base of it, is constructed from."""
     return {name for base in quantizer.__mro__ for name in inspect.signature(base.__init__).parameters}
 
 
 def _options(kind: str, quantizer: type) -> Set[str]:
-    """Settings that a type of quantizer takes in a recipe: those of every recipe, and its own."""
+    """Returns the settings that a type of quantizer takes in a recipe: those of every recipe, and its own."""
     return set(_DEFAULTS[kind]) | parameters_of(quantizer) - _GIVEN_BY_CONVERSION
 
 
 def _changed(kind: str, settings: Settings, change: Settings) -> Settings:
-    """Settings of a weight or activation quantizer after a change; None, or 32 bits, is full precision."""
+    """Returns the settings of a weight or activation quantizer after a change; None, or 32 bits, is full precision."""
     if change is None:
         return None
     if not isinstance(change, dict):
@@ -76,7 +76,7 @@ def _changed(kind: str, settings: Settings, change: Settings) -> Settings:
 
 
 def _read(file: str) -> Dict[str, Any]:
-    """A recipe from a JSON file."""
+    """Returns a recipe from a JSON file."""
     try:
         recipe = json.loads(Path(file).read_text())
     except (OSError, ValueError) as error:
@@ -150,7 +150,7 @@ class Recipe:
         return _changed('activation', self.settings['activation'], given)
 
     def resolve(self, model: nn.Module) -> Dict[str, LayerSettings]:
-        """Settings of every layer of a model that is to be quantized.
+        """Returns the settings of every layer of a model that is to be quantized.
 
         Args:
             model (nn.Module): A model in full precision.
@@ -184,7 +184,7 @@ class Recipe:
 
 
 def selects(rule: Dict[str, Any], name: str, kind: Type[QuantizedLayer], role: Optional[str]) -> bool:
-    """Whether a rule selects a layer, given by name, quantized class and role."""
+    """Returns whether a rule selects a layer, given by name, quantized class and role."""
     type_name = kind.original_type().__name__
     return (
         fnmatchcase(name, rule.get('name', '*'))

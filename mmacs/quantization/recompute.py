@@ -54,13 +54,13 @@ def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
 
 
 def _remembered(x: Tensor) -> Optional[Origin]:
-    """How a tensor came about, if that is known and it was not written to since."""
+    """Returns how a tensor came about, if that is known and it was not written to since."""
     origin = getattr(x, 'origin', None)
     return origin if origin is not None and origin.version == x._version else None
 
 
 def _origin(x: Any) -> Origin:
-    """How to compute an input; what nothing is known of comes from itself."""
+    """Returns how to compute an input; what nothing is known of comes from itself."""
     if not isinstance(x, Tensor):
         return Origin(lambda: x, ())
     return _remembered(x) or Origin(lambda same: same, (x.detach(),))
@@ -102,7 +102,7 @@ class _Recomputed(torch.autograd.Function):
 def _by_autograd(
     function: Callable[..., Tensor], grad: Tensor, inputs: Sequence[Any], needed: Sequence[bool]
 ) -> List[Optional[Tensor]]:
-    """Gradients of a function, which runs once more."""
+    """Returns the gradients of a function, which runs once more."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_(need) if isinstance(x, Tensor) else x for x, need in zip(inputs, needed)]
         y = function(*leaves)

@@ -64,7 +64,7 @@ def find_roles(model: nn.Module) -> Dict[str, str]:
 
 
 def _predicts(name: str, names: List[str], modules: Mapping[str, nn.Module], terms: Iterable[Pattern[str]]) -> bool:
-    """Whether a layer ends a branch of a head that is named as predicting."""
+    """Returns whether a layer ends a branch of a head that is named as predicting."""
     path = name.split('.')
     while len(path) > 1:
         part = path.pop()

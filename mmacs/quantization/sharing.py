@@ -35,12 +35,12 @@ def register_level_count(count: Callable[[nn.Module], int]) -> Callable[[nn.Modu
 
 
 def num_pyramid_levels(head: nn.Module) -> int:
-    """Number of pyramid levels that a dense head applies its layers to, 1 for any other module."""
+    """Returns the number of pyramid levels that a dense head applies its layers to, 1 for any other module."""
     return max((count(head) for count in _LEVEL_COUNTS), default=1)
 
 
 def head_of(model: nn.Module, name: str) -> Optional[nn.Module]:
-    """The innermost module around a layer that applies it to several pyramid levels, or None."""
+    """Returns the innermost module around a layer that applies it to several pyramid levels, or None."""
     path = name.split('.')
     around = (model.get_submodule('.'.join(path[:end])) for end in range(len(path) - 1, 0, -1))
     return next((module for module in around if num_pyramid_levels(module) > 1), None)

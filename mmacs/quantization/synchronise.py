@@ -11,7 +11,7 @@ from mmacs.quantization.quantizers import Quantizer
 
 
 def following_quantizers(model: nn.Module) -> List[Quantizer]:
-    """The quantizers of a converted model whose ranges follow activations."""
+    """Returns the quantizers of a converted model whose ranges follow activations."""
     return [found for _, found in quantizers(model) if found.kind == 'activation' and found.followed]
 
 

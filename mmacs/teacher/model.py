@@ -15,7 +15,7 @@ from mmacs.utils.files import atomic_path
 
 
 def make_teacher(model: nn.Module) -> nn.Module:
-    """Copy a quantized model into a frozen one that computes in full precision.
+    """Copies a quantized model into a frozen one that computes in full precision.
 
     Args:
         model (nn.Module): A converted model, not wrapped for distributed training. It is left as it is.
@@ -34,7 +34,7 @@ def as_teacher(model: nn.Module) -> nn.Module:
 
 
 def full_precision_weights(model: nn.Module) -> Dict[str, Tensor]:
-    """The state of a quantized model without that of its quantizers, on the CPU."""
+    """Returns the state of a quantized model without that of its quantizers, on the CPU."""
     return {key: value.detach().cpu() for key, value in full_precision_state(model).items()}
 
 

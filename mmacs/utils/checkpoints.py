@@ -46,7 +46,7 @@ def write_atomically() -> None:
 
 
 def latest_checkpoint(work_dir: os.PathLike) -> Optional[str]:
-    """The checkpoint to resume a run from.
+    """Returns the checkpoint to resume a run from.
 
     MMEngine notes the last one in a file after it has written it, and removes old ones before that: a run that was
     killed in between has a note that is missing, empty, or names a file that is gone.

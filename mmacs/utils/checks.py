@@ -4,10 +4,10 @@ import math
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number."""
+    """Returns whether it is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_whole(value: object) -> bool:
-    """Whether it is an integer."""
+    """Returns whether it is an integer."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -42,7 +42,7 @@ def together() -> Iterator[None]:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows (B, ...) of all processes, one process after the other; each may have another B."""
+    """Returns the rows (B, ...) of all processes, one process after the other; each may have another B."""
     if get_world_size() == 1:
         return rows
     counts = torch.cat(all_gather(torch.tensor([len(rows)])))

@@ -24,7 +24,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> 'Spread':
-        """Sum up measurements."""
+        """Returns the sum up measurements."""
         return cls(statistics.median(values), min(values), max(values))
 
 

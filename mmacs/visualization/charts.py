@@ -33,7 +33,7 @@ class Chart(NamedTuple):
 
 
 def to_svg(chart: Chart) -> str:
-    """A chart on white as an SVG file, the same bytes each time."""
+    """Returns a chart on white as an SVG file, the same bytes each time."""
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, 'svg.hashsalt': chart.name}):
         figure = Figure(figsize=(5, chart.height), layout='constrained')
@@ -43,7 +43,7 @@ def to_svg(chart: Chart) -> str:
 
 
 def inline(svg: str) -> str:
-    """What :func:`to_svg` gave as part of a page: without preamble and metadata, in the page's colours."""
+    """Returns what :func:`to_svg` gave as part of a page: without preamble and metadata, in the page's colours."""
     svg = re.sub(r'<metadata>.*?</metadata>|<style .*?</style>', '', svg[svg.index('<svg') :], flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*">', '<g>', svg)  # names that all charts have
     for colour, variable in _VARIABLES.items():

@@ -91,7 +91,7 @@ def _draw_truth(axis: Axes, info: Dict[str, Any]) -> None:
 
 
 def read_image(info: Dict[str, Any]) -> np.ndarray:
-    """The pixels of an image, uint8, shape (H, W, 3) in RGB or (H, W) in grey.
+    """Returns the pixels of an image, uint8, shape (H, W, 3) in RGB or (H, W) in grey.
 
     Args:
         info (dict): What MMEngine's ``get_data_info`` gives: ``img``, or ``img_path`` of a file.

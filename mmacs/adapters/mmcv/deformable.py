@@ -24,7 +24,7 @@ class OwnOffsets(ReusedForward):
         return super().forward(x, self.conv_offset(x))  # from the input as it is: that layer has its own grid
 
     def original_forward(self, x: Tensor, offsets: Tensor) -> Tensor:
-        """The forward in full precision with these offsets."""
+        """Returns the forward in full precision with these offsets."""
         with shadowed(self, conv_offset=lambda quantized: offsets):
             return super().original_forward(x)
 

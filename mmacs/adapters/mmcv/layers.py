@@ -44,5 +44,5 @@ class QuantizedConvAWS2d(StandardizedConv2d, ConvAWS2d):
     """Convolution with an adaptively standardized weight, which is what is quantized; DetectoRS's."""
 
     def weight_to_quantize(self) -> Tensor:
-        """The standardized weight with its fixed scale and shift per output channel."""
+        """Returns the standardized weight with its fixed scale and shift per output channel."""
         return self._get_weight(self.weight)

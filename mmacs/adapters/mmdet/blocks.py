@@ -46,7 +46,7 @@ class UnactivatedBlock(ResidualBlock):
         return self.residual_sum(x)
 
     def layer(self, index: int, x: Tensor) -> Tensor:
-        """The convolution of a number, and its norm if there is one."""
+        """Returns the convolution of a number, and its norm if there is one."""
         return super().layer(index, x) if self.with_norm else getattr(self, f'conv{index}')(x)
 
 
@@ -89,12 +89,12 @@ class Pyramid(Block):
         return merged
 
     def enlarged(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """A level in the size of the one below it."""
+        """Returns a level in the size of the one below it."""
         size = {} if 'scale_factor' in self.upsample_cfg else {'size': fine.shape[2:]}
         return F.interpolate(coarse, **size, **self.upsample_cfg)
 
     def outputs(self, laterals: List[Tensor]) -> List[Tensor]:
-        """What the levels of the backbone become."""
+        """Returns what the levels of the backbone become."""
         return [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals)]
 
     def extra_levels(self, last_input: Tensor, last_lateral: Tensor, last_output: Tensor) -> List[Tensor]:
@@ -122,11 +122,11 @@ class PathAggregation(Pyramid):
         return 2 * (len(self.lateral_convs) - 1)
 
     def enlarged(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """A level in the size of the one below it, whatever ``upsample_cfg`` says."""
+        """Returns a level in the size of the one below it, whatever ``upsample_cfg`` says."""
         return F.interpolate(coarse, size=fine.shape[2:], mode='nearest')
 
     def outputs(self, laterals: List[Tensor]) -> List[Tensor]:
-        """What the levels of the backbone become: each has all that is finer added."""
+        """Returns what the levels of the backbone become: each has all that is finer added."""
         first, *coarser = super().outputs(laterals)
         outs, path = [first], [first]
         for index, (level, shrink, conv) in enumerate(zip(coarser, self.downsample_convs, self.pafpn_convs)):

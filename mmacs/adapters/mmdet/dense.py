@@ -63,11 +63,11 @@ class OneStageDetector(DenseAdapter):
         return isinstance(head, _OTHERWISE_IN_TRAINING) or getattr(head, 'norm_on_bbox', False)
 
     def hooked_module(self) -> Optional[nn.Module]:
-        """The head, unless it gives other outputs in training."""
+        """Returns the head, unless it gives other outputs in training."""
         return None if self._differs_in_training else self.model.bbox_head
 
     def outputs(self, inputs: Tensor, data_samples: List[Any]) -> Any:
-        """What the head returns; with its inputs, if its loss needs other outputs."""
+        """Returns what the head returns; with its inputs, if its loss needs other outputs."""
         features = self.model.extract_feat(inputs)
         outputs = self.model.bbox_head(features)
         return WithFeatures(outputs, features) if self._differs_in_training else outputs
@@ -87,7 +87,7 @@ class OneStageDetector(DenseAdapter):
         return self.model.bbox_head.predict_by_feat(*outputs, batch_img_metas=metas, rescale=False)
 
     def loss_outputs(self, outputs: Any) -> Any:
-        """The head's outputs as in training, of layers in eval mode."""
+        """Returns the head's outputs as in training, of layers in eval mode."""
         if not isinstance(outputs, WithFeatures):
             return outputs
         head = self.model.bbox_head

@@ -13,7 +13,7 @@ _FAR = 1e5  # pixels; some heads predict exponents, which may overflow
 
 
 def is_decodable(head: nn.Module) -> bool:
-    """Whether a head predicts boxes at anchors or points in a way that is known."""
+    """Returns whether a head predicts boxes at anchors or points in a way that is known."""
     decodes = hasattr(head, 'bbox_coder') or isinstance(head, (FoveaHead, RepPointsHead, YOLOXHead))
     return decodes and hasattr(head, 'prior_generator') and not isinstance(head, OTHER_OUTPUTS)
 
@@ -31,7 +31,7 @@ def boxes_at(head: nn.Module, levels: Sequence[DenseLevel], anchors: Sequence[Te
 
 
 def _decode(head: nn.Module, level: Tensor, codes: Tensor, priors: Tensor) -> Tensor:
-    """Boxes from box codes.
+    """Returns the boxes from box codes.
 
     Args:
         head (nn.Module): The head.
@@ -63,5 +63,5 @@ def _distances_to_boxes(points: Tensor, distances: Tensor) -> Tensor:
 
 
 def _plain(boxes: Any) -> Tensor:
-    """Boxes as a tensor, whether or not MMDetection wraps them."""
+    """Returns the boxes as a tensor, whether or not MMDetection wraps them."""
     return getattr(boxes, 'tensor', boxes)

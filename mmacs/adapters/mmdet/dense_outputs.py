@@ -14,7 +14,7 @@ OTHER_OUTPUTS = (GuidedAnchorHead, SABLRetinaHead, YOLOV3Head)
 
 
 def has_fixed_places(head: nn.Module) -> bool:
-    """Whether a head predicts class logits and coded boxes at anchors that depend on the image's size alone."""
+    """Returns whether a head predicts class logits and coded boxes at anchors that depend on the image's size alone."""
     known = hasattr(head, 'cls_out_channels') and hasattr(head, 'use_sigmoid_cls')
     return known and not isinstance(head, (*OTHER_OUTPUTS, TOODHead))
 
@@ -52,7 +52,7 @@ def _activation(head: nn.Module) -> str:
 
 
 def dense_predictions(head: nn.Module, outputs: Any) -> List[Predictions]:
-    """The outputs of a dense head, place by place.
+    """Returns the outputs of a dense head, place by place.
 
     Args:
         head (nn.Module): An MMDetection dense head.

@@ -13,7 +13,7 @@ from mmacs.utils.nested import tensors_of
 
 
 def head_loss(head: nn.Module, outputs: Sequence[Any], sample: Any) -> Tensor:
-    """The sum of the loss terms of a head.
+    """Returns the sum of the loss terms of a head.
 
     Args:
         head (nn.Module): The head.

@@ -17,5 +17,5 @@ register_weight_reader(TaskDecomposition, 'reduction_conv.conv')
 
 @register_level_count
 def num_levels(head: nn.Module) -> int:
-    """Number of levels that the anchors or points of a dense head are laid out for."""
+    """Returns the number of levels that the anchors or points of a dense head are laid out for."""
     return getattr(getattr(head, 'prior_generator', None), 'num_levels', 1)

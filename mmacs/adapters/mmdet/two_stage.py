@@ -90,7 +90,7 @@ class RCNN(TwoStageAdapter):
             self.model.roi_head._bbox_forward(*([stage] if self._cascaded else []), features, rois)
 
     def predictions(self, calls: Calls) -> List[Predictions]:
-        """The levels of the RPN, then the stages."""
+        """Returns the levels of the RPN, then the stages."""
         found = dense_predictions(self.model.rpn_head, calls['rpn_head'][0].output)
         for name in self._of_stages('bbox_head'):
             head, (logits, codes) = self.model.get_submodule(name), calls[name][0].output

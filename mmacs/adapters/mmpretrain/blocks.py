@@ -69,7 +69,7 @@ class ConcatenatingLayer(Block):
         return 1
 
     def bottleneck_fn(self, xs: List[Tensor]) -> Tensor:
-        """What the library's forward calls, or has recomputed, for features (N, C_i, H, W)."""
+        """Returns what the library's forward calls, or has recomputed, for features (N, C_i, H, W)."""
         return self.conv1(self.act(self.norm1(self.concatenate(xs))))
 
 

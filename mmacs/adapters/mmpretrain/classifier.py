@@ -63,5 +63,5 @@ class Classifier(ClassifierAdapter):
         self.model.head(self.model.extract_feat(inputs))
 
     def predictions(self, calls: Calls) -> List[Predictions]:
-        """The logits of the images."""
+        """Returns the logits of the images."""
         return [Predictions(self.logits(calls['head'][0].output), None, sigmoid=False)]

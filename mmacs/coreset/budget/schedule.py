@@ -53,15 +53,15 @@ class Schedule:
         return end - self.full_data_last
 
     def sweeps(self, now: int, end: int) -> bool:
-        """Whether training goes through all data now."""
+        """Returns whether training goes through all data now."""
         return now >= self.last(end)
 
     def due(self, now: int, next_round: int, held: int, end: int) -> bool:
-        """Whether a round is due, after ``held`` rounds."""
+        """Returns whether a round is due, after ``held`` rounds."""
         return now >= next_round and self.awaits(next_round, held, end) and not self.sweeps(now, end)
 
     def awaits(self, next_round: int, held: int, end: int) -> bool:
-        """Whether there will be another round after ``held`` rounds."""
+        """Returns whether there will be another round after ``held`` rounds."""
         return next_round < self.last(end) and (self.rounds is None or held < self.rounds)
 
     def time_left(self, now: int, held: int, end: int) -> int:

@@ -27,7 +27,7 @@ def class_probabilities(logits: Tensor, activation: str, dim: int = -1) -> Tenso
 
 
 def margin_score(probs: Tensor) -> Tensor:
-    """How close the two likeliest classes are: ``1 - (p_1 - p_2)``.
+    """Returns how close the two likeliest classes are: ``1 - (p_1 - p_2)``.
 
     Args:
         probs (Tensor): Class probabilities, shape (B, K), K at least 2.
@@ -40,7 +40,7 @@ def margin_score(probs: Tensor) -> Tensor:
 
 
 def entropy_score(probs: Tensor) -> Tensor:
-    """How undecided a prediction is: ``- sum p log p``, in nats.
+    """Returns how undecided a prediction is: ``- sum p log p``, in nats.
 
     Args:
         probs (Tensor): Class probabilities, shape (B, K).
@@ -69,7 +69,7 @@ def last_layer_gradient_norm(probs: Tensor, labels: Tensor, features: Tensor) ->
 
 
 def keep_probabilities(probs: Tensor, count: int) -> Dict[str, Tensor]:
-    """What is kept of a teacher's class probabilities: all, or the largest and two facts about the others.
+    """Returns what is kept of a teacher's class probabilities: all, or the largest and two facts about the others.
 
     Args:
         probs (Tensor): Class probabilities of the teacher, float32, shape (B, K).
@@ -97,7 +97,7 @@ def keep_probabilities(probs: Tensor, count: int) -> Dict[str, Tensor]:
 
 
 def spread_probabilities(kept: Dict[str, Tensor], num_classes: int) -> Tensor:
-    """The teacher's probabilities, those not kept replaced by their mean; shape (B, K).
+    """Returns the teacher's probabilities, those not kept replaced by their mean; shape (B, K).
 
     Args:
         kept (Dict[str, Tensor]): From :func:`keep_probabilities`.
@@ -110,7 +110,7 @@ def spread_probabilities(kept: Dict[str, Tensor], num_classes: int) -> Tensor:
 
 
 def disagreement(probs: Tensor, kept: Dict[str, Tensor]) -> Tensor:
-    """How far quantization moved the prediction, ``DS = || p_q - p_T ||_2``, from what was kept of the teacher.
+    """Returns how far quantization moved the prediction, ``DS = || p_q - p_T ||_2``, from what was kept of the teacher.
 
     Exact where all classes were kept. Otherwise, with u the mean of the teacher's probabilities that were not kept,
     ``DS^2 = sum_kept (p_q - p_T)^2 + sum_rest (p_q - u)^2 + sum_rest (p_T - u)^2 - 2 sum_rest (p_q - u) (p_T - u)``.

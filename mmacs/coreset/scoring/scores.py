@@ -7,7 +7,7 @@ SIGNIFICANT_BITS = 14
 
 
 def error_vector_score(probs: Tensor, labels: Tensor) -> Tensor:
-    """How wrong the quantized model is: ``EVS = || p_q - y ||_2`` with y the one-hot label.
+    """Returns how wrong the quantized model is: ``EVS = || p_q - y ||_2`` with y the one-hot label.
 
     Source: Huang et al. 2024, arXiv 2306.07215 (ACS).
 
@@ -39,7 +39,7 @@ def disagreement_score(probs: Tensor, teacher_probs: Tensor) -> Tensor:
 
 
 def reducible_error(error: Tensor, teacher_error: Tensor) -> Tensor:
-    """The part of the quantized model's error that quantization brought.
+    """Returns the part of the quantized model's error that quantization brought.
 
     Source: the reducible loss of RHO-LOSS (Mindermann et al. 2022, arXiv 2206.07137, equation 3), with the
     full-precision teacher in the place of the model that was trained on a holdout set.

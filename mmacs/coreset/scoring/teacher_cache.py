@@ -181,7 +181,7 @@ class CacheWriter:
 
     # ---------------------------------------------------------------- parts
     def _shard(self, name: str, rank: int) -> Path:
-        """File with one process's rows of one tensor, without a header."""
+        """Returns the file with one process's rows of one tensor, without a header."""
         return self._temporary / f'{name}.{rank}'
 
     def _close(self) -> None:
@@ -307,7 +307,7 @@ def _checksum(path: Path) -> int:
 
 
 def _beside(path: Path) -> Path:
-    """A name that nobody else uses, for a folder that is no cache yet or no longer."""
+    """Returns a name that nobody else uses, for a folder that is no cache yet or no longer."""
     return path.with_name(f'.{path.name}.{uuid4().hex}')
 
 
@@ -330,7 +330,7 @@ def _open(path: Path) -> TeacherCache:
 
 
 def _unseen(path: Path) -> Optional[str]:
-    """What to say if this process can't see a folder that the main process made."""
+    """Returns what to say if this process can't see a folder that the main process made."""
     if path.is_dir():
         return None
     return (

@@ -130,7 +130,7 @@ class Constraints:
 
 
 def longest_away(due: np.ndarray, scores: np.ndarray, gaps: np.ndarray, limit: int) -> np.ndarray:
-    """The overdue images that come first: of longest gap, then of higher score, then of lower index.
+    """Returns the overdue images that come first: of longest gap, then of higher score, then of lower index.
 
     Args:
         due (np.ndarray): Overdue images, int64, ascending, shape (D,).
@@ -152,7 +152,7 @@ def longest_away(due: np.ndarray, scores: np.ndarray, gaps: np.ndarray, limit: i
 def rare_class_images(
     scores: np.ndarray, labels: csr_matrix, floor: int, chosen: np.ndarray, free: np.ndarray
 ) -> np.ndarray:
-    """Images to add so that each class has ``floor`` images, or all that it has.
+    """Returns the images to add so that each class has ``floor`` images, or all that it has.
 
     Args:
         scores (np.ndarray): Shape (N,).

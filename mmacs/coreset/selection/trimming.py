@@ -23,7 +23,7 @@ from mmacs.utils.errors import MmacsError
 
 
 def suspicion(teacher_error: np.ndarray, ds: Optional[np.ndarray] = None) -> np.ndarray:
-    """How much each image looks mislabelled: the rank of the teacher's error.
+    """Returns how much each image looks mislabelled: the rank of the teacher's error.
 
     Args:
         teacher_error (np.ndarray): Error of the full-precision model on the given labels, ``|| p_T - y ||_2`` or a
@@ -68,7 +68,7 @@ def trimmed(suspicion: np.ndarray, share: float) -> np.ndarray:
 
 
 def noise_counts(chosen: np.ndarray, noisy: np.ndarray, trimmed: Optional[np.ndarray] = None) -> Dict[str, float]:
-    """What a selection made of images that are known to be noisy.
+    """Returns what a selection made of images that are known to be noisy.
 
     Args:
         chosen (np.ndarray): Images of the coreset, bool, shape (N,), at least one.

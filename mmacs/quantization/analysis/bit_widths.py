@@ -21,7 +21,7 @@ _ROUNDING = 1e-9  # of a budget: what sums of floats may exceed it by
 
 
 def smooth_drops(drops: Sequence[float]) -> List[float]:
-    """The closest drops (least squares) that are not negative and do not grow with the bits.
+    """Returns the closest drops (least squares) that are not negative and do not grow with the bits.
 
     Drops measured on few images are noisy: more bits may seem to do harm, and quantization good.
 
@@ -112,7 +112,7 @@ def _refined(costs: Costs, drops: Dict[str, Dict[int, float]], chosen: Dict[str,
 
 
 def bit_costs(model: nn.Module, layers: Sequence[str], candidates: Sequence[int]) -> Tuple[Costs, float]:
-    """What layers contribute to the mean bit-width of all quantized weights of a model.
+    """Returns what layers contribute to the mean bit-width of all quantized weights of a model.
 
     Args:
         model (nn.Module): A converted model.
@@ -132,7 +132,7 @@ def bit_costs(model: nn.Module, layers: Sequence[str], candidates: Sequence[int]
 
 
 def size_costs(model: nn.Module, layers: Sequence[str], candidates: Sequence[int]) -> Tuple[Costs, float]:
-    """What layers contribute to the size of a model, in MB of 10^6 bytes; see :func:`bit_costs`."""
+    """Returns what layers contribute to the size of a model, in MB of 10^6 bytes; see :func:`bit_costs`."""
     found = quantized_weights(model)
     costs = {layer: dict.fromkeys(candidates, 0.0) for layer in layers}
     rest = model_bytes(model)[0]
@@ -144,7 +144,7 @@ def size_costs(model: nn.Module, layers: Sequence[str], candidates: Sequence[int
 
 
 def recipe_with_bits(recipe: Dict[str, Any], bits: Dict[str, int], free: Dict[str, List[Quantizer]]) -> Dict[str, Any]:
-    """A recipe with rules added that set bit-widths of layers: of the weight, or of weight and inputs.
+    """Returns a recipe with rules added that set bit-widths of layers: of the weight, or of weight and inputs.
 
     Args:
         recipe (dict): The recipe to start from; it is left as it is.
@@ -162,7 +162,7 @@ def recipe_with_bits(recipe: Dict[str, Any], bits: Dict[str, int], free: Dict[st
 
 
 def choice_table(model: nn.Module, chosen: Dict[str, int], drops: Dict[str, Dict[int, float]]) -> Table:
-    """Table of the chosen bit-widths: weights of each layer, drop at each bit-width, choice."""
+    """Returns the table of the chosen bit-widths: weights of each layer, drop at each bit-width, choice."""
     candidates = sorted(next(iter(drops.values())))
     table = Table(box=None, pad_edge=False, header_style='bold')
     table.add_column('layer', overflow='fold')

@@ -74,7 +74,7 @@ def _attention_counter(name: str, attention: nn.MultiheadAttention, macs: Counte
 
 
 def layer_bits(layer: nn.Module) -> Tuple[int, int]:
-    """Bit-widths of a layer's weight and of its (widest) input, 32 where it computes in full precision."""
+    """Returns the bit-widths of a layer's weight and of its (widest) input, 32 where it computes in full precision."""
     if not isinstance(layer, QuantizedLayer):
         return FULL_PRECISION_BITS, FULL_PRECISION_BITS
     inputs = [getattr(layer, name) for name in layer.inputs]
@@ -86,7 +86,7 @@ def _bits(quantizer: nn.Module) -> int:
 
 
 def bit_operations(model: nn.Module, macs: Dict[str, int]) -> Dict[str, int]:
-    """Bit operations by layer: multiply-accumulates x bits of the weight x bits of the input.
+    """Returns the bit operations by layer: multiply-accumulates x bits of the weight x bits of the input.
 
     Args:
         model (nn.Module): The model that was counted.

@@ -14,7 +14,7 @@ from mmacs.quantization.quantizers import Quantizer
 
 
 def layer_table(model: nn.Module) -> str:
-    """Table of a quantized model: layer, type, and bits, granularity and steps of its weight and its input.
+    """Returns the table of a quantized model: layer, type, and bits, granularity and steps of its weight and its input.
 
     Args:
         model (nn.Module): A converted model, calibrated or not.

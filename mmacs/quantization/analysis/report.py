@@ -93,7 +93,7 @@ def _cells(found: Optional[Dict[str, Any]]) -> List[str]:
 
 
 def report_summary(report: Dict[str, Any]) -> List[str]:
-    """Lines on a report's totals and complaints."""
+    """Returns the lines on a report's totals and complaints."""
     totals = report['totals']
     shape = ' x '.join(map(str, report['input_shape']))
     size, full_size = totals['bytes'], totals['bytes_full_precision']

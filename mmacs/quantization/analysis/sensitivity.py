@@ -16,7 +16,7 @@ from mmacs.utils.files import atomic_path
 
 
 def quantizers_by_layer(model: nn.Module) -> Dict[str, List[Quantizer]]:
-    """Quantizers by the name of the module that holds them, in the model's order."""
+    """Returns the quantizers by the name of the module that holds them, in the model's order."""
     found: Dict[str, List[Quantizer]] = {}
     for name, quantizer in quantizers(model):
         found.setdefault(name.rpartition('.')[0], []).append(quantizer)
@@ -59,7 +59,7 @@ def set_bits(model: nn.Module, changed: Iterable[Quantizer], bits: int, calibrat
 
 
 def layers_to_choose(model: nn.Module, all_layers: bool = False) -> Dict[str, List[Quantizer]]:
-    """Layers whose bit-width is free, with the quantizers that it is for.
+    """Returns the layers whose bit-width is free, with the quantizers that it is for.
 
     Budgets count weights, so these are layers with a quantized weight. Their inputs follow the weight where the recipe
     gives both the same bits, and keep theirs where it tells them apart, as ``w4a8`` does.
@@ -112,7 +112,7 @@ class Record:
             }
 
     def missing(self, layers: Iterable[str], bits: int) -> List[str]:
-        """Those of the layers that have not been measured at a bit-width."""
+        """Returns those of the layers that have not been measured at a bit-width."""
         return [layer for layer in layers if bits not in self.drops.get(layer, ())]
 
     def add(self, layer: str, bits: int, drop: float) -> None:

@@ -185,7 +185,7 @@ def _summary(name: str, quantizer: Quantizer, tallies: List[Tally]) -> Quantizer
 
 
 def _steps(quantizer: Quantizer) -> Optional[Tuple[float, float]]:
-    """Smallest and largest step of the ranges that are set."""
+    """Returns the smallest and largest step of the ranges that are set."""
     if not quantizer.uniform or not quantizer.is_initialized():
         return None
     grids = [quantizer.grid(level) for level, is_set in enumerate(quantizer.initialized.tolist()) if is_set]

@@ -29,7 +29,7 @@ class QuantizedMultiheadAttention(QuantizedLayer, nn.MultiheadAttention):
 
     @classmethod
     def supports(cls, layer: nn.MultiheadAttention) -> bool:
-        """Whether there is one input projection for all, and nothing is appended to keys and values."""
+        """Returns whether there is one input projection for all, and nothing is appended to keys and values."""
         return layer.in_proj_weight is not None and layer.bias_k is None and not layer.add_zero_attn
 
     @property
@@ -38,7 +38,7 @@ class QuantizedMultiheadAttention(QuantizedLayer, nn.MultiheadAttention):
         return not self.is_quantizing()
 
     def is_quantizing(self) -> bool:
-        """Whether any quantizer of the layer or of ``out_proj`` is enabled."""
+        """Returns whether any quantizer of the layer or of ``out_proj`` is enabled."""
         return any(isinstance(module, Quantizer) and module.enabled for module in self.modules())
 
     def forward(
@@ -120,7 +120,7 @@ def _third(weight: Tensor, number: int) -> Tensor:
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A floating mask as it is; a boolean one as 0 and, where True, -inf."""
+    """Returns a floating mask as it is; a boolean one as 0 and, where True, -inf."""
     if mask.is_floating_point():
         return mask.to(dtype)
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float('-inf'))

@@ -36,7 +36,7 @@ class QuantizedLayer:
 
     @classmethod
     def supports(cls, layer: nn.Module) -> bool:
-        """Whether this very layer, of a registered type, can be quantized."""
+        """Returns whether this very layer, of a registered type, can be quantized."""
         return True
 
     @classmethod
@@ -45,11 +45,11 @@ class QuantizedLayer:
         return next(base for base in cls.__mro__ if not issubclass(base, QuantizedLayer))
 
     def original_weight(self) -> nn.Parameter:
-        """The full-precision parameter behind the quantized weight."""
+        """Returns the full-precision parameter behind the quantized weight."""
         return getattr(self, self.weight_name)
 
     def weight_to_quantize(self) -> Tensor:
-        """What the weight quantizer gets, with the output channel as axis 0."""
+        """Returns what the weight quantizer gets, with the output channel as axis 0."""
         return self.original_weight()
 
     def restore_layout(self, weight: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class ReusedForward(QuantizedLayer):
         return recomputed(original, *tensors, *args, *kwargs.values())
 
     def original_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The forward in full precision, with the weight and bias that are read at the moment."""
+        """Returns the forward in full precision, with the weight and bias that are read at the moment."""
         return super().forward(x, *args, **kwargs)
 
 

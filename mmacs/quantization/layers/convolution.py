@@ -45,7 +45,7 @@ class QuantizedConvTranspose2d(QuantizedLayer, nn.ConvTranspose2d):
         return recomputed(convolve, x, self.quantized_weight(), self.bias)
 
     def weight_to_quantize(self) -> Tensor:
-        """The weight as (C_out, C_in / groups, k, k)."""
+        """Returns the weight as (C_out, C_in / groups, k, k)."""
         return _swap_channels(self.weight, self.groups)
 
     def restore_layout(self, weight: Tensor) -> Tensor:

@@ -179,7 +179,7 @@ class Quantizer(nn.Module):
         return self.fake_quantize(x - offset, step, q_min, q_max) + offset
 
     def grid(self, level: int = 0) -> Grid:
-        """The levels in use, differentiable with respect to what is learned.
+        """Returns the levels in use, differentiable with respect to what is learned.
 
         Raises:
             MmacsError: If the quantizer's levels are not evenly spaced.
@@ -197,25 +197,25 @@ class Quantizer(nn.Module):
         return level_bounds(self.bits, self.level_is_signed(level) and self.bits > 1)
 
     def at(self, state: Tensor, level: int) -> Tensor:
-        """The part of a per-range tensor that belongs to a pyramid level: a view of its last axis."""
+        """Returns the part of a per-range tensor that belongs to a pyramid level: a view of its last axis."""
         return state[..., level : level + 1] if self.num_levels > 1 else state
 
     def by_channel(self, x: Tensor) -> Tensor:
-        """Values as float32, (number of channels, elements that share a range in the order of memory)."""
+        """Returns the values as float32, (number of channels, elements that share a range in the order of memory)."""
         if torch.compiler.is_compiling():  # strides may be unknown
             return x.float().reshape(self.num_channels, -1)
         return memory_rows(x, self.num_channels)[1].float()
 
     def level_is_signed(self, level: int = 0) -> bool:
-        """Whether the quantizer has negative levels at a pyramid level."""
+        """Returns whether the quantizer has negative levels at a pyramid level."""
         return self._flags()[level][1]
 
     def is_initialized(self) -> bool:
-        """Whether at least one level has its range (a level that is never called never gets one)."""
+        """Returns whether at least one level has its range (a level that is never called never gets one)."""
         return any(initialized for initialized, _ in self._flags())
 
     def options(self) -> Dict[str, Any]:
-        """Returns settings beside type, bits and ranges that its levels depend on, where they are not the defaults.
+        """Returns the settings beside type, bits and ranges that its levels depend on, where they are not the defaults.
 
         Plain values: they travel in checkpoints, see :class:`~..specification.QuantizerSpecification`.
         """
@@ -377,5 +377,5 @@ class Quantizer(nn.Module):
         self._flags_cache = None
 
     def extra_repr(self) -> str:
-        """Bit-width and number of ranges, for ``print(model)``."""
+        """Returns the bit-width and number of ranges, for ``print(model)``."""
         return f'bits={self.bits}, ranges={self.num_ranges}'

@@ -5,7 +5,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from mmacs.quantization.fake_quant import alive, clip_and_round, per_element, round_to_levels
+from mmacs.quantization.fake_quant import clip_and_round, fill_zeros, per_element, round_to_levels
 from mmacs.quantization.quantizers.base import Grid, Quantizer
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import QUANTIZERS
@@ -34,7 +34,7 @@ class DoReFa(Quantizer):
         self.register_buffer('unit', torch.ones(self.num_ranges))
 
     def statistic(self, x: Tensor) -> Tensor:
-        """What ``unit`` is to be, shape (number of channels,)."""
+        """Returns what ``unit`` is to be, shape (number of channels,)."""
         rows = self.by_channel(x)
         if self._is_sign():
             return rows.abs().mean(1)
@@ -46,13 +46,13 @@ class DoReFa(Quantizer):
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
         """Keep the unit range, or take that of the data."""
         self.at(self.unit, level).copy_(
-            alive(statistic) if self.rescale or self._is_sign() else torch.ones_like(statistic)
+            fill_zeros(statistic) if self.rescale or self._is_sign() else torch.ones_like(statistic)
         )
 
     def refresh(self, x: Tensor, level: int) -> None:
         """One-bit weights are multiplied by their mean magnitude."""
         if self._is_sign():
-            self.unit.copy_(alive(self.by_channel(x).abs().mean(1)))
+            self.unit.copy_(fill_zeros(self.by_channel(x).abs().mean(1)))
 
     def bounds(self, level: int = 0) -> tuple:
         """Weights have 2^bits levels on both sides of zero, none of them zero."""

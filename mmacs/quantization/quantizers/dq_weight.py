@@ -65,7 +65,7 @@ def fit_basis(weight: Tensor, bits: int) -> Tensor:
 
 
 def margins(weight: Tensor, basis: Tensor) -> Tensor:
-    """How far each bit of the nearest level is from flipping, with the bit's sign.
+    """Returns how far each bit of the nearest level is from flipping, with the bit's sign.
 
     Half the difference of the distances to the nearest level whose bit is -1 and to the nearest whose bit is +1:
     between the two it is the way to the point where they are equally near. It is at most ``basis`` in magnitude, since

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmacs.quantization.fake_quant import (
-    alive,
+    fill_zeros,
     keep_positive,
     lsq_initial_step,
     lsq_quantize,
@@ -56,11 +56,11 @@ class LSQ(Quantizer):
             step = lsq_initial_step(statistic, q_max)
         else:
             signed = self.level_is_signed(level)
-            step = alive(statistic[int(signed)]) / 2 ** (self.bits - signed)
+            step = fill_zeros(statistic[int(signed)]) / 2 ** (self.bits - signed)
         self.at(self.step, level).copy_(step)
 
     def grid_step(self, level: int, q_min: int, q_max: int) -> Tensor:
-        """The learned step, kept positive."""
+        """Returns the learned step, kept positive."""
         return keep_positive(self.at(self.step, level))
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:

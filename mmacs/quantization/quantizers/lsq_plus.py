@@ -33,11 +33,11 @@ class LSQPlus(LSQ):
         self.offset = nn.Parameter(torch.zeros(self.num_ranges))
 
     def statistic(self, x: Tensor) -> Tensor:
-        """Smallest and largest value, shape (2, number of channels)."""
+        """Returns the smallest and largest value, shape (2, number of channels)."""
         return torch.stack(torch.aminmax(self.by_channel(x), dim=1))
 
     def combine(self, statistics: Tensor) -> Tensor:
-        """The union of ranges."""
+        """Returns the union of ranges."""
         return torch.stack([statistics[:, 0].amin(0), statistics[:, 1].amax(0)])
 
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
@@ -54,5 +54,5 @@ class LSQPlus(LSQ):
         return 0, 2**self.bits - 1
 
     def grid_offset(self, level: int, step: Tensor, q_max: int) -> Optional[Tensor]:
-        """The learned offset."""
+        """Returns the learned offset."""
         return self.at(self.offset, level)

@@ -44,7 +44,7 @@ class OCTAV(Quantizer):
         self.register_buffer('clip', torch.ones(self.num_ranges))
 
     def steps_to_clip(self, signed: bool) -> int:
-        """Number of steps from 0 to the clip."""
+        """Returns the number of steps from 0 to the clip."""
         return 2 ** (self.bits - signed)
 
     def best_clip(self, x: Tensor, signed: bool) -> Tensor:
@@ -67,7 +67,7 @@ class OCTAV(Quantizer):
         clip.lerp_(torch.where(found > 0, found, clip), self.momentum)
 
     def grid_step(self, level: int, q_min: int, q_max: int) -> Tensor:
-        """The clip in its number of steps."""
+        """Returns the clip in its number of steps."""
         return keep_positive(self.at(self.clip, level)) / self.steps_to_clip(self.level_is_signed(level))
 
     def fake_quantize(self, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmacs.quantization.fake_quant import alive, clip_and_round, keep_positive
+from mmacs.quantization.fake_quant import clip_and_round, fill_zeros, keep_positive
 from mmacs.quantization.quantizers.base import Quantizer
 from mmacs.utils.registry import QUANTIZERS
 
@@ -33,7 +33,7 @@ class PACT(Quantizer):
 
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
         """``alpha`` = three times the root mean square."""
-        self.at(self.clip, level).copy_(3 * alive(statistic))
+        self.at(self.clip, level).copy_(3 * fill_zeros(statistic))
 
     def grid_step(self, level: int, q_min: int, q_max: int) -> Tensor:
         """``alpha / q_max``."""

@@ -6,7 +6,7 @@ from typing import Any, Dict, Optional
 import torch
 from torch import Tensor
 
-from mmacs.quantization.fake_quant import alive, round_to_levels
+from mmacs.quantization.fake_quant import fill_zeros, round_to_levels
 from mmacs.quantization.quantizers.base import Quantizer
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import QUANTIZERS
@@ -34,15 +34,15 @@ class MinMax(Quantizer):
         self.register_buffer('high', torch.ones(self.num_ranges))
 
     def statistic(self, x: Tensor) -> Tensor:
-        """Smallest and largest value, shape (2, number of channels)."""
+        """Returns the smallest and largest value, shape (2, number of channels)."""
         return torch.stack(torch.aminmax(self.by_channel(x), dim=1))
 
     def combine(self, statistics: Tensor) -> Tensor:
-        """The union of ranges."""
+        """Returns the union of ranges."""
         return torch.stack([statistics[:, 0].amin(0), statistics[:, 1].amax(0)])
 
     def moved(self, range_: Tensor, seen: Tensor) -> Tensor:
-        """The range of activations after a training batch, both of shape (2, ranges of a level)."""
+        """Returns the range of activations after a training batch, both of shape (2, ranges of a level)."""
         return self.combine(torch.stack([range_, seen]))
 
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
@@ -66,16 +66,16 @@ class MinMax(Quantizer):
         return super().bounds(level) if self.symmetric else (0, 2**self.bits - 1)
 
     def grid_step(self, level: int, q_min: int, q_max: int) -> Tensor:
-        """The smallest step whose grid covers the range, before it may be rounded to a power of two."""
+        """Returns the smallest step whose grid covers the range, before it may be rounded to a power of two."""
         low, high = self.at(self.low, level).clamp_max(0), self.at(self.high, level).clamp_min(0)
         if not self.symmetric:
-            return alive((high - low) / q_max)
+            return fill_zeros((high - low) / q_max)
         if self.bits == 1 and self.level_is_signed(level):
-            return alive(torch.maximum(high, -low)) * 2
-        return alive(torch.maximum(high / q_max, low / q_min) if q_min else high / q_max)
+            return fill_zeros(torch.maximum(high, -low)) * 2
+        return fill_zeros(torch.maximum(high / q_max, low / q_min) if q_min else high / q_max)
 
     def grid_offset(self, level: int, step: Tensor, q_max: int) -> Optional[Tensor]:
-        """A whole number of steps, so that zero is a level."""
+        """Returns a whole number of steps, so that zero is a level."""
         if self.symmetric:
             return super().grid_offset(level, step, q_max)
         return step * (self.at(self.low, level).clamp_max(0) / step).round()
@@ -104,11 +104,11 @@ class EMAMinMax(MinMax):
         self.momentum = momentum
 
     def combine(self, statistics: Tensor) -> Tensor:
-        """The mean of ranges."""
+        """Returns the mean of ranges."""
         return statistics.mean(0)
 
     def moved(self, range_: Tensor, seen: Tensor) -> Tensor:
-        """A step from the old range towards the batch's."""
+        """Returns a step from the old range towards the batch's."""
         return torch.lerp(range_, seen, self.momentum)
 
 
@@ -143,6 +143,6 @@ class Percentile(EMAMinMax):
 
 
 def _interpolate(rows: Tensor, position: float) -> Tensor:
-    """Values between two neighbouring columns of a matrix."""
+    """Returns the values between two neighbouring columns of a matrix."""
     below = math.floor(position)
     return torch.lerp(rows[:, below], rows[:, math.ceil(position)], position - below)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmacs.quantization.fake_quant import alive, lsq_quantize, trained_power_of_two
+from mmacs.quantization.fake_quant import fill_zeros, lsq_quantize, trained_power_of_two
 from mmacs.quantization.quantizers.base import Quantizer
 from mmacs.utils.registry import QUANTIZERS
 
@@ -35,7 +35,7 @@ class TQT(Quantizer):
 
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
         """``t`` = three times the root mean square."""
-        self.at(self.log2_threshold, level).copy_((3 * alive(statistic)).log2())
+        self.at(self.log2_threshold, level).copy_((3 * fill_zeros(statistic)).log2())
 
     def grid_step(self, level: int, q_min: int, q_max: int) -> Tensor:
         """``2^ceil(log2 t) / (q_max + 1)``."""

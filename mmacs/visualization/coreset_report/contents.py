@@ -56,7 +56,7 @@ def read_contents(images: DistinctImages, classes: Sequence[str] = ()) -> Conten
 
 
 def class_shares(contents: Contents, chosen: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Share of each class in all images and in the chosen ones; float64, shape (number of classes,) each.
+    """Returns the share of each class in all images and in the chosen ones; float64, shape (number of classes,) each.
 
     Args:
         contents (Contents): The annotations.
@@ -68,7 +68,7 @@ def class_shares(contents: Contents, chosen: np.ndarray) -> Tuple[np.ndarray, np
 
 
 def most_shifted(everywhere: np.ndarray, inside: np.ndarray, count: int) -> np.ndarray:
-    """The classes that a coreset over- and under-represents most.
+    """Returns the classes that a coreset over- and under-represents most.
 
     They are those of largest ``|q - p| / sqrt(p)``, the terms of Pearson's chi-squared statistic: a plain ratio would
     name rare classes alone.

@@ -122,7 +122,7 @@ def _written(chart: Chart, folder: Path) -> Dict[str, str]:
 def _facts(
     history: History, last: Record, num_indices: int, metric: Tuple[str, Dict[int, float]], unit: str
 ) -> List[Tuple[str, str]]:
-    """The numbers at the top of the page."""
+    """Returns the numbers at the top of the page."""
     num_images, size = len(history.times), len(last['indices'])
     repeats = f', {num_indices} with repeats' if num_indices != num_images else ''
     facts = [
@@ -143,7 +143,7 @@ def _facts(
 
 
 def _settings(cfg: Config) -> List[Tuple[str, str]]:
-    """What the config says of the selection, such as ``('interval', '4')``."""
+    """Returns what the config says of the selection, such as ``('interval', '4')``."""
 
     def name(value: Any) -> str:
         return str(value).split('.')[-1].strip("'>")  # of a registered name, or of a class
@@ -181,7 +181,7 @@ def _table(history: History, unit: str) -> Dict[str, List[Any]]:
 
 
 def _cost_sentences(history: History, seconds: Dict[str, float], fraction: float) -> List[str]:
-    """What selection cost, and what training on everything would have."""
+    """Returns what selection cost, and what training on everything would have."""
     if not seconds:
         return ['The run has not finished: it writes the seconds of training and selection at its end.']
     training, selection = seconds['training'], seconds['selection']

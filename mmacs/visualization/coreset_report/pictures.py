@@ -70,7 +70,7 @@ def _caption(record: Record, contents: Contents, position: int, percentiles: Dic
 
 
 def _captioned(record: Record) -> Dict[str, np.ndarray]:
-    """The columns that captions show."""
+    """Returns the columns that captions show."""
     return {**columns(record), **({'suspicion': record['suspicion']} if 'suspicion' in record else {})}
 
 

@@ -20,7 +20,7 @@ Record = Dict[str, np.ndarray]
 
 
 def read_config(work_dir: Path) -> Config:
-    """The config that MMEngine wrote into a work dir, the newest if there are several.
+    """Returns the config that MMEngine wrote into a work dir, the newest if there are several.
 
     Raises:
         MmacsError: If there is none.
@@ -34,7 +34,7 @@ def read_config(work_dir: Path) -> Config:
 
 
 def round_files(work_dir: Path) -> List[Path]:
-    """The files of a run's selection rounds in order.
+    """Returns the files of a run's selection rounds in order.
 
     Raises:
         MmacsError: If there is none.
@@ -84,7 +84,7 @@ def read_round(path: Path, num_indices: int, num_images: int) -> Record:
 
 
 def read_image_ids(path: Path, num_images: int) -> np.ndarray:
-    """The ids of the images of a run, from ``images.npz``, or from the round's own file, which had them once.
+    """Returns the ids of the images of a run, from ``images.npz``, or from the round's own file, which had them once.
 
     Args:
         path (Path): A ``round_<n>.npz``.
@@ -110,7 +110,7 @@ def read_image_ids(path: Path, num_images: int) -> np.ndarray:
 
 
 def read_metric(work_dir: Path) -> Tuple[str, Dict[int, float]]:
-    """The first metric of a run's validation.
+    """Returns the first metric of a run's validation.
 
     Of a run that a later one in the same folder goes back behind, only what came before is kept.
 
@@ -143,13 +143,13 @@ def read_seconds(work_dir: Path) -> Dict[str, float]:
 
 
 def columns(record: Record) -> Dict[str, np.ndarray]:
-    """A round's scores by name, ``importance`` last; float, shape (M,) each."""
+    """Returns a round's scores by name, ``importance`` last; float, shape (M,) each."""
     scores = {key[len('score_') :]: record[key] for key in record if key.startswith('score_')}
     return {**scores, 'importance': record['importance']}
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> float:
-    """Images in both sets over images in either; bool masks of the same shape, one of them not empty."""
+    """Returns the images in both sets over images in either; bool masks of the same shape, one of them not empty."""
     return np.count_nonzero(first & second) / np.count_nonzero(first | second)
 
 
@@ -199,5 +199,5 @@ class History:
 
 
 def cut(record: Record) -> float:
-    """Importance of the last image that a plain top-k of the same number of images would take."""
+    """Returns the importance of the last image that a plain top-k of the same number of images would take."""
     return np.sort(record['importance'])[-np.count_nonzero(record['chosen'])]

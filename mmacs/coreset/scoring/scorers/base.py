@@ -60,7 +60,7 @@ class Scorer:
     def teacher_outputs(
         self, teacher: nn.Module, outputs: Any, data_samples: List[Any], columns: Sequence[str]
     ) -> Dict[str, Tensor]:
-        """What is kept of the teacher for a batch: no more than these columns need.
+        """Returns what is kept of the teacher for a batch: no more than these columns need.
 
         Args:
             teacher (nn.Module): The full-precision model.

@@ -132,7 +132,7 @@ class ClassificationScorer(Scorer):
 
 
 def _labels(data_samples: List[Any], device: torch.device) -> Tensor:
-    """The images' labels, int64, shape (B,)."""
+    """Returns the images' labels, int64, shape (B,)."""
     labels = [sample.get('gt_label') for sample in data_samples]
     if any(label is None or label.numel() != 1 for label in labels):
         raise MmacsError('ClassificationScorer needs exactly one label per image, which this data set does not have')

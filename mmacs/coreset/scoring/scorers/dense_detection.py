@@ -61,7 +61,7 @@ class DenseDetectionScorer(DetectionScorer):
         super().check(model, columns)
 
     def has_candidates(self, model: nn.Module) -> bool:
-        """Whether the head predicts boxes at anchors or points in a way that is known."""
+        """Returns whether the head predicts boxes at anchors or points in a way that is known."""
         return adapter_of(model).decodable
 
     def candidates(self, model: nn.Module, outputs: Any, data_samples: List[Any]) -> Candidates:
@@ -81,7 +81,7 @@ class DenseDetectionScorer(DetectionScorer):
         teacher: Kept,
         teacher_outputs: Dict[str, Tensor],
     ) -> Tuple[Tensor, Tensor, Tensor]:
-        """The same anchors; the teacher is silent about the places that it kept none of."""
+        """Returns the same anchors; the teacher is silent about the places that it kept none of."""
         levels, silent = own.source, []
         for level, keys in zip(levels, teacher.key.chunk(len(levels), 1)):
             places = keys.div(level.num_priors, rounding_mode='floor')
@@ -131,7 +131,7 @@ def predictions_at(
 
 
 def loss_and_gradient(adapter: DenseAdapter, outputs: Any, sample: Any, with_gradient: bool) -> Tuple[Tensor, Tensor]:
-    """The head's loss of one image alone and the L2 norm of its gradient at the head's outputs.
+    """Returns the head's loss of one image alone and the L2 norm of its gradient at the head's outputs.
 
     Args:
         adapter (DenseAdapter): The detector.

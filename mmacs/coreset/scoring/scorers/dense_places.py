@@ -8,7 +8,7 @@ from mmacs.coreset.scoring.probabilities import class_probabilities
 
 
 def best_anchors(level: DenseLevel) -> Tensor:
-    """The most confident anchor of each place, ``place * P + prior``; int64, shape (B, H W)."""
+    """Returns the most confident anchor of each place, ``place * P + prior``; int64, shape (B, H W)."""
     places = torch.arange(level.num_places, device=level.logits.device)
     if level.num_priors == 1:
         return places.expand(len(level.logits), -1)

@@ -103,7 +103,7 @@ class DetectionScorer(Scorer):
 
     # ---------------------------------------------------------------- what the kinds of detectors differ in
     def has_candidates(self, model: nn.Module) -> bool:
-        """Whether :meth:`candidates` knows this model; if not, only columns that need none can be computed."""
+        """Returns whether :meth:`candidates` knows this model; if not, only columns that need none can be computed."""
         return True
 
     def candidates(self, model: nn.Module, outputs: Any, data_samples: List[Any]) -> Candidates:
@@ -123,7 +123,7 @@ class DetectionScorer(Scorer):
         teacher: 'Kept',
         teacher_outputs: Dict[str, Tensor],
     ) -> Tuple[Tensor, Tensor, Tensor]:
-        """The quantized model's candidates that correspond to the teacher's, and those of its own that don't.
+        """Returns the quantized model's candidates that correspond to the teacher's, and those of its own that don't.
 
         Returns:
             Tuple[Tensor, Tensor, Tensor]: Probabilities (B, M, K) and boxes (B, M, 4) at the M kept places; and which
@@ -284,13 +284,13 @@ class Kept(NamedTuple):
 
 
 def ignored_boxes(sample: Any) -> Tensor:
-    """Boxes of crowds and ignored regions of an image, shape (I, 4)."""
+    """Returns the boxes of crowds and ignored regions of an image, shape (I, 4)."""
     ignored = sample.get('ignored_instances')
     return sample.gt_instances.bboxes[:0] if ignored is None else ignored.bboxes
 
 
 def _table(boxes: Tensor, *columns: Tensor) -> Tensor:
-    """Boxes (N, 4) and further columns (N,) side by side, float32."""
+    """Returns the boxes (N, 4) and further columns (N,) side by side, float32."""
     return torch.cat([boxes.float(), *(column[:, None].float() for column in columns)], 1)
 
 

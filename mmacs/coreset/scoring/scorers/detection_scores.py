@@ -29,7 +29,7 @@ def at(values: Tensor, positions: Tensor) -> Tensor:
 
 
 def most_confident(found: Candidates, count: int) -> Tensor:
-    """Positions of the most confident candidates of each level, -1 where a level has fewer than ``count``.
+    """Returns the positions of the most confident candidates of each level, -1 where a level has fewer than ``count``.
 
     Returns:
         Tensor: int64, shape (B, levels * count), level by level.

@@ -59,7 +59,7 @@ class QueryDetectionScorer(DetectionScorer):
         teacher: Kept,
         teacher_outputs: Dict[str, Tensor],
     ) -> Tuple[Tensor, Tensor, Tensor]:
-        """The corresponding queries; the teacher is silent about those that correspond to none."""
+        """Returns the corresponding queries; the teacher is silent about those that correspond to none."""
         query = teacher.key.clamp_min(0)
         if adapter_of(model).proposed:
             apart = 1 - bbox_overlaps(teacher.boxes, own.boxes)  # (B, M, Q)

@@ -52,7 +52,7 @@ class TwoStageDetectionScorer(DetectionScorer):
         return Candidates(*padded, key.new_zeros(key.shape[1]), key)
 
     def keep(self, outputs: RoIOutputs, chosen: Tensor) -> Dict[str, Tensor]:
-        """The proposals of the teacher's kept RoIs, ``rois`` (B, M, 4), float32; zeros fill up."""
+        """Returns the proposals of the teacher's kept RoIs, ``rois`` (B, M, 4), float32; zeros fill up."""
         proposals = pad_sequence([torch.cat([p, p.new_zeros(1, 4)]) for p in outputs.proposals], batch_first=True)
         rois = proposals.gather(1, chosen.clamp_min(0)[..., None].expand(-1, -1, 4))
         return {'rois': rois.float() * (chosen >= 0)[..., None]}
@@ -92,6 +92,6 @@ def _foreground(rois: RoIs) -> Tensor:
 
 
 def _boxes_of(rois: RoIs, classes: Tensor) -> Tensor:
-    """The box of one class of each RoI, shape (N, 4)."""
+    """Returns the box of one class of each RoI, shape (N, 4)."""
     rows = torch.arange(len(rois.boxes), device=rois.boxes.device)
     return rois.boxes[rows, classes if rois.boxes.shape[1] > 1 else 0]

@@ -52,7 +52,7 @@ class Selector:
 
 
 def coreset_size(fraction: float, num_images: int) -> int:
-    """Number of images in a coreset, ``round(fraction * num_images)`` and at least 1.
+    """Returns the number of images in a coreset, ``round(fraction * num_images)`` and at least 1.
 
     Raises:
         MmacsError: If ``fraction`` is outside (0, 1].

@@ -54,7 +54,7 @@ class ClassBalanced(Selector):
 
 
 def single_labels(labels: Optional[csr_matrix]) -> np.ndarray:
-    """The class of each image.
+    """Returns the class of each image.
 
     Args:
         labels (csr_matrix, optional): Which classes each image holds, bool, shape (N, C).

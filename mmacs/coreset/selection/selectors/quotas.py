@@ -45,7 +45,7 @@ def even_quotas(counts: np.ndarray, size: int) -> np.ndarray:
 
 
 def members(groups: np.ndarray, counts: np.ndarray) -> List[np.ndarray]:
-    """Indices of the images in each group, ascending.
+    """Returns the indices of the images in each group, ascending.
 
     Args:
         groups (np.ndarray): Group of each image, from 0 to G - 1, shape (N,). An integer type of 8 or 16 bits is

@@ -21,7 +21,7 @@ class TopK(Selector):
 
 
 def top_k(scores: np.ndarray, size: int) -> np.ndarray:
-    """Indices of the ``size`` highest scores, ascending; of equal scores the lower index wins.
+    """Returns the indices of the ``size`` highest scores, ascending; of equal scores the lower index wins.
 
     Args:
         scores (np.ndarray): Finite, shape (N,).
