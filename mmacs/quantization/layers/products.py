@@ -44,7 +44,7 @@ class Product(NamedTuple):
     def gradients(
         self, grad: Tensor, inputs: Sequence[Optional[Tensor]], needed: Sequence[bool]
     ) -> List[Optional[Tensor]]:
-        """Returns the gradients to input, weight and bias; under autocast the dtype of ``grad`` is that of the product."""
+        """Returns the gradients to input, weight and bias; under autocast ``grad`` has the dtype of the product."""
         x, weight, _ = inputs
         rows = grad.reshape(-1, grad.shape[-1])
         return [
