@@ -29,12 +29,12 @@ def run_teacher(runner: Runner, expected: Optional[str] = None) -> Tuple[nn.Modu
     Raises:
         MmacsError: If there is no such file, or other weights are in it.
     """
-    held, known = _TEACHERS.get(runner, (lambda: None, expected))
+    held, fingerprint = _TEACHERS.get(runner, (lambda: None, None))
     teacher = held()
     if teacher is None:
-        teacher, known = _start(runner) if known is None else _resume(runner, known)
-        _TEACHERS[runner] = ref(teacher), known
-    return teacher, known
+        teacher, fingerprint = _start(runner) if expected is None else _resume(runner, expected)
+        _TEACHERS[runner] = ref(teacher), fingerprint
+    return teacher, fingerprint
 
 
 def _start(runner: Runner) -> Tuple[nn.Module, str]:

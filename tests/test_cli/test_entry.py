@@ -158,7 +158,7 @@ def test_text_that_frameworks_put_around_a_message_is_taken_off():
     [
         (["model.recipe.rules=[dict(name='neck.*',skip=True)]"], 'error: --cfg-options reads numbers, words and lists'),
         (['recipe.weight.bits=3'], 'error: recipe belongs to the model: model=dict(recipe=...)'),
-        (['model.recipee=w4a4'], "error: QuantizedModel has no setting 'recipee', did you mean 'recipe'?"),
+        (['model.recipee=w4a4'], "error: RetinaNet has no setting 'recipee', did you mean 'recipe'?"),
         (['model.recipe.weight.per_channel=no'], "error: per_channel must be True or False, got 'no'"),
         (['model.recipe.weight.type=lsq'], "error: unknown quantizer 'lsq': did you mean 'LSQ'?"),
         (

@@ -294,7 +294,8 @@ def test_two_runs_at_once_share_one_teacher_cache(place):
     runs = [launch(place, folder, options=options) for folder in folders]
     for processes in runs:
         finish(place, processes)
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(cache.glob('*/cache.json'))) == 1
+    assert len(list((cache / 'training_data').iterdir())) == 1
     assert_same(*map(rounds, folders))
     assert not any((folder / 'teacher_cache').exists() for folder in folders)
 
