@@ -1,7 +1,8 @@
 """Functions of which backward computes the inputs again instead of keeping them. Imports torch alone.
 
 A fake-quantized tensor is as large as the values that it comes from, which are kept anyway, and quick to compute. So
-each carries how it came about (:func:`remember`), and a convolution of it keeps that instead (:func:`recomputed`).
+each carries how it came about (:func:`remember`), and a convolution of it keeps that instead (:func:`recomputed`). What
+a quantizer computes on its way is not kept either (:func:`keeping_inputs`).
 """
 
 from typing import Any, Callable, ContextManager, List, NamedTuple, Optional, Sequence, Tuple
@@ -12,7 +13,10 @@ from torch.autograd.function import once_differentiable
 
 
 class Origin(NamedTuple):
-    """How to compute a tensor: ``function(*tensors)``, without gradient; ``version`` is the tensor's after that."""
+    """How to compute a tensor: ``function(*tensors)``, without gradient and autocast.
+
+    ``version`` is the tensor's after that.
+    """
 
     function: Callable[..., Any]
     tensors: Tuple[Tensor, ...]
@@ -37,8 +41,18 @@ def derive(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
 def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """``function(*inputs)``, of which backward keeps not the inputs, but what they were computed from.
 
-    Its gradient is ``function.gradients(grad, inputs, needed)`` if it has this method, which returns one gradient, or
-    None, for each input; else the function runs once more, under autograd.
+    Where that is known of none, all is autograd's. Args and result as of :func:`keeping_inputs`.
+    """
+    if torch.compiler.is_compiling() or not any(isinstance(x, Tensor) and _remembered(x) for x in inputs):
+        return function(*inputs)
+    return keeping_inputs(function, *inputs)
+
+
+def keeping_inputs(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """``function(*inputs)``, of which backward keeps the inputs alone, or what they were computed from.
+
+    It can be differentiated once. Its gradient is ``function.gradients(grad, inputs, needed)`` if it has this method,
+    which returns one gradient, or None, for each input; else the function runs once more, under autograd.
 
     Args:
         function (Callable): Returns one tensor; without side effects, random numbers and trainable tensors of its own.
@@ -75,7 +89,8 @@ class _Recomputed(torch.autograd.Function):
         ctx.save_for_backward(*tensors[len(origins) :])
         ctx.function = function
         ctx.origins = [(origin.function, len(origin.tensors)) for origin in origins]
-        ctx.autocast = _autocast_state(inputs)
+        ctx.device_type = next(x.device.type for x in inputs if isinstance(x, Tensor))
+        ctx.autocast = _autocast_state(ctx.device_type)
         y = function(*inputs)
         # autograd forbids to write in place, as a ReLU may, to a view that comes out of a function of one's own
         return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y
@@ -86,10 +101,11 @@ class _Recomputed(torch.autograd.Function):
         kept, inputs = list(ctx.saved_tensors), []
         count = len(kept)
         needed = ctx.needs_input_grad[2 : 2 + len(ctx.origins)]
-        with ctx.autocast():
+        with torch.autocast(ctx.device_type, enabled=False):  # as quantizers run
             for function, number in ctx.origins:
                 inputs.append(function(*kept[:number]))
                 del kept[:number]
+        with ctx.autocast():
             gradients = getattr(ctx.function, 'gradients', None)
             found = (
                 _by_autograd(ctx.function, grad, inputs, needed)
@@ -110,9 +126,8 @@ def _by_autograd(
     return [next(found) if need else None for need in needed]
 
 
-def _autocast_state(inputs: Sequence[Any]) -> Callable[[], ContextManager[Any]]:
-    """Makes contexts in which autocast is as it is now for the device of the first tensor."""
-    kind = next(x.device.type for x in inputs if isinstance(x, Tensor))
+def _autocast_state(kind: str) -> Callable[[], ContextManager[Any]]:
+    """Makes contexts in which autocast is as it is now for a type of device."""
     if hasattr(torch, 'get_autocast_dtype'):
         enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     elif kind == 'cpu':  # torch < 2.4

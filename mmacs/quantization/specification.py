@@ -44,10 +44,20 @@ class QuantizerSpecification:
 
     @classmethod
     def of(cls, quantizer: Quantizer) -> 'QuantizerSpecification':
-        """Returns the specification of a quantizer."""
+        """Returns the specification of a quantizer.
+
+        Raises:
+            MmacsError: If its options are no plain values, which a checkpoint could not give back.
+        """
+        kind, options = type(quantizer).__name__, quantizer.options()
+        if type(options) is not dict or not _is_plain(options):
+            raise MmacsError(
+                f'{kind}.options() must return a dict of plain values (None, bool, int, float, str, and lists, tuples '
+                f'and dicts of them) by name, such as {{"power_of_two": True}}, got {options!r}'
+            )
         granularity = 'per_channel' if quantizer.num_channels > 1 else 'per_level'
         granularity = granularity if quantizer.num_ranges > 1 else 'per_tensor'
-        return cls(type(quantizer).__name__, quantizer.bits, granularity, quantizer.num_ranges, quantizer.options())
+        return cls(kind, quantizer.bits, granularity, quantizer.num_ranges, options)
 
     @classmethod
     def from_dict(cls, name: str, value: Any) -> 'QuantizerSpecification':
@@ -76,19 +86,21 @@ class QuantizerSpecification:
     def from_text(cls, name: str, text: str) -> 'QuantizerSpecification':
         """Returns a specification from the text that mmacs 0.1 wrote.
 
-        Ranges of a weight were those of channels, ranges of an input those of pyramid levels.
+        Ranges of a weight were those of channels, ranges of an input those of pyramid levels. Words that quantizers of
+        others added become options that are True.
 
         Raises:
             MmacsError: If it is no such text.
         """
         match = _TEXT.fullmatch(text)
         options = match[4].split(', ')[1:] if match else []
-        if not match or any(option not in _TEXT_OPTIONS for option in options):
+        if not match:
             raise _malformed(f'{name} is {text!r}')
         ranges = int(match[3])
         granularity = 'per_channel' if name.endswith('weight_quantizer') else 'per_level'
         granularity = granularity if ranges > 1 else 'per_tensor'
-        return cls(match[1], int(match[2]), granularity, ranges, dict(_TEXT_OPTIONS[option] for option in options))
+        found = dict(_TEXT_OPTIONS.get(option, (option, True)) for option in options)
+        return cls(match[1], int(match[2]), granularity, ranges, found)
 
     def differences(self, other: 'QuantizerSpecification') -> List[str]:
         """Returns a few words for each field that differs, such as ``'bits 2 in the model, 4 in the checkpoint'``."""
@@ -191,6 +203,14 @@ def _difference(own: Optional[QuantizerSpecification], other: Optional[Quantizer
     if own is None or other is None:
         return f'{own or FULL_PRECISION} in the model, {other or FULL_PRECISION} in the checkpoint'
     return ', '.join(own.differences(other))
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is dict:
+        return all(type(key) is str and _is_plain(each) for key, each in value.items())
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _malformed(what: str) -> MmacsError:

@@ -17,6 +17,8 @@ from torch import nn
 
 from mmacs.quantization import calibrate, disabled, layer_table, quantize_model, quantizers
 from mmacs.quantization.layers import QuantizedLayer, QuantizedLinear, QuantizedMultiheadAttention
+from mmacs.quantization.layers import base as layers_base
+from mmacs.quantization.layers.base import ReusedForward
 from tests.conftest import SHIPPED
 
 
@@ -224,6 +226,29 @@ def test_a_failed_forward_leaves_the_weight_in_place():
             layer(torch.randn(1, 5, 6, 6))
         assert layer.weight is weight
         assert dict(layer.named_parameters())['weight'] is weight
+
+
+class ScaledConv2d(nn.Conv2d):
+    """A layer of a user's, with a parameter of its own and one of a child's."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.gain = nn.Parameter(torch.tensor(2.0))
+        self.mix = nn.Linear(5, 5)
+
+    def forward(self, x):
+        return super().forward(self.mix(x)) * self.gain
+
+
+def test_all_that_a_registered_layer_of_a_users_has_learns(monkeypatch):
+    monkeypatch.setattr(layers_base, 'QUANTIZED_LAYERS', {ScaledConv2d: type('Own', (ReusedForward, ScaledConv2d), {})})
+    x = torch.randn(1, 2, 5, 5)
+    model = quantize_model(nn.Sequential(ScaledConv2d(2, 3, 3)), 'w4a4')
+    calibrate(model, [x])
+    y = model(x)
+    y.sum().backward()
+    torch.testing.assert_close(model[0].gain.grad, y.detach().sum() / 2)
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model[0].parameters())
 
 
 def test_offsets_are_made_from_the_input_before_the_sampled_input_is_quantized():

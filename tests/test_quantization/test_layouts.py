@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmacs.quantization import calibrate, fake_quant, quantize_model, quantizers
+from mmacs.quantization import calibrate, disabled, fake_quant, quantize_model, quantizers
 from mmacs.quantization.fake_quant import lsq_quantize, round_to_levels
 from mmacs.quantization.layers import attention, convolution, linear
 from mmacs.quantization.layers import base as layer_base
 from mmacs.quantization.memory_order import PIECE
-from mmacs.quantization.quantizers import base
+from mmacs.quantization.quantizers import LSQ, PACT, base
 
 from .test_layers import LAYERS, quantized
 from .test_quantizer_family import PAIRS, build, calibrated, values
@@ -97,8 +97,9 @@ def tensors_of_shape(shape):
 
 def composed(monkeypatch):
     """Have layers and quantizers leave everything to autograd."""
-    for module in (base, attention, convolution, linear, layer_base):
+    for module in (attention, convolution, linear, layer_base):
         monkeypatch.setattr(module, 'recomputed', lambda function, *inputs: function(*inputs))
+    monkeypatch.setattr(base, 'keeping_inputs', lambda function, *inputs: function(*inputs))
 
 
 def inputs_are_sequences(name):
@@ -179,6 +180,118 @@ def test_a_quantized_tensor_that_is_written_to_is_kept_as_it_then_is():
     inside = model[0].weight_quantizer(model[0].weight).detach()
     passes = (inside / model[0].weight_quantizer.step.detach().view(-1, 1, 1, 1)).round().abs() < 7
     torch.testing.assert_close(model[0].weight.grad[passes], expected[passes])
+
+
+class OwnQuantizer(PACT):
+    """What users write: with a parameter of its own, random rounding, and arithmetic that autocast knows."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.alpha = nn.Parameter(torch.tensor(1.5))
+        self.drawn = []
+        self.seen = []
+
+    def refresh(self, x, level):
+        self.seen.append(self.by_channel(x).view_as(x).dtype)
+
+    def fake_quantize(self, x, step, q_min, q_max):
+        self.drawn.append(torch.rand_like(x))
+        units = (x / step).clamp(q_min, q_max)
+        return (units + ((units + self.drawn[-1]).floor() - units).detach()) * step * self.alpha
+
+
+def calibrated_convolution(x, quantizer=None):
+    model = quantize_model(nn.Sequential(nn.Conv2d(2, 3, 3)), 'w4a4')
+    if quantizer is not None:
+        model[0].input_quantizer = quantizer
+    calibrate(model, [x])
+    return model
+
+
+def test_a_quantizer_of_a_users_own_is_left_to_autograd():
+    x = torch.randn(1, 2, 5, 5)
+    quantizer = OwnQuantizer(bits=4)
+    model = calibrated_convolution(x, quantizer)
+    assert not quantizer.drawn
+    model(x).sum().backward()
+    assert len(quantizer.drawn) == 1  # nothing is drawn anew in backward
+
+    step, alpha = quantizer.grid().step.detach(), quantizer.alpha.detach()
+    unscaled = ((x / step).clamp(-8, 7) + quantizer.drawn[0]).floor() * step
+    weight = model[0].quantized_weight().detach()
+    ones = torch.ones(1, 3, 3, 3)
+    grad_x = torch.nn.grad.conv2d_input(x.shape, weight, ones)
+    torch.testing.assert_close(quantizer.alpha.grad, (grad_x * unscaled).sum())
+    passes = (model[0].weight.detach() / model[0].weight_quantizer.step.detach().view(-1, 1, 1, 1)).abs() < 7
+    expected = torch.nn.grad.conv2d_weight(unscaled * alpha, weight.shape, ones)
+    torch.testing.assert_close(model[0].weight.grad[passes], expected[passes])
+
+
+def test_what_a_quantizer_says_holds_for_its_own_methods_alone():
+    class Inherits(LSQ):
+        def combine(self, statistics):
+            return statistics[0]
+
+    class Overrides(LSQ):
+        def fake_quantize(self, x, step, q_min, q_max):
+            return round_to_levels(x, step, q_min, q_max)
+
+    class Says(Overrides):
+        recomputable = True
+
+        def fake_quantize(self, x, step, q_min, q_max):
+            return super().fake_quantize(x, step, q_min, q_max)
+
+    assert [(kind.recomputable, kind.fused) for kind in (Inherits, Overrides, Says)] == [
+        (True, True),
+        (False, False),
+        (True, False),
+    ]
+
+
+@pytest.mark.parametrize('kind', [OwnQuantizer, type('OfLSQ', (LSQ,), dict(refresh=OwnQuantizer.refresh, seen=[]))])
+def test_ranges_follow_float32_values(kind):
+    x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    quantizer = calibrated(kind(bits=4), x)
+    quantizer(x.bfloat16())
+    assert quantizer.seen == [torch.float32]
+
+
+def test_what_a_quantizer_multiplies_is_float32_under_autocast_in_backward_too():
+    dtypes = []
+
+    class Rotated(PACT):
+        recomputable = True
+
+        def fake_quantize(self, x, step, q_min, q_max):
+            turned = x @ torch.eye(x.shape[-1])
+            dtypes.append(turned.dtype)
+            return super().fake_quantize(turned, step, q_min, q_max)
+
+    x = torch.randn(1, 2, 5, 5)
+    model = calibrated_convolution(x, Rotated(bits=4))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        y = model(x)
+    assert y.dtype == torch.bfloat16 and len(dtypes) == 1
+    y.float().sum().backward()
+    assert len(dtypes) > 1 and set(dtypes) == {torch.float32}
+
+
+def test_disabled_quantizers_leave_second_derivatives():
+    x = torch.randn(2, 4, 6)
+    layers = [nn.Linear(6, 5), nn.Tanh(), nn.Unflatten(0, (1, 2)), nn.Conv2d(2, 3, 3), nn.Tanh()]
+    original = nn.Sequential(*copy.deepcopy(layers))
+    model = quantize_model(nn.Sequential(*layers), 'w4a4')
+    calibrate(model, [x])
+
+    def second(model):
+        given = x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(model(given).square().sum(), given, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), [given, model[0].weight, model[3].weight])
+
+    with disabled(model):
+        for one, other in zip(second(model), second(original)):
+            assert torch.equal(one, other) and one.any()
 
 
 # ---------------------------------------------------------------- host reads

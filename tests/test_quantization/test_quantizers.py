@@ -130,6 +130,26 @@ def test_flags_written_behind_the_cache_are_seen_after_a_mode_switch():
     assert torch.equal(quantizer(x), source(x))
 
 
+@pytest.mark.parametrize('copied', [False, True])
+def test_flags_written_in_place_are_seen_at_once_on_a_cpu(copied):
+    # as scripts do that average weights
+    quantizer, source = calibrated(torch.rand(100)), calibrated(torch.randn(100))
+    quantizer = copy.deepcopy(quantizer) if copied else quantizer
+    for own, other in zip(quantizer.state_dict().values(), source.state_dict().values()):
+        own.copy_(other)
+    x = torch.randn(10)
+    assert torch.equal(quantizer(x), source(x))
+    quantizer.initialized.zero_()
+    assert not quantizer.is_initialized()
+
+
+def test_a_quantizer_of_inference_mode_runs():
+    x = torch.randn(10)
+    with torch.inference_mode():
+        quantizer = calibrated(torch.randn(100))
+        assert torch.equal(quantizer(x), copy.deepcopy(quantizer)(x))
+
+
 def test_empty_input_passes():
     assert LSQ().eval()(torch.empty(0, 3)).shape == (0, 3)
 

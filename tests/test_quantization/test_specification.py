@@ -11,6 +11,7 @@ from mmengine.config import ConfigDict
 from torch import nn
 
 from mmacs.quantization import Specification, quantize_model
+from mmacs.quantization.quantizers import LSQ
 from mmacs.utils.errors import MmacsError
 
 ASYMMETRIC = dict(type='MinMax', symmetric=False, power_of_two=True)
@@ -137,6 +138,23 @@ def test_a_newer_version_asks_for_a_newer_mmacs():
 NAME = '0.weight_quantizer'
 
 
+def test_words_of_other_quantizers_in_texts_of_the_first_release_are_options():
+    found = as_text(convolution())
+    found['quantizers'][NAME] = 'Own, 4 bits, 64 ranges, powers of two, alpha=2'
+    own = Specification.from_state(found).quantizers[NAME]
+    assert own.options == {'power_of_two': True, 'alpha=2': True}
+
+
+@pytest.mark.parametrize('options', [['powers of two'], {'alpha': torch.ones(1)}, {'alpha': {2: 1}}, {'alpha': {3}}])
+def test_options_that_a_checkpoint_could_not_give_back_name_the_quantizer(monkeypatch, options):
+    model = convolution()
+    monkeypatch.setattr(LSQ, 'options', lambda self: options)
+    with pytest.raises(MmacsError, match=r'LSQ.options\(\) must return a dict of plain values'):
+        Specification.of(model)
+    monkeypatch.setattr(LSQ, 'options', lambda self: {'alpha': [1, 0.5, {'of': (None, 'x', True)}]})
+    assert Specification.from_state(written(model)) == Specification.of(model)
+
+
 @pytest.mark.parametrize('state', [None, 'w4a4', [1, 2], torch.zeros(3), {}])
 def test_what_is_no_specification_is_one_sentence(state):
     with pytest.raises(MmacsError, match='the quantization in the checkpoint is damaged: '):
@@ -182,7 +200,6 @@ def test_damaged_specifications_are_one_sentence(damage):
         dict(recipe='"w4a4"'),
         dict(recipe=None),
         dict(quantizers={NAME: 'LSQ of 4 bits'}),
-        dict(quantizers={NAME: 'LSQ, 4 bits, 64 ranges, fast'}),
         dict(quantizers={NAME: 4}),
     ],
 )

@@ -80,14 +80,23 @@ class ReusedForward(QuantizedLayer):
     """Quantized layer that runs its original forward, which finds the fake-quantized weight in ``self.weight``."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Call the original forward with a fake-quantized first argument; for its gradient it runs once more."""
+        """Call the original forward with a fake-quantized first argument.
+
+        For its gradient it runs once more, unless the layer has more than weight and bias, which may learn too.
+        """
 
         def original(x: Tensor, weight: Tensor, bias: Optional[Tensor], *others: Any) -> Tensor:
             with shadowed(self, weight=weight, bias=bias):
                 return self.original_forward(x, *others[: len(args)], **dict(zip(kwargs, others[len(args) :])))
 
         tensors = self.input_quantizer(x), self.quantized_weight(), getattr(self, 'bias', None)
+        if not self._has_only_weight_and_bias():
+            return original(*tensors, *args, *kwargs.values())
         return recomputed(original, *tensors, *args, *kwargs.values())
+
+    def _has_only_weight_and_bias(self) -> bool:
+        own = {name for name, _ in self.named_parameters(recurse=False)}
+        return own <= {'weight', 'bias'} and self._modules.keys() <= {'weight_quantizer', *self.inputs}
 
     def original_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Returns the forward in full precision, with the weight and bias that are read at the moment."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmacs.quantization.fake_quant import level_bounds, per_element, power_of_two_step, reads_are_free
 from mmacs.quantization.memory_order import memory_rows
 from mmacs.quantization.processes import world_size
-from mmacs.quantization.recompute import recomputed, remember
+from mmacs.quantization.recompute import keeping_inputs, remember
 from mmacs.utils.errors import MmacsError
 
 MAX_BITS = 16
@@ -46,7 +46,9 @@ class Quantizer(nn.Module):
     a range per call (``num_levels`` > 1), addressed by ``calls``, which the head sets to 0 as its forward begins.
 
     A quantizer of its own writes :meth:`statistic`, :meth:`set_range`, :meth:`grid_step` and :meth:`fake_quantize`;
-    one whose range follows the data also :meth:`refresh`, an asymmetric one :meth:`grid_offset`.
+    one whose range follows the data also :meth:`refresh`, an asymmetric one :meth:`grid_offset`. What ``recomputable``
+    and ``fused`` say holds for the methods of the class that says it: a subclass that overrides ``quantize``,
+    ``fake_quantize`` or ``refresh`` says it again, or has neither.
 
     Args:
         bits (int): Bit-width, 1 to 16.
@@ -63,9 +65,19 @@ class Quantizer(nn.Module):
     kinds: Sequence[str] = KINDS  # what it can quantize
     uniform = True  # whether its levels are those of a :class:`Grid`
     followed: Sequence[str] = ()  # buffers that follow the values, of which each process sees its own
-    # Whether ``fake_quantize`` takes any dtype, keeps nothing but its arguments for backward, and calls ``watch``
+    # Whether ``quantize`` is a function of values, step and offset alone, without random numbers, side effects and
+    # other tensors that learn: backward then runs it again instead of keeping what it computes
+    recomputable = False
+    # Whether ``fake_quantize`` and ``refresh`` take any dtype, and ``fake_quantize`` keeps nothing but its arguments
+    # for backward and calls ``watch``
     fused = False
     replaces_weight = False  # whether it holds quantized weights of its own, so that the layer's stay as they were
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if {'quantize', 'fake_quantize', 'refresh'} & vars(cls).keys():
+            cls.recomputable = vars(cls).get('recomputable', False)
+            cls.fused = vars(cls).get('fused', False)
 
     def __init__(
         self,
@@ -97,6 +109,7 @@ class Quantizer(nn.Module):
         self.met_nonfinite = torch.zeros(1, dtype=torch.bool)
         self._signed_by_user = signed
         self._flags_cache: Optional[List[Tuple[bool, bool]]] = None
+        self._flags_versions: Tuple[int, ...] = ()
         self._observed: List[List[Tuple[Tensor, bool]]] = [[] for _ in range(num_levels)]
 
     @property
@@ -121,7 +134,7 @@ class Quantizer(nn.Module):
         """In training, let the range follow the values that are about to be quantized, without gradient.
 
         Args:
-            x (Tensor): Values of any floating dtype.
+            x (Tensor): Values, float32.
             level (int): Pyramid level.
         """
 
@@ -155,11 +168,11 @@ class Quantizer(nn.Module):
                 self.watch(x.detach().sum(dtype=torch.float32))
             if self.training:  # evaluating changes no state
                 with torch.no_grad():
-                    self.refresh(x.detach(), level)
+                    self.refresh(x.detach() if self.fused else x.detach().float(), level)
             return self.fake_quantized(x, level)
 
     def fake_quantized(self, x: Tensor, level: int) -> Tensor:
-        """Map values of any floating dtype to the grid of a level; only they and the grid are kept for backward."""
+        """Map values of any floating dtype to the grid of a level."""
         step, offset, q_min, q_max = self.grid(level)
         if self.fused and offset is None:
             return self.fake_quantize(x, step, q_min, q_max)
@@ -168,7 +181,9 @@ class Quantizer(nn.Module):
             return self.quantize(x.float(), Grid(step, offset, q_min, q_max)).to(x.dtype)
 
         operands = (x, step) if offset is None else (x, step, offset)
-        return remember(recomputed(on_grid, *operands), on_grid, *operands)
+        if not self.recomputable:
+            return on_grid(*operands)
+        return remember(keeping_inputs(on_grid, *operands), on_grid, *operands)
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:
         """Map float32 values to a grid, with gradients to them and to what the grid is made of."""
@@ -201,9 +216,13 @@ class Quantizer(nn.Module):
         return state[..., level : level + 1] if self.num_levels > 1 else state
 
     def by_channel(self, x: Tensor) -> Tensor:
-        """Returns the values as float32, (number of channels, elements that share a range in the order of memory)."""
+        """Returns the values as (number of channels, elements that share a range)."""
+        return x.reshape(self.num_channels, -1)
+
+    def memory_rows_of(self, x: Tensor) -> Tensor:
+        """:meth:`by_channel` as float32, with the elements of a range in the order of memory, which copies less."""
         if torch.compiler.is_compiling():  # strides may be unknown
-            return x.float().reshape(self.num_channels, -1)
+            return self.by_channel(x.float())
         return memory_rows(x, self.num_channels)[1].float()
 
     def level_is_signed(self, level: int = 0) -> bool:
@@ -316,9 +335,17 @@ class Quantizer(nn.Module):
 
         Reading a buffer stalls a GPU and breaks a compiled graph, so they are read where they change: after
         calibration, loading, a move to another device or dtype, and, since ``tensor.data`` writes leave no trace, a
-        switch of the mode.
+        switch of the mode. On a CPU, outside compiled graphs, other writes in place, as ``buffer.copy_`` is, are seen
+        at once; elsewhere whoever writes so calls :meth:`read_flags`.
         """
-        return self.read_flags() if self._flags_cache is None else self._flags_cache
+        if self._flags_cache is None:
+            return self.read_flags()
+        written = reads_are_free(self.initialized) and self._flags_versions != self._versions_of_flags()
+        return self.read_flags() if written else self._flags_cache
+
+    def _versions_of_flags(self) -> Tuple[int, ...]:
+        """Returns torch's counts of writes to the buffers behind the flags; those of inference mode have none."""
+        return tuple(flags._version for flags in (self.initialized, self.signed) if not flags.is_inference())
 
     def forget_range(self) -> None:
         """Forgets that there is a range, so that it is calibrated anew."""
@@ -332,14 +359,22 @@ class Quantizer(nn.Module):
         # What a copy without ranges is given later may leave no trace
         has_range = any(initialized for initialized, _ in flags)
         self._flags_cache = flags if has_range else None
+        self._flags_versions = self._versions_of_flags()
         return flags
 
     def train(self, mode: bool = True) -> 'Quantizer':
         """Switch the mode; flags are read."""
+        self._read_flags_anew()
+        return super().train(mode)
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._read_flags_anew()  # the buffers of a copy count writes from zero
+
+    def _read_flags_anew(self) -> None:
         self._flags_cache = None
         if not self.initialized.is_meta:
             self.read_flags()  # now, so that a compiled forward finds them
-        return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> 'Quantizer':
         self._flags_cache = None

@@ -28,6 +28,8 @@ class DoReFa(Quantizer):
         **kwargs: See :class:`~.base.Quantizer`.
     """
 
+    recomputable = True
+
     def __init__(self, rescale: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rescale = rescale
@@ -35,7 +37,7 @@ class DoReFa(Quantizer):
 
     def statistic(self, x: Tensor) -> Tensor:
         """Returns what ``unit`` is to be, shape (number of channels,)."""
-        rows = self.by_channel(x)
+        rows = self.memory_rows_of(x)
         if self._is_sign():
             return rows.abs().mean(1)
         if self.kind == 'activation':
@@ -52,7 +54,7 @@ class DoReFa(Quantizer):
     def refresh(self, x: Tensor, level: int) -> None:
         """One-bit weights are multiplied by their mean magnitude."""
         if self._is_sign():
-            self.unit.copy_(fill_zeros(self.by_channel(x).abs().mean(1)))
+            self.unit.copy_(fill_zeros(self.memory_rows_of(x).abs().mean(1)))
 
     def bounds(self, level: int = 0) -> tuple:
         """Weights have 2^bits levels on both sides of zero, none of them zero."""

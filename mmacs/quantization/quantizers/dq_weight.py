@@ -172,7 +172,7 @@ class DQWeight(Quantizer):
 
     def statistic(self, x: Tensor) -> Tensor:
         """The weight itself, shape (number of channels, elements of each), in the order of ``bit_variables``."""
-        return x.reshape(self.num_channels, -1)
+        return self.by_channel(x)
 
     def combine(self, statistics: Tensor) -> Tensor:
         """The weight is the same in every batch."""

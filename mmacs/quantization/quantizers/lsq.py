@@ -34,6 +34,7 @@ class LSQ(Quantizer):
         MmacsError: If ``init`` is unknown.
     """
 
+    recomputable = True
     fused = True
 
     def __init__(self, init: str = 'mean', **kwargs: Any) -> None:
@@ -46,8 +47,8 @@ class LSQ(Quantizer):
     def statistic(self, x: Tensor) -> Tensor:
         """Mean absolute value per range, or best clips without and with sign, shape ([2,] number of channels)."""
         if self.init == 'mean':
-            return self.by_channel(x).abs().mean(1)
-        rows = self.by_channel(x) if self.kind == 'weight' else channel_sample(x)
+            return self.memory_rows_of(x).abs().mean(1)
+        rows = self.memory_rows_of(x) if self.kind == 'weight' else channel_sample(x)
         return torch.stack([mse_clip_of_bits(rows, self.bits, signed) for signed in (False, True)])
 
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:

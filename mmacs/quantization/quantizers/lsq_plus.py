@@ -34,7 +34,7 @@ class LSQPlus(LSQ):
 
     def statistic(self, x: Tensor) -> Tensor:
         """Returns the smallest and largest value, shape (2, number of channels)."""
-        return torch.stack(torch.aminmax(self.by_channel(x), dim=1))
+        return torch.stack(torch.aminmax(self.memory_rows_of(x), dim=1))
 
     def combine(self, statistics: Tensor) -> Tensor:
         """Returns the union of ranges."""

@@ -34,6 +34,7 @@ class OCTAV(Quantizer):
         MmacsError: If ``momentum`` is out of range.
     """
 
+    recomputable = True
     followed = ('clip',)
 
     def __init__(self, momentum: float = 0.1, **kwargs: Any) -> None:
@@ -49,7 +50,7 @@ class OCTAV(Quantizer):
 
     def best_clip(self, x: Tensor, signed: bool) -> Tensor:
         """Clip of float32 values that minimises their mean squared error, shape (number of channels,)."""
-        rows = self.by_channel(x) if self.kind == 'weight' else channel_sample(x)
+        rows = self.memory_rows_of(x) if self.kind == 'weight' else channel_sample(x)
         return mse_clip_of_bits(rows, self.bits, signed)
 
     def statistic(self, x: Tensor) -> Tensor:

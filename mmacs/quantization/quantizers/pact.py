@@ -23,13 +23,15 @@ class PACT(Quantizer):
         **kwargs: See :class:`~.base.Quantizer`.
     """
 
+    recomputable = True
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.clip = nn.Parameter(torch.ones(self.num_ranges))
 
     def statistic(self, x: Tensor) -> Tensor:
         """Root mean square per range, shape (number of channels,)."""
-        return self.by_channel(x).square().mean(1).sqrt()
+        return self.memory_rows_of(x).square().mean(1).sqrt()
 
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
         """``alpha`` = three times the root mean square."""

@@ -25,6 +25,7 @@ class MinMax(Quantizer):
         **kwargs: See :class:`~.base.Quantizer`.
     """
 
+    recomputable = True
     followed = ('low', 'high')
 
     def __init__(self, symmetric: bool = True, **kwargs: Any) -> None:
@@ -35,7 +36,7 @@ class MinMax(Quantizer):
 
     def statistic(self, x: Tensor) -> Tensor:
         """Returns the smallest and largest value, shape (2, number of channels)."""
-        return torch.stack(torch.aminmax(self.by_channel(x), dim=1))
+        return torch.stack(torch.aminmax(self.memory_rows_of(x), dim=1))
 
     def combine(self, statistics: Tensor) -> Tensor:
         """Returns the union of ranges."""
@@ -135,7 +136,7 @@ class Percentile(EMAMinMax):
 
     def statistic(self, x: Tensor) -> Tensor:
         """The lower and upper percentile of at most 2^16 evenly spaced values, shape (2, number of channels)."""
-        rows = self.by_channel(x)
+        rows = self.memory_rows_of(x)
         rows = rows[:, :: 1 + (rows.shape[1] - 1) // self.max_elements]
         ordered = rows.sort(1).values  # torch.quantile can't be compiled for sizes that vary
         share, last = self.percentile / 100, rows.shape[1] - 1

@@ -23,6 +23,7 @@ class TQT(Quantizer):
         **kwargs: See :class:`~.base.Quantizer`.
     """
 
+    recomputable = True
     fused = True
 
     def __init__(self, **kwargs: Any) -> None:
@@ -31,7 +32,7 @@ class TQT(Quantizer):
 
     def statistic(self, x: Tensor) -> Tensor:
         """Root mean square per range, shape (number of channels,)."""
-        return self.by_channel(x).square().mean(1).sqrt()
+        return self.memory_rows_of(x).square().mean(1).sqrt()
 
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
         """``t`` = three times the root mean square."""
