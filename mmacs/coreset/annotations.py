@@ -14,6 +14,7 @@ from mmacs.datasets.distinct_images import DistinctImages, is_plain
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import atomic_path
 
+NO_CLASS = -1  # of an object whose annotation names none
 NO_OBJECTS = -1  # count of an image that has one label for all of it, or several, instead of objects
 
 _FORMAT = 1  # of the files; with another one all are written anew
@@ -135,12 +136,8 @@ def _classes(info: Dict[str, Any]) -> List[int]:
     if 'gt_label' in info:
         found = np.ravel(info['gt_label']).tolist()
     else:
-        found = [one['bbox_label'] for one in info.get('instances', ()) if not one.get('ignore_flag')]
-    classes = sorted(set(map(int, found)))
-    if classes and classes[0] < 0:
-        image = info.get('img_path', info.get('sample_idx'))
-        raise MmacsError(f'image {image} has the class {classes[0]}: classes are numbered from 0')
-    return classes
+        found = [one.get('bbox_label', NO_CLASS) for one in info.get('instances', ()) if not one.get('ignore_flag')]
+    return sorted(set(map(int, found)))
 
 
 def _count(info: Dict[str, Any]) -> int:

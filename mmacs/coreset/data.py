@@ -30,7 +30,6 @@ class TrainingData:
         by_shape (np.ndarray): All positions, int64, shape (M,), such that batches need seldom be split by their padded
             shape. Images of one shape lie next to each other, and shapes are in the order of their proportions: what
             is resized to one scale has the same shape then if it has the same proportions.
-        labels (csr_matrix): Which classes each image holds, bool, shape (M, C); crowd and ignored boxes don't count.
         noisy (np.ndarray): Images whose labels were made wrong on purpose, bool, shape (M,).
     """
 
@@ -40,9 +39,7 @@ class TrainingData:
         self.fingerprint = str(arrays['fingerprint'])
         self.by_shape = arrays['by_shape']
         self.noisy = arrays['noisy']
-        classes, starts = arrays['classes'], np.append(0, arrays['class_ends'])
-        shape = (len(images), int(classes.max(initial=-1)) + 1)
-        self.labels = csr_matrix((np.ones(len(classes), dtype=bool), classes, starts), shape=shape)
+        self._classes, self._class_ends = arrays['classes'], arrays['class_ends']
         self._counts, self._ids = arrays['counts'], arrays['ids']
         self._paths, self._places = arrays['paths'], arrays['places']
 
@@ -68,6 +65,22 @@ class TrainingData:
     def __len__(self) -> int:
         """Returns the number of distinct images, M."""
         return len(self.images)
+
+    @cached_property
+    def labels(self) -> csr_matrix:
+        """Which classes each image holds, bool, shape (M, C); crowd and ignored boxes don't count.
+
+        Raises:
+            MmacsError: If a class is negative, or not named.
+        """
+        wrong = np.flatnonzero(self._classes < 0)
+        if len(wrong):
+            position = int(np.searchsorted(self._class_ends, wrong[0], side='right'))
+            image = os.fsdecode(self._paths[position]) or position
+            raise MmacsError(f'image {image} has the class {self._classes[wrong[0]]}: classes are numbered from 0')
+        shape = (len(self), int(self._classes.max(initial=-1)) + 1)
+        held = np.ones(len(self._classes), dtype=bool)
+        return csr_matrix((held, self._classes, np.append(0, self._class_ends)), shape=shape)
 
     @property
     def object_counts(self) -> np.ndarray:

@@ -170,7 +170,10 @@ def refuse_others(others: Mapping[str, Any]) -> None:
     places['selection_budget'] = ('cost', 'budget')
     for name, value in others.items():
         if name == 'max_weight':
-            raise MmacsError(f'CoresetHook has no setting max_weight: write unbiased={value!r} for that bound')
+            raise MmacsError(
+                f'CoresetHook has no setting max_weight: leave it out, or write unbiased={value!r} in the place of '
+                f'unbiased=True'
+            )
         if name in places:
             group, key = places[name]
             raise MmacsError(f'{name} belongs to a group of CoresetHook: write {group}=dict({key}={value!r})')

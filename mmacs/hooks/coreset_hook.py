@@ -101,7 +101,7 @@ class CoresetHook(Hook):
         self._run.count_images()
         if not self._run.by_epoch:
             self._run.stop_clock()
-        self._run.unhook_forward(complete=not self._run.by_epoch and saves_checkpoint_now(runner))
+        self._run.unhook_forward(complete=saves_checkpoint_now(runner))
 
     def after_train_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Adds up the seconds of training; completes the state, since a checkpoint may follow."""

@@ -87,7 +87,7 @@ class CoresetRun:
             self.training_hook.weights(dry)
         chooser = type(settings.policy.selector).__name__
         runner.logger.info(f'Importance of an image: {settings.importance}; {chooser} chooses by it.')
-        self.engine.state.progress.selection_seconds += time.perf_counter() - start
+        self._preparation = time.perf_counter() - start  # seconds
 
     def _build_training_hook(self) -> Optional[TrainingHook]:
         settings, engine = self._settings, self.engine
@@ -117,32 +117,36 @@ class CoresetRun:
             MmacsError: If the state is not of this run.
         """
         start, runner, engine = time.perf_counter(), self._runner, self.engine
+        expected = None
         if resumed is not None:
-            self._resume(upgraded(resumed))
-        elif self._settings.needs_teacher:
-            self._teacher = run_teacher(runner)[1]
+            state = upgraded(resumed)
+            self._resume(state)
+            expected = state['teacher']
         if self._settings.needs_teacher:
+            teacher, self._teacher = run_teacher(runner, expected)
+        if self._settings.needs_teacher and engine.awaits_round():
             engine.teacher = TeacherOutputs(
                 self._cache_dir,
-                lambda: run_teacher(runner, self._teacher)[0],
+                teacher,
                 self._settings.scorer,
                 self._settings.scored_columns,
-                teacher=self._teacher,
+                weights=self._teacher,
                 data=engine.data.fingerprint,
                 pipeline=self._pipeline(),
                 # all of the model but the recipe: the teacher is in full precision
                 model=[full_precision_config(runner.cfg.model), runner.cfg.get('data_preprocessor')],
             )
+            if engine.state.round >= 0:  # what this round needed of it is on disk
+                engine.teacher.find(engine.scoring)
+                engine.teacher.release()
         on_main(lambda: remove_rounds(self._folder, after=engine.state.round))
-        engine.state.progress.selection_seconds += time.perf_counter() - start
+        engine.state.progress.selection_seconds += self._preparation + time.perf_counter() - start
 
     def _resume(self, state: Dict[str, Any]) -> None:
         if (state['iterator'] is None) != self.by_epoch:
             theirs, ours = ('an epoch', 'an iteration') if state['iterator'] is None else ('an iteration', 'an epoch')
             raise MmacsError(f'cannot resume: the checkpoint is of {theirs}-based run, the config of {ours}-based one')
         self.engine.load_state_dict(state, self.now)
-        if self._settings.needs_teacher:
-            self._teacher = run_teacher(self._runner, state['teacher'])[1]
         self._use_weights()
         if not self.by_epoch:
             self._iterator.load_state_dict(state['iterator'])

@@ -10,6 +10,7 @@ from torch import nn
 from mmacs.hooks.run import unwrapped
 from mmacs.teacher.model import load_teacher, make_teacher, save_teacher
 from mmacs.utils.distributed import on_main
+from mmacs.utils.errors import MmacsError
 
 # The teacher itself is kept by those who need it, and leaves memory with the last of them.
 _TEACHERS: 'WeakKeyDictionary[Runner, Tuple[ReferenceType[nn.Module], str]]' = WeakKeyDictionary()
@@ -34,6 +35,8 @@ def run_teacher(runner: Runner, expected: Optional[str] = None) -> Tuple[nn.Modu
     if teacher is None:
         teacher, fingerprint = _start(runner) if expected is None else _resume(runner, expected)
         _TEACHERS[runner] = ref(teacher), fingerprint
+    if expected not in (None, fingerprint):
+        raise MmacsError('cannot resume: the hooks of the checkpoint had different teachers')
     return teacher, fingerprint
 
 

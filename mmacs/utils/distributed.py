@@ -55,15 +55,20 @@ def on_main(work: Callable[[], Result]) -> Result:
     """Do something in the main process; its result, or its mistake, is that of all processes.
 
     Raises:
-        MmacsError: If the work raises one, or an OSError.
+        MmacsError: If the work raises one, or an OSError; of anything else, which is a bug, in the other processes.
     """
     done: List[Tuple[Optional[str], Optional[Result]]] = [(None, None)]
+    bug: Optional[Exception] = None
     if is_main_process():
         try:
             done = [(None, work())]
         except (MmacsError, OSError) as error:
             done = [(str(error), None)]
+        except Exception as error:  # no other process may wait for ever
+            done, bug = [(f'the main process failed: {type(error).__name__}: {error}', None)], error
     broadcast_object_list(done)
+    if bug is not None:
+        raise bug
     error, result = done[0]
     if error is not None:
         raise MmacsError(error)

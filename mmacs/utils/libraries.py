@@ -19,7 +19,7 @@ def load_adapters(model: nn.Module) -> None:
 
     Each registers what it knows of its library. One whose library is in no model is never imported.
     """
-    for library in libraries_of(model):
+    for library in sorted(libraries_of(model)):  # in the same order in all processes
         _load_adapter(library)
 
 

@@ -32,16 +32,24 @@ class Registry:
         import_module(self._location)
         return self._classes
 
-    def register_module(self) -> Callable[[Kind], Kind]:
-        """Returns a class decorator that registers under the name of the class.
+    def register_module(self, name: Optional[str] = None) -> Callable[[Kind], Kind]:
+        """Returns a class decorator that registers a class.
+
+        A class that is defined again, as in a cell of a notebook, takes the place of the first.
+
+        Args:
+            name (str, optional): The name in configs; None takes that of the class.
 
         Raises:
             MmacsError: If another class has that name.
         """
 
         def register(kind: Kind) -> Kind:
-            if self._classes.setdefault(kind.__name__, kind) is not kind:
-                raise MmacsError(f'there is a {self.name} {kind.__name__} already: choose another name')
+            own = name or kind.__name__
+            known = self._classes.get(own, kind)
+            if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+                raise MmacsError(f'there is a {self.name} {own} already: choose another name')
+            self._classes[own] = kind
             return kind
 
         return register

@@ -117,7 +117,7 @@ def test_labels_of_classes_and_of_objects():
 
 def test_a_negative_class_is_named():
     with pytest.raises(MmacsError, match=r'image 1\.png has the class -1'):
-        listed(classes(0, [2, -1]))
+        _ = listed(classes(0, [2, -1])).labels
 
 
 def test_objects_are_counted_without_crowds(tiny_coco):
@@ -398,7 +398,7 @@ def process(rank, folder):
         TrainingData.read(fewer)
     bad = DistinctImages(Listed(classes(-1)), [])
     with pytest.raises(MmacsError, match='has the class -1'):
-        TrainingData.read(bad)
+        _ = TrainingData.read(bad).labels
     torch.distributed.destroy_process_group()
 
 

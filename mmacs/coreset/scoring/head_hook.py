@@ -10,7 +10,7 @@ from mmacs.utils.nested import mapped
 
 
 class HeadHook:
-    """Taps the outputs of a head, such as a detector's ``bbox_head`` or a classifier's ``head``, in training.
+    """Hooks the outputs of a head, such as a detector's ``bbox_head`` or a classifier's ``head``, in training.
 
     The gradient at the outputs is multiplied, image by image, by that image's weight. Where the loss is a sum of
     per-image terms over one common divisor (``avg_factor``), this is exactly the gradient of the sum of weighted terms
@@ -31,7 +31,7 @@ class HeadHook:
         self._handle: Optional[RemovableHandle] = None
 
     def attach(self, weights: Optional[Tensor] = None, record: Optional[Callable[[Any], None]] = None) -> None:
-        """Tap the training forwards from now on; forwards in eval mode pass untouched.
+        """Hooks the training forwards from now on; forwards in eval mode pass untouched.
 
         Args:
             weights (Tensor, optional): Weight of each image of the batch, not negative, float, shape (B,).

@@ -1,7 +1,7 @@
 """What is kept of the teacher's outputs in one run: taken from disk if it is there, else computed and written."""
 
 import os
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 from torch import nn
@@ -13,11 +13,11 @@ from mmacs.version import __version__
 
 
 class TeacherOutputs:
-    """Knows where the teacher's outputs lie; the teacher itself is in memory only while they are computed.
+    """Knows where the teacher's outputs lie; the teacher itself is in memory only until they are there.
 
     Args:
         folder (os.PathLike): Where caches lie.
-        get_teacher (Callable): Gives the teacher, in eval mode.
+        teacher (nn.Module): The full-precision model, in eval mode; :meth:`release` lets go of it.
         scorer (Scorer): What is kept of it.
         columns (Sequence[str]): The columns that are scored; the teacher is needed for those in
             ``scorer.teacher_columns``.
@@ -30,29 +30,28 @@ class TeacherOutputs:
     def __init__(
         self,
         folder: os.PathLike,
-        get_teacher: Callable[[], nn.Module],
+        teacher: nn.Module,
         scorer: Scorer,
         columns: Sequence[str],
         **parts: Any,
     ) -> None:
         self._folder = folder
-        self._get_teacher = get_teacher
         self._scorer = scorer
         self._columns = sorted(scorer.teacher_columns & set(columns))
         self._parts = {name: repr(part) for name, part in parts.items()}
-        self._teacher: Optional[nn.Module] = None
+        self._teacher: Optional[nn.Module] = teacher
         self._key = ''
         self.read: Optional[ReadTeacherOutputs] = None
 
     def model(self) -> nn.Module:
-        """Returns the teacher, which stays in memory until :meth:`release`."""
-        if self._teacher is None:
-            self._teacher = self._get_teacher()
+        """Returns the teacher; it is there until :meth:`release`."""
+        assert self._teacher is not None, 'the outputs are there, so that nobody needs the teacher'
         return self._teacher
 
     def release(self) -> None:
-        """Lets go of the teacher."""
-        self._teacher = None
+        """Lets go of the teacher, whose outputs are at hand."""
+        if self.read is not None:
+            self._teacher = None
 
     def find(self, scoring: ScoringPass) -> None:
         """Looks for the outputs on disk, unless they are at hand. Call it in all processes."""

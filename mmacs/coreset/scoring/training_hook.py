@@ -56,7 +56,7 @@ class TrainingHook:
         self._hooks = HeadHook(head), HeadHook(model.data_preprocessor)
         self._weights: Optional[np.ndarray] = None
         self._seen: Dict[str, Any] = {}
-        self._waiting: List[Tuple[Tensor, Tensor]] = []  # positions (B,) and scores (B, columns) of iterations
+        self._waiting: List[Tuple[Tensor, Tensor]] = []  # per iteration positions and their order, (B, 2), and scores
 
     def use(self, selection: Selection) -> None:
         """Weights losses for a new coreset from now on, if they are to be weighted."""
@@ -106,16 +106,20 @@ class TrainingHook:
                     self._model, self._seen['outputs'], self._seen['data_samples'], {}, self._columns
                 )
             rows = torch.stack([scores[name].float() for name in self._columns], dim=1)
-            self._waiting.append((torch.from_numpy(self._seen['positions']), rows))
+            positions = torch.from_numpy(self._seen['positions'])
+            order = torch.full_like(positions, len(self._waiting))
+            self._waiting.append((torch.stack([positions, order], dim=1), rows))
         self._seen = {}
 
     def flush(self) -> None:
         """Hands on the scores of the iterations since the last call. Call it in all processes at once."""
         if not self._columns:
             return
-        positions, rows = torch.empty(0, dtype=torch.int64), torch.empty(0, len(self._columns))
+        positions, rows = torch.empty(0, 2, dtype=torch.int64), torch.empty(0, len(self._columns))
         if self._waiting:
             positions, rows = (torch.cat(parts).cpu() for parts in zip(*self._waiting))
         self._waiting = []
         positions, rows = gather_rows(positions), gather_rows(rows)  # so that every process knows what checkpoints need
+        latest_last = positions[:, 1].argsort(stable=True)  # of an image that was seen twice the later score counts
+        positions, rows = positions[latest_last, 0], rows[latest_last]
         self._receive(positions.numpy(), dict(zip(self._columns, rows.T.numpy())))

@@ -108,13 +108,17 @@ def test_a_training_forward_gives_scores_of_its_images():
 
 
 def test_scores_of_iterations_are_those_of_all_processes(monkeypatch):
-    others = {torch.int64: torch.tensor([5, 2]), torch.float32: torch.tensor([[0.9], [0.2]])}
+    # of image 4, which both saw, the other process's iteration is the later one
+    others = {
+        torch.int64: torch.tensor([[5, 0], [2, 0], [4, 1]]),
+        torch.float32: torch.tensor([[0.9], [0.2], [0.4]]),
+    }
     monkeypatch.setattr(module, 'gather_rows', lambda mine: torch.cat([mine, others[mine.dtype]]))
     model = Classifier()
     own = Place(model)
     iteration(own.hook, model, batch(4, 1))
     own.hook.flush()
-    np.testing.assert_allclose(own.found[[5, 2]], [0.9, 0.2])
+    np.testing.assert_allclose(own.found[[5, 2, 4]], [0.9, 0.2, 0.4])
     assert np.flatnonzero(np.isfinite(own.found)).tolist() == [1, 2, 4, 5]
 
 

@@ -4,7 +4,9 @@ from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Unio
 
 from torch import Tensor, nn
 
-from mmacs.utils.errors import unknown_name
+from mmacs.utils.errors import MmacsError, unknown_name
+
+_RENAMED = {'reference': 'teacher_outputs', 'harvestable': 'training_columns', 'tapped': 'hooked_module'}
 
 
 class Scorer:
@@ -29,6 +31,12 @@ class Scorer:
     training_columns: FrozenSet[str] = frozenset()
     weights: Mapping[str, Union[str, float]] = {'evs': 'beta', 'ds': '1 - beta'}
     normalisation = 'rank'
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for before, now in _RENAMED.items():
+            if before in vars(cls):
+                raise MmacsError(f'the scorer {cls.__name__} has {before}, which is called {now} since mmacs 0.2')
 
     def check(self, model: nn.Module, columns: Sequence[str]) -> None:
         """Require that this scorer can compute these columns for this model.

@@ -1,0 +1,48 @@
+import pytest
+
+from mmacs.coreset.scoring.scorers import ClassificationScorer, Scorer
+from mmacs.coreset.settings import MAX_WEIGHT, CoresetSettings
+from mmacs.utils.errors import MmacsError
+
+SCORER = dict(type='mmacs.ClassificationScorer')
+
+
+def test_defaults_are_those_of_the_scorer():
+    settings = CoresetSettings.read(SCORER)
+    assert isinstance(settings.scorer, ClassificationScorer)
+    assert settings.importance.weights == ClassificationScorer.weights
+    assert settings.importance.normalisation == 'none' and settings.max_weight is None
+    changed = CoresetSettings.read(SCORER, importance=dict(normalisation='rank', weights=None))
+    assert changed.importance.weights == ClassificationScorer.weights and changed.importance.normalisation == 'rank'
+
+
+@pytest.mark.parametrize(('given', 'bound'), [(False, None), (True, MAX_WEIGHT), (3, 3.0), (1, 1.0)])
+def test_unbiased_is_a_switch_or_the_bound(given, bound):
+    assert CoresetSettings.read(SCORER, unbiased=given).max_weight == bound
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(unbiased=0.5), 'unbiased must be True, False, or a bound on the weights of at least 1, got 0.5'),
+        (dict(unbiased='yes'), "got 'yes'"),
+        (dict(others=dict(selection_budget=0.1)), r'write cost=dict\(budget=0.1\)'),
+        (dict(others=dict(class_floor=2)), r'write constraints=dict\(class_floor=2\)'),
+        (dict(others=dict(batch_size=2)), r'write scoring=dict\(batch_size=2\)'),
+        (dict(others=dict(max_weight=5.0)), 'leave it out, or write unbiased=5.0 in the place of unbiased=True'),
+        (dict(others=dict(scorrer=1)), "unknown setting of CoresetHook 'scorrer': did you mean 'scorer'"),
+        (dict(importance='evs'), 'importance must be a dict of settings'),
+        (dict(scoring=dict(batch_size=0)), 'batch_size must be a whole number, at least 1, got 0'),
+        (dict(cost=dict(resolution=2)), 'resolution must be above 0 and at most 1'),
+        (dict(cost=dict(rescore=0.0)), 'rescore=0 scores nothing after the first round'),
+    ],
+)
+def test_mistakes(settings, message):
+    with pytest.raises(MmacsError, match=message):
+        CoresetSettings.read(SCORER, **settings)
+
+
+@pytest.mark.parametrize(('before', 'now'), [('reference', 'teacher_outputs'), ('harvestable', 'training_columns')])
+def test_a_scorer_written_for_mmacs_0_1_is_told_the_new_names(before, now):
+    with pytest.raises(MmacsError, match=f'the scorer Mine has {before}, which is called {now} since mmacs 0.2'):
+        type('Mine', (Scorer,), {before: None})
