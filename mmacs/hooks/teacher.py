@@ -1,7 +1,7 @@
 """The teacher of a run: one full-precision model, whichever of the hooks asks for it first."""
 
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import NamedTuple, Optional, Tuple
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from mmengine.runner import Runner
@@ -9,11 +9,19 @@ from torch import nn
 
 from mmacs.hooks.run import unwrapped
 from mmacs.teacher.model import load_teacher, make_teacher, save_teacher
-from mmacs.utils.distributed import on_main
+from mmacs.utils.distributed import on_main, together
 from mmacs.utils.errors import MmacsError
 
-# The teacher itself is kept by those who need it, and leaves memory with the last of them.
-_TEACHERS: 'WeakKeyDictionary[Runner, Tuple[ReferenceType[nn.Module], str]]' = WeakKeyDictionary()
+
+class _Known(NamedTuple):
+    """The teacher of a run. It is kept by those who need it, and leaves memory with the last of them."""
+
+    teacher: 'ReferenceType[nn.Module]'
+    fingerprint: str
+    path: Path  # of its weights
+
+
+_TEACHERS: 'WeakKeyDictionary[Runner, _Known]' = WeakKeyDictionary()
 
 
 def run_teacher(runner: Runner, expected: Optional[str] = None) -> Tuple[nn.Module, str]:
@@ -25,29 +33,32 @@ def run_teacher(runner: Runner, expected: Optional[str] = None) -> Tuple[nn.Modu
 
     Args:
         runner (Runner): The run, its weights loaded.
-        expected (str, optional): The fingerprint that the teacher has; None if the run starts.
+        expected (str, optional): The fingerprint that a resumed checkpoint has; None if the run starts.
 
     Raises:
         MmacsError: If there is no such file, or other weights are in it.
     """
-    held, fingerprint = _TEACHERS.get(runner, (lambda: None, None))
-    teacher = held()
+    known = _TEACHERS.get(runner)
+    teacher = None if known is None else known.teacher()
     if teacher is None:
-        teacher, fingerprint = _start(runner) if expected is None else _resume(runner, expected)
-        _TEACHERS[runner] = ref(teacher), fingerprint
-    if expected not in (None, fingerprint):
+        if known is None and expected is None:
+            path = Path(runner.work_dir) / 'teacher.pth'
+            teacher = make_teacher(unwrapped(runner))
+            fingerprint = on_main(lambda: save_teacher(teacher, path))
+        else:
+            fingerprint, path = (expected, _path(runner)) if known is None else known[1:]
+            with together():
+                teacher = load_teacher(unwrapped(runner), path, fingerprint)
+        known = _TEACHERS[runner] = _Known(ref(teacher), fingerprint, path)
+    if expected not in (None, known.fingerprint):
         raise MmacsError('cannot resume: the hooks of the checkpoint had different teachers')
-    return teacher, fingerprint
+    return teacher, known.fingerprint
 
 
-def _start(runner: Runner) -> Tuple[nn.Module, str]:
-    teacher = make_teacher(unwrapped(runner))
-    return teacher, on_main(lambda: save_teacher(teacher, Path(runner.work_dir) / 'teacher.pth'))
-
-
-def _resume(runner: Runner, expected: str) -> Tuple[nn.Module, str]:
+def _path(runner: Runner) -> Path:
+    """Returns the file of a resumed run's teacher."""
     path = Path(runner.work_dir) / 'teacher.pth'
     if not path.exists() and runner.cfg.get('load_from'):
         # resumed from a checkpoint of another work dir: its teacher lies beside it
         path = Path(runner.cfg.load_from).parent / 'teacher.pth'
-    return load_teacher(unwrapped(runner), path, expected), expected
+    return path
