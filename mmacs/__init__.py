@@ -6,6 +6,7 @@ used, so that ``import mmacs`` needs no framework and takes no time.
 
 from typing import TYPE_CHECKING
 
+from mmacs.utils.announce import announce as _announce
 from mmacs.utils.lazy import lazy_names
 from mmacs.version import __version__
 
@@ -84,4 +85,5 @@ _PLACES = {
     'mmacs.utils.registry': ('QUANTIZERS', 'SCORERS', 'SELECTORS'),
 }
 __getattr__, __dir__, _names = lazy_names(__name__, _PLACES)
+_announce()  # so that a script that only imports mmacs can read configs that inherit ``mmacs::...``
 __all__ = ['__version__', *_names]  # noqa: PLE0604

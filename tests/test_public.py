@@ -27,8 +27,8 @@ SIGNATURES = {
     'AdaptiveBitsHook': '(cost_weight=1.0, target=0.0, lr=0.2, interval=10, min_bits=2, max_bits=8, max_crossings=10, '
     'freeze_epoch=None)',
     'BatchNormReestimationHook': '(num_images=512)',
-    'CoresetHook': '(scorer, importance=None, selector=None, constraints=None, schedule=None, cost=None, scoring=None, '
-    'unbiased=False, cache_dir=None, **others)',
+    'CoresetHook': '(scorer=None, importance=None, selector=None, constraints=None, schedule=None, cost=None, '
+    'scoring=None, unbiased=False, cache_dir=None, **others)',
     'DistillationHook': "(weight=0.5, temperature=1.0, form='cross_entropy', box_weight=1.0, layers=None, "
     'layer_weight=1.0, teacher=None)',
     'QuantizationHook': '(num_images=64, batch_size=8, check_interval=50)',

@@ -81,12 +81,14 @@ def methods_for(cfg: Any) -> Dict[str, Dict[str, Any]]:
     """Names of the rows that a config can have, with their changes.
 
     Raises:
-        MmacsError: If the config has no CoresetHook to change, or counts iterations.
+        MmacsError: If the config has no CoresetHook to change, that has wrong settings, or counts iterations.
     """
+    from mmacs.registry import HOOKS
     from mmacs.utils.errors import MmacsError
 
     if 'coreset' not in cfg.default_hooks or not cfg.train_cfg.get('by_epoch', True):
         raise MmacsError('compare_coresets.py changes the CoresetHook of an epoch-based config: name a *_acs.py')
+    HOOKS.build(cfg.default_hooks.coreset)  # names its mistakes; a row's own settings take the place of most
     classifier = cfg.default_hooks.coreset.scorer.type.endswith('ClassificationScorer')
     return {**BASELINES, **SELECTIONS, **(CLASSIFICATION if classifier else DETECTION)}
 

@@ -45,8 +45,13 @@ def load_config(args: argparse.Namespace) -> Config:
     except FileNotFoundError as error:
         raise MmacsError(f'no such config: {error}') from error
     except ImportError as error:
+        raise _failed_import(error) from error
+    except ValueError as error:
+        if '_get_package_and_cfg_path' not in str(error):
+            raise
         raise MmacsError(
-            f'cannot import what custom_imports names ({error.__cause__ or error}): is its folder on PYTHONPATH?'
+            'a config that is inherited from a package is named with its folder, such as '
+            'mmacs::retinanet/retinanet_r18_w4a4_acs.py'
         ) from error
     cfg.launcher = args.launcher
     if args.data_root is not None:
@@ -60,6 +65,17 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     return cfg
+
+
+def _failed_import(error: ImportError) -> MmacsError:
+    """Say what failed at the bottom of an import that MMEngine tried."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__
+    if str(getattr(error, 'name', None) or '').startswith('mmacs.'):
+        why = 'it moved in 0.2, see "Moved modules" in CHANGELOG.md; what is public is imported from mmacs itself'
+    else:
+        why = 'is its folder on PYTHONPATH?'
+    return MmacsError(f'cannot import what custom_imports names ({error}): {why}')
 
 
 def build_runner(cfg: Config, loaders: List[str]) -> Runner:

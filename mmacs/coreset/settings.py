@@ -1,6 +1,7 @@
 """The settings of coreset selection, grouped as configs have them."""
 
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, Optional, Union
 
@@ -87,7 +88,7 @@ class CoresetSettings:
     @classmethod
     def read(
         cls,
-        scorer: Dict[str, Any],
+        scorer: Group = None,
         importance: Group = None,
         selector: Group = None,
         constraints: Group = None,
@@ -109,14 +110,14 @@ class CoresetSettings:
             importance = {'weights': built.weights, 'normalisation': built.normalisation, **given}
         return cls(
             built,
-            read_group(Importance, 'importance', importance),
+            _read('importance', importance),
             Policy(
                 SELECTORS.build(selector or {'type': 'mmacs.TopK'}, Selector),
-                read_group(Constraints, 'constraints', constraints),
+                _read('constraints', constraints),
             ),
-            read_group(Schedule, 'schedule', schedule),
-            read_group(Cost, 'cost', cost),
-            read_group(Images, 'scoring', scoring),
+            _read('schedule', schedule),
+            _read('cost', cost),
+            _read('scoring', scoring),
             read_max_weight(unbiased),
         )
 
@@ -158,23 +159,43 @@ class CoresetSettings:
 
 
 _GROUPS = {'importance': Importance, 'constraints': Constraints, 'schedule': Schedule, 'cost': Cost, 'scoring': Images}
+# where each setting is; mmacs 0.1 had no groups, and one name was another
+_PLACES = {field.name: (group, field.name) for group, kind in _GROUPS.items() for field in fields(kind)}
+_OLD_PLACES = {**_PLACES, 'selection_budget': ('cost', 'budget')}
+
+
+def _read(group: str, given: Group) -> Any:
+    """Returns a group of settings; says where one belongs that is in the wrong group."""
+    for name in given if isinstance(given, Mapping) else ():
+        if _PLACES.get(name, (group, name))[0] != group:
+            raise MmacsError(f'{name} is no setting of {group}: write {_PLACES[name][0]}=dict({name}={given[name]!r})')
+    return read_group(_GROUPS[group], group, given)
 
 
 def refuse_others(others: Mapping[str, Any]) -> None:
-    """Refuses settings that there are not; one of a group, as mmacs 0.1 had them all, with a hint at it.
+    """Refuses settings that there are not; those of a group, as mmacs 0.1 had them all, with a hint at it.
 
     Raises:
         MmacsError: If there are any.
     """
-    places = {field.name: (group, field.name) for group, kind in _GROUPS.items() for field in fields(kind)}
-    places['selection_budget'] = ('cost', 'budget')
+    groups: Dict[str, List[str]] = {}
+    flat = [name for name in others if name in _OLD_PLACES]
+    for name in flat:
+        group, key = _OLD_PLACES[name]
+        groups.setdefault(group, []).append(f'{key}={others[name]!r}')
+    if flat:
+        written = ', '.join(f'{group}=dict({", ".join(settings)})' for group, settings in groups.items())
+        belong = 'belongs to a group' if len(flat) == 1 else 'belong to groups'
+        raise MmacsError(f'{", ".join(flat)} {belong} of CoresetHook: write {written}')
     for name, value in others.items():
         if name == 'max_weight':
             raise MmacsError(
                 f'CoresetHook has no setting max_weight: leave it out, or write unbiased={value!r} in the place of '
                 f'unbiased=True'
             )
-        if name in places:
-            group, key = places[name]
-            raise MmacsError(f'{name} belongs to a group of CoresetHook: write {group}=dict({key}={value!r})')
-        raise unknown_name('setting of CoresetHook', name, [*places, *_GROUPS, 'scorer', 'selector', 'unbiased'])
+        own = [*_GROUPS, 'scorer', 'selector', 'unbiased', 'cache_dir']
+        close = get_close_matches(name, [*own, *_PLACES], n=1, cutoff=0.5)
+        if close and close[0] in _PLACES:
+            group, key = _PLACES[close[0]]
+            raise MmacsError(f'unknown setting of CoresetHook {name!r}: did you mean {group}=dict({key}={value!r})?')
+        raise unknown_name('setting of CoresetHook', name, own)

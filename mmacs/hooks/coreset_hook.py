@@ -29,7 +29,7 @@ class CoresetHook(Hook):
     ``<work dir>/coreset/round_<n>.npz``, and travels in the checkpoint with the scores of all images.
 
     Args:
-        scorer (dict): Config of a scorer, such as ``dict(type='mmacs.DenseDetectionScorer')``.
+        scorer (dict): Config of a scorer, such as ``dict(type='mmacs.DenseDetectionScorer')``; there is no default.
         importance (dict, optional): ``weights``, ``beta`` and ``normalisation``, see
             :class:`mmacs.coreset.selection.importance.Importance`. Defaults are the scorer's own: for classifiers
             ``weights=dict(evs='beta', ds='1 - beta')``, and for detectors the same with ``reducible_error`` in the
@@ -57,7 +57,7 @@ class CoresetHook(Hook):
 
     def __init__(
         self,
-        scorer: Dict[str, Any],
+        scorer: Group = None,
         importance: Group = None,
         selector: Group = None,
         constraints: Group = None,

@@ -119,6 +119,8 @@ def _check_settings(model: Union[str, type], settings: Mapping[str, Any]) -> Non
             if kind is None:
                 close = get_close_matches(model.rpartition('.')[2], registry.module_dict, n=1, cutoff=0.5)
                 hint = f', did you mean {close[0]!r}?' if close else ''
+                if registry.scope == 'mmacs':  # MMEngine writes it into what is inherited as `mmacs::...`
+                    hint = " in mmacs: write the library it is of beside it, as in _scope_='mmdet'"
                 raise MmacsError(f'there is no model {model!r} to quantize{hint}')
     parameters = inspect.signature(kind).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):

@@ -27,8 +27,10 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
         List[str]: Names of input quantizers whose layers did not run, and so have no step yet.
 
     Raises:
-        MmacsError: If there is no batch, or a layer meets NaN or Inf.
+        MmacsError: If ``batches`` is one tensor or empty, or a layer meets NaN or Inf.
     """
+    if isinstance(batches, torch.Tensor):  # its rows would be taken for batches
+        raise MmacsError('calibrate takes a list of batches, got one tensor: write calibrate(model, [images])')
     forward = forward or model
     uninitialized: List[Quantizer] = [found for _, found in quantizers(model) if not found.is_initialized()]
     modes = {module: module.training for module in model.modules()}

@@ -83,7 +83,10 @@ class Registry:
         known = inspect.signature(kind).parameters
         for name in settings:
             if not known:
-                raise MmacsError(f'{kind.__name__} has no arguments, got {name}')
+                raise MmacsError(
+                    f'{kind.__name__} has no arguments, got {name}: if a config that is inherited sets it, write '
+                    f'dict(_delete_=True, type=...)'
+                )
             if name not in known:
                 raise unknown_name(f'argument of {kind.__name__}', name, known)
         built = kind(**settings)

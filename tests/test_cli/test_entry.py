@@ -32,7 +32,7 @@ def test_no_coco_names_the_missing_paths_and_the_ways_out(command):
         (['default_hooks.coreset.scorer.type=Dense'], "error: unknown scorer 'Dense'"),
         (['load_from=nowhere.pth'], 'nowhere.pth'),
         (['train_dataloader.sampler.fraktion=1'], "CoresetSampler has no setting 'fraktion', did you mean 'fraction'"),
-        (['default_hooks.coreset.intervall=1'], "unknown setting of CoresetHook 'intervall': did you mean 'interval'"),
+        (['default_hooks.coreset.intervall=1'], 'did you mean schedule=dict(interval=1)?'),
         (
             ['default_hooks.coreset.interval=3'],
             'interval belongs to a group of CoresetHook: write schedule=dict(interval=3)',
@@ -43,6 +43,23 @@ def test_wrong_settings(command, config, options, message):
     status, printed = command('train.py', config, '--cfg-options', *options)
     assert status == 1
     assert message in printed
+
+
+def test_a_name_of_0_1_in_a_module_of_ones_own(command, config, tmp_path, monkeypatch):
+    (tmp_path / 'own_scorer_of_0_1.py').write_text('from mmacs.coreset.scorers import Scorer\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    child = tmp_path / 'child.py'
+    child.write_text(f"_base_ = {str(config)!r}\ncustom_imports = dict(imports=['mmacs', 'own_scorer_of_0_1'])\n")
+    status, message = command('train.py', child)
+    assert status == 1
+    assert "No module named 'mmacs.coreset.scorers'" in message and '"Moved modules" in CHANGELOG.md' in message
+
+
+def test_a_config_of_a_package_without_its_folder(command, tmp_path):
+    (tmp_path / 'child.py').write_text("_base_ = 'mmacs::retinanet_r18_w4a4_acs.py'\n")
+    status, message = command('train.py', tmp_path / 'child.py')
+    assert status == 1
+    assert message.startswith('error: ') and 'mmacs::retinanet/retinanet_r18_w4a4_acs.py' in message
 
 
 def test_no_such_config(command):

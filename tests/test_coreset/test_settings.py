@@ -31,6 +31,15 @@ def test_unbiased_is_a_switch_or_the_bound(given, bound):
         (dict(others=dict(batch_size=2)), r'write scoring=dict\(batch_size=2\)'),
         (dict(others=dict(max_weight=5.0)), 'leave it out, or write unbiased=5.0 in the place of unbiased=True'),
         (dict(others=dict(scorrer=1)), "unknown setting of CoresetHook 'scorrer': did you mean 'scorer'"),
+        (dict(others=dict(intervall=3)), r'did you mean schedule=dict\(interval=3\)\?'),
+        (dict(others=dict(kache_dir='x')), "did you mean 'cache_dir'"),
+        (
+            dict(others=dict(interval=3, class_floor=2, warmup=1)),
+            r'interval, class_floor, warmup belong to groups of CoresetHook: '
+            r'write schedule=dict\(interval=3, warmup=1\), constraints=dict\(class_floor=2\)',
+        ),
+        (dict(schedule=dict(beta='cosine')), r"beta is no setting of schedule: write importance=dict\(beta='cosine'\)"),
+        (dict(selector=dict(type='mmacs.Moderate', temperature=1)), r'write dict\(_delete_=True, type=...\)'),
         (dict(importance='evs'), 'importance must be a dict of settings'),
         (dict(scoring=dict(batch_size=0)), 'batch_size must be a whole number, at least 1, got 0'),
         (dict(cost=dict(resolution=2)), 'resolution must be above 0 and at most 1'),

@@ -98,6 +98,7 @@ def test_without_a_recipe_both_forms_stay_in_full_precision(flat, nested):
         (dict(model=3), 'needs the type of the full-precision model.* got 3'),
         (dict(model='RetinaNett'), "there is no model 'RetinaNett' to quantize, did you mean 'RetinaNet'"),
         (dict(model='mmdet.Retinanet'), "no model 'mmdet.Retinanet' to quantize, did you mean 'RetinaNet'"),
+        (dict(_scope_='mmacs'), "'RetinaNet' to quantize in mmacs: write .* as in _scope_='mmdet'"),
         (dict(recipee='w2a2'), "RetinaNet has no setting 'recipee', did you mean 'recipe'"),
         (dict(bakbone=None), "RetinaNet has no setting 'bakbone', did you mean 'backbone'"),
     ],

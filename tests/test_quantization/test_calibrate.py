@@ -52,6 +52,11 @@ def test_no_batch_is_a_clear_error(model):
         calibrate(model, [])
 
 
+def test_one_tensor_is_no_list_of_batches(model):
+    with pytest.raises(MmacsError, match=r'write calibrate\(model, \[images\]\)'):
+        calibrate(model, torch.rand(2, 3, 8, 8))
+
+
 def test_steps_that_exist_are_kept_and_missing_ones_are_added(model):
     calibrate(model, [torch.randn(2, 3, 8, 8)])
     model[3].input_quantizer.forget_range()

@@ -49,6 +49,14 @@ def test_rows_have_means_over_their_seeds_and_ratios_to_full_data_of_the_same_se
     assert lines[4] == '| RS2 | 30% | 0.150 ± 0.071 | 0.000 | 2 | 40 | 0 | 40 | 0.500 | 0.200 |'
 
 
+@pytest.mark.parametrize('mistake', [dict(interval=3), dict(schedule=dict(intervall=3))])
+def test_a_wrong_setting_of_the_hook_is_not_lost_with_the_settings_that_rows_replace(tool, mistake):
+    cfg = shipped(ACS[0])
+    cfg.default_hooks.coreset.update(mistake)
+    with pytest.raises(MmacsError, match='interval'):
+        tool.methods_for(cfg)
+
+
 def test_rows_without_full_data_and_without_any_detection_are_rendered_and_drawn(tool, tmp_path):
     nothing, no_large = dict(done(0.0, 5.0), metrics={}), {'coco/bbox_mAP_l': -1.0}
     records = tool.summarise({('RS2', 0.1): {0: nothing}, ('RS2', 0.3): {0: done(0.1, 5.0, **no_large), 1: nothing}})
