@@ -134,6 +134,16 @@ def test_each_config_can_be_inherited_before_anything_imported_mmacs(installed, 
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
+def test_importing_mmacs_is_enough_where_torch_announces_nothing(installed, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_DEVICE_BACKEND_AUTOLOAD', '0')  # as torch < 2.5
+    (tmp_path / 'variant.py').write_text("_base_ = 'mmacs::retinanet/retinanet_r18_w4a4_acs.py'\n")
+    read = "import mmacs; from mmengine.config import Config; print(Config.fromfile('variant.py').model.model)"
+    done = python('-c', read, path=installed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip().endswith('RetinaNet')
+
+
 def test_versions_agree():
     assert 'version' in PROJECT['dynamic']
     citation = yaml.safe_load((REPO / 'CITATION.cff').read_text(encoding='utf-8'))

@@ -5,10 +5,10 @@ from typing import Any, Mapping, Optional, Type, TypeVar
 
 from mmacs.utils.errors import MmacsError, unknown_name
 
-Group = TypeVar('Group')
+Settings = TypeVar('Settings')
 
 
-def read_group(kind: Type[Group], name: str, given: Optional[Mapping[str, Any]]) -> Group:
+def read_group(kind: Type[Settings], name: str, given: Optional[Mapping[str, Any]]) -> Settings:
     """Returns a dataclass of settings.
 
     Args:
