@@ -24,6 +24,7 @@ from mmacs.coreset.selection.trimming import noise_counts
 from mmacs.coreset.settings import CoresetSettings
 from mmacs.coreset.state import CoresetState
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.random_streams import Purpose, random_stream
 
 PROXY_IMAGES = 256  # that proxy scores are compared with exact ones on
 
@@ -165,7 +166,8 @@ class CoresetEngine:
             share of their most important images that both have.
         """
         columns, importance = self.settings.scored_columns, self.settings.importance
-        chosen = np.sort(np.random.default_rng(self.sampler.seed).permutation(len(self.data))[:num_images])
+        stream = random_stream(self.sampler.seed, Purpose.PROXY_CHECK)
+        chosen = np.sort(stream.permutation(len(self.data))[:num_images])
         teacher = None if self.teacher is None else self.teacher.model()
         exact = exact_scores(self._exact, self.settings.scorer, columns, model, teacher, chosen)
         proxy = {name: self.state.scores[name][chosen] for name in columns}
@@ -222,7 +224,7 @@ class CoresetEngine:
         """Returns a choice by made-up scores, so that what cannot be chosen is refused before anything is scored."""
         made_up = np.linspace(0, 1, len(self.data))
         equal = dict.fromkeys(self.state.scores, np.zeros(len(self.data), np.float32))
-        return self._choose(made_up, equal, np.random.default_rng(self.sampler.seed))
+        return self._choose(made_up, equal, random_stream(self.sampler.seed, Purpose.CORESET, 0))
 
     def importance(self) -> np.ndarray:
         """Returns the importance of each image by what is known of it, float64, shape (M,)."""
@@ -252,7 +254,7 @@ class CoresetEngine:
 
     def draw(self, number: int) -> Selection:
         """Chooses a coreset from the current scores, the same in all processes, see :meth:`begin`."""
-        rng = np.random.default_rng([self.sampler.seed, number])
+        rng = random_stream(self.sampler.seed, Purpose.CORESET, number)
         selection = self._choose(self.importance(), self.state.scores, rng)
         digests = all_gather_object(digest(selection.indices))
         if len(set(digests)) > 1:

@@ -6,6 +6,7 @@ import numpy as np
 
 from mmacs.coreset.scoring.training_scores import MIN_PAIRS, Alignment, align
 from mmacs.coreset.state import CoresetState
+from mmacs.utils.random_streams import Purpose, random_stream
 
 
 def due(state: CoresetState, rescore: float, training_columns: Sequence[str], seed: int) -> np.ndarray:
@@ -16,23 +17,25 @@ def due(state: CoresetState, rescore: float, training_columns: Sequence[str], se
         rescore (float): Share of the images that a round after the first scores, stalest first, in [0, 1].
         training_columns (Sequence[str]): Columns that training forwards give. Where these are all columns, images that
             were trained on need no scoring, but for some to compare their scores with.
-        seed (int): Of that choice.
+        seed (int): Decides between images of equal age, and which are compared.
 
     Returns:
         np.ndarray: Positions, int64, ascending.
     """
     fresh = np.zeros(state.num_images, dtype=bool)
+    # of equal age in a random order that stays: neighbours in a data set are often of one class
+    order = random_stream(seed, Purpose.SCORING_ORDER).permutation(state.num_images)
     if state.round < 0:
-        return state.stalest(1.0, fresh)
+        return state.stalest(1.0, fresh, order)
     checked = np.empty(0, dtype=np.int64)
     if state.training_scores.keys() == set(training_columns):
         trained = np.flatnonzero(have_training_scores(state, training_columns))
         fresh[trained] = state.trusts_training_scores
         if rescore > 0:
-            rng = np.random.default_rng([seed, state.round + 1])
+            rng = random_stream(seed, Purpose.HARVEST_CHECK, state.round + 1)
             count = min(len(trained), max(2 * MIN_PAIRS, len(trained) // 20))
             checked = rng.choice(trained, count, replace=False)
-    return np.union1d(state.stalest(rescore, fresh), checked)
+    return np.union1d(state.stalest(rescore, fresh, order), checked)
 
 
 def have_training_scores(state: CoresetState, columns: Sequence[str]) -> np.ndarray:

@@ -4,13 +4,13 @@ from math import ceil, gcd
 from typing import Iterator, Optional, Sized
 
 import numpy as np
-import torch
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
 from mmacs.coreset.selection.selectors import coreset_size
 from mmacs.registry import DATA_SAMPLERS
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.random_streams import Purpose, random_stream, require_seed
 
 
 @DATA_SAMPLERS.register_module()
@@ -22,20 +22,21 @@ class CoresetSampler(Sampler):
     random subset, re-drawn each epoch. Without a hook this is the baseline "repeated random" (RS2), and with
     ``redraw=False`` the static random subset. After :meth:`sweep` it shows all of the data in turn.
 
-    The order of an epoch is a function of seed, epoch and indices alone, not of the number of processes.
+    Subset and order of an epoch are functions of seed, epoch and indices alone, not of the number of processes. Two
+    seeds share neither.
 
     Args:
         dataset (Sized): The data set.
         fraction (float): Share of the images in each epoch, above 0 and at most 1.
         shuffle (bool): Whether the coreset is shuffled in each epoch. Defaults to True.
         redraw (bool): Whether a random subset is drawn anew in each epoch. Defaults to True.
-        seed (int, optional): Seed shared by all processes; None draws one.
+        seed (int, optional): Seed shared by all processes, from 0 to 2^63 - 1; None draws one.
 
     Attributes:
         sweep_start (int, optional): First epoch of a sweep through all data, None for none.
 
     Raises:
-        MmacsError: If ``fraction`` is out of range.
+        MmacsError: If ``fraction`` or ``seed`` is out of range.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class CoresetSampler(Sampler):
         self.fraction = fraction
         self.shuffle = shuffle
         self.redraw = redraw
-        self.seed = sync_random_seed() if seed is None else seed
+        self.seed = sync_random_seed() if seed is None else require_seed('seed of CoresetSampler', seed)
         self.rank, self.world_size = get_dist_info()
         self.size = coreset_size(fraction, len(dataset))
         self.epoch = 0
@@ -92,18 +93,16 @@ class CoresetSampler(Sampler):
 
     def epoch_indices(self) -> np.ndarray:
         """Returns the images of the current epoch in order, for all processes together, int64, shape (size,)."""
-        generator = torch.Generator()
         images = len(self.dataset)
         indices = self.indices
         if self.sweep_start is not None and self.epoch >= self.sweep_start:
             indices = swept_indices(self.seed, self.epoch - self.sweep_start, self.size, images)
         elif indices is None:
-            generator.manual_seed(self.seed + (self.epoch if self.redraw else 0))
-            indices = torch.randperm(images, generator=generator)[: self.size].numpy()
+            stream = random_stream(self.seed, Purpose.SUBSET, self.epoch if self.redraw else 0)
+            indices = stream.choice(images, self.size, replace=False, shuffle=False)
         if not self.shuffle:
             return np.sort(indices)
-        generator.manual_seed(self.seed + self.epoch)
-        return np.sort(indices)[torch.randperm(self.size, generator=generator).numpy()]
+        return random_stream(self.seed, Purpose.ORDER, self.epoch).permutation(np.sort(indices))
 
     def __iter__(self) -> Iterator[int]:
         """Images of this process; the first few images fill up an uneven split, as in MMEngine's samplers."""
@@ -135,11 +134,10 @@ def swept_indices(seed: int, epoch: int, size: int, num_images: int) -> np.ndarr
     first, offset = divmod(epoch * size, num_images)
     last = ((epoch + 1) * size - 1) // num_images
     start = first - first % (size // gcd(size, num_images))
-    row = np.random.default_rng((seed, start)).permutation(num_images)
+    row = random_stream(seed, Purpose.SWEEP, start).permutation(num_images)
     shown = row[offset : offset + size]
     for number in range(start + 1, last + 1):
-        rng = np.random.default_rng((seed, number))
-        row = _next_permutation(row, number * num_images % size, size, rng)
+        row = _next_permutation(row, number * num_images % size, size, random_stream(seed, Purpose.SWEEP, number))
         if number == first:
             shown = row[offset : offset + size]
     return shown if first == last else np.concatenate([shown, row[: size - len(shown)]])

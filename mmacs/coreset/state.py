@@ -98,12 +98,13 @@ class CoresetState:
         """Returns the rounds since each image was last in a coreset, or since the start, int64, shape (M,)."""
         return self.round - np.maximum(self.rows['trained_at'].astype(np.int64), 0)
 
-    def stalest(self, share: float, fresh: np.ndarray) -> np.ndarray:
+    def stalest(self, share: float, fresh: np.ndarray, order: np.ndarray) -> np.ndarray:
         """Returns the images to score in a round: all that have no scores, then those whose scores are oldest.
 
         Args:
             share (float): Share of all images, in [0, 1], rounded up.
             fresh (np.ndarray): Images that need no scoring unless they have no scores, bool, shape (M,).
+            order (np.ndarray): All positions, int64, shape (M,): of equal age, those that it has first come first.
 
         Returns:
             np.ndarray: Positions, int64, ascending.
@@ -112,8 +113,6 @@ class CoresetState:
         unscored = scored_at < 0
         fresh = fresh & ~unscored
         count = max(int(np.ceil(share * self.num_images)), np.count_nonzero(unscored))
-        # of equal age in a random order that stays: neighbours in a data set are often of one class
-        order = np.random.default_rng(0).permutation(self.num_images)
         order = order[np.argsort(np.where(fresh, self.round + 1, scored_at)[order], kind='stable')]
         return np.sort(order[: min(count, np.count_nonzero(~fresh))])
 

@@ -28,8 +28,28 @@ def test_order_depends_on_seed_and_epoch_alone():
         return list(sampler)
 
     assert order(1, 3) == order(1, 3)
-    assert order(1, 3) != order(1, 4)
-    assert order(1, 3) != order(2, 3)
+    orders = [order(seed, epoch) for seed in (3, 4) for epoch in range(12)]
+    assert len(set(map(tuple, orders))) == 24  # no epoch of one seed is one of the other
+
+
+def test_seeds_share_no_subset_in_any_epoch():
+    def subsets(seed):
+        sampler = CoresetSampler(range(100), 0.1, seed=seed)
+        for epoch in range(12):
+            sampler.set_epoch(epoch)
+            yield frozenset(sampler)
+
+    drawn = {seed: list(subsets(seed)) for seed in (3, 4, 2**40)}
+    assert drawn[3] == list(subsets(3))
+    assert len(set().union(*drawn.values())) == 36
+    common = [len(one & other) for one in drawn[3] for other in drawn[4]]  # expected: one image in ten
+    assert np.mean(common) == pytest.approx(1, abs=0.4)
+
+
+@pytest.mark.parametrize('seed', [-1, 1.5, 'abc', 10**23, True, [0]])
+def test_a_seed_that_is_none_is_refused_in_one_sentence(seed):
+    with pytest.raises(MmacsError, match=r'^seed of CoresetSampler must be a whole number from 0 to 2\^63 - 1'):
+        CoresetSampler(range(10), 0.3, seed=seed)
 
 
 def test_without_a_hook_it_is_repeated_random_or_static_random():
