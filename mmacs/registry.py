@@ -8,7 +8,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
 
-from mmacs.utils.checkpoints import write_atomically
+from mmacs.utils.checkpoints import guard_loading, write_atomically
 from mmacs.utils.compat import check_frameworks
 from mmacs.utils.registry import QUANTIZERS, SCORERS, SELECTORS
 
@@ -25,6 +25,7 @@ __all__ = [
 
 check_frameworks()
 write_atomically()
+guard_loading()
 
 MODULE2PACKAGE.setdefault('mmacs', 'mmacs')  # configs can inherit 'mmacs::<name>.py'
 

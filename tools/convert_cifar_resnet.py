@@ -4,12 +4,12 @@ Such checkpoints are at https://github.com/akamaster/pytorch_resnet_cifar10.
 """
 
 import argparse
-from typing import Any
 
 import torch
 
 from mmacs import cli
 from mmacs.models import convert_cifar_checkpoint
+from mmacs.utils.checkpoint_file import read_checkpoint
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import atomic_path
 
@@ -20,22 +20,12 @@ def main() -> None:
     parser.add_argument('src', help='checkpoint of akamaster/pytorch_resnet_cifar10')
     parser.add_argument('dst', help='checkpoint to write, for configs/cifar_resnet/resnet20_cifar10.py and the like')
     args = parser.parse_args()
-    state = convert_cifar_checkpoint(load(args.src))
+    state = convert_cifar_checkpoint(read_checkpoint(args.src))
     try:
         with atomic_path(args.dst) as path, path.open('wb') as file:
             torch.save({'state_dict': state}, file)
     except OSError as error:
         raise MmacsError(f'cannot write {args.dst}: {error.strerror}') from error
-
-
-def load(path: str) -> Any:
-    """Load a checkpoint without running code that may be in it."""
-    try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except OSError as error:
-        raise MmacsError(f'cannot read {path}: {error.strerror}') from error
-    except Exception as error:  # foreign bytes make the unpickler raise almost anything
-        raise MmacsError(f'{path} is not a checkpoint of tensors and plain values alone') from error
 
 
 if __name__ == '__main__':

@@ -9,10 +9,11 @@ import re
 import sys
 import traceback
 from pickle import UnpicklingError
+from types import TracebackType
 from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 from mmacs.utils.compat import check_frameworks
-from mmacs.utils.errors import MmacsError, unknown_name, unknown_setting
+from mmacs.utils.errors import MmacsError, printable, unknown_name, unknown_setting
 
 
 def run(main: Callable[[], None]) -> None:
@@ -21,22 +22,34 @@ def run(main: Callable[[], None]) -> None:
     Other exceptions keep their traceback: they are bugs. Checkpoints are loaded with ``weights_only=True`` whatever
     the caller of ``torch.load`` asks for.
     """
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # for what loads past MMEngine
     try:
         check_frameworks()
+        from mmacs.utils.checkpoints import guard_loading  # here, so that a missing framework is one sentence
+
+        guard_loading()
         main()
     except Exception as error:
         sentence = explain(error)
         if sentence is None:
+            sys.excepthook = _print_escaped
             raise
-        print(f'error: {sentence}', file=sys.stderr)
+        print(f'error: {printable(sentence)}', file=sys.stderr)
         sys.exit(1)
+
+
+def _print_escaped(kind: type, error: BaseException, trace: Optional[TracebackType]) -> None:
+    """Print a traceback, whose message may hold what a file says, line by line, without control characters."""
+    for line in ''.join(traceback.format_exception(kind, error, trace)).splitlines():
+        print(printable(line), file=sys.stderr)
 
 
 def explain(error: BaseException) -> Optional[str]:
     """One sentence about an exception that a user can put right, None for any other."""
     # Data loader workers and MMEngine's builders put text of their own around the message.
-    message = re.sub(r'^class `\w+` in \S+?: ', '', str(error).strip().split('MmacsError: ')[-1])
+    message = re.sub(r'^class `\w+` in \S+?: ', '', str(error).strip())
+    if message.startswith('Caught '):
+        message = message.splitlines()[-1]
     unregistered = re.match(r"""['"]?(\S+) is not in the (?:\S+::)?(.+?) registry""", message)
     if unregistered:
         name, registry = unregistered.groups()
@@ -62,7 +75,7 @@ def explain(error: BaseException) -> Optional[str]:
             f'{f" ({culprit.group(1)})" if culprit else ""}, and is not loaded'
         )
     if isinstance(error, (MmacsError, FileNotFoundError, ModuleNotFoundError)) or 'failed to load image' in message:
-        return message.splitlines()[-1]
+        return message
     return None
 
 

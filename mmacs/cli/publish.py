@@ -4,13 +4,12 @@ import hashlib
 import io
 import os
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 
 from mmacs.hooks.quantization_hook import STATE_KEY
 from mmacs.quantization import Specification
-from mmacs.utils.compat import check_frameworks
+from mmacs.utils.checkpoint_file import read_checkpoint
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import atomic_path
 
@@ -31,16 +30,8 @@ def publish(source: os.PathLike, target: os.PathLike) -> Path:
     Raises:
         MmacsError: If the source is missing or no checkpoint, or its specification is damaged.
     """
-    if not Path(source).is_file():
-        raise MmacsError(f'the checkpoint {source} is missing')
-    check_frameworks()  # MMEngine's loader takes the classes that it allows off torch's list again, ours with them
-    try:
-        checkpoint = torch.load(source, map_location='cpu', weights_only=True)
-    except UnpicklingError:
-        raise
-    except (EOFError, RuntimeError) as error:
-        raise MmacsError(f'the checkpoint {source} is damaged: {error}'.splitlines()[0]) from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
+    checkpoint = read_checkpoint(source)
+    if 'state_dict' not in checkpoint:
         raise MmacsError(f'{source} is no checkpoint: it has no state_dict')
     published = {'meta': checkpoint.get('meta', {}), 'state_dict': checkpoint['state_dict']}
     if STATE_KEY in checkpoint:

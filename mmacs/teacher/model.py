@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmacs.quantization.convert import full_precision_state, quantizers
+from mmacs.utils.checkpoint_file import read_checkpoint
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import atomic_path
 
@@ -75,7 +76,7 @@ def load_teacher(model: nn.Module, path: os.PathLike, expected: str) -> nn.Modul
     """
     if not Path(path).is_file():
         raise MmacsError(f"cannot resume: the teacher's weights, {path}, are missing")
-    weights = torch.load(path, map_location='cpu', weights_only=True)['state_dict']
+    weights = read_checkpoint(path).get('state_dict', {})
     if fingerprint(weights) != expected:
         raise MmacsError(f'cannot resume: {path} does not hold the full-precision weights that this run started from')
     teacher = make_teacher(model)

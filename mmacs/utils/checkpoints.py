@@ -1,13 +1,19 @@
-"""Checkpoints that survive a kill: none is ever half written, and the latest is found."""
+"""Checkpoints that survive a kill, and that nobody need trust: none is ever half written, and none runs code."""
 
 import os
 import re
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import ClassVar, Optional, Set, Union
+from typing import Any, Callable, ClassVar, Iterator, Optional, Set, Union
 
+import torch
+from mmengine.config import Config
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.runner import find_latest_checkpoint
+from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner, find_latest_checkpoint
 
+from mmacs.utils.checkpoint_file import read_checkpoint
+from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import atomic_path
 
 
@@ -66,3 +72,63 @@ def latest_checkpoint(work_dir: os.PathLike) -> Optional[str]:
     saved = (re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name) for path in Path(work_dir).glob('*.pth'))
     newest = max((match for match in saved if match), key=lambda match: int(match[1]), default=None)
     return None if newest is None else str(Path(work_dir) / newest[0])
+
+
+def guard_loading() -> None:
+    """Have MMEngine read all checkpoints by :func:`mmacs.utils.checkpoint_file.read_checkpoint`, and execute none.
+
+    Whatever MMEngine loads goes through its ``CheckpointLoader``: ``load_from``, resumed runs, ``init_cfg``,
+    ``init_detector`` and the inferencers. Its own reading allows classes that lead to any code, and where they don't
+    suffice reads without restriction; its runners execute the text of the config that a resumed checkpoint holds.
+    """
+    if hasattr(CheckpointLoader.load_checkpoint, '__wrapped__'):
+        return
+    CheckpointLoader.load_checkpoint = classmethod(_by_our_reader(CheckpointLoader.load_checkpoint.__func__))
+    for runner in (Runner, FlexibleRunner):
+        runner.resume = _without_execution(runner.resume)
+
+
+def _by_our_reader(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps ``CheckpointLoader.load_checkpoint``, whose schemes (files, URLs, ...) all end in ``torch.load``."""
+
+    @wraps(load)
+    def load_checkpoint(loader: type, filename: Union[str, os.PathLike], *args: Any, **kwargs: Any) -> Any:
+        filename = os.fspath(filename)
+        if ':' not in filename and not os.path.isfile(os.path.expanduser(filename)):
+            read_checkpoint(os.path.expanduser(filename))  # says what it is
+        with _replaced(torch, 'load', lambda file, map_location=None, *_, **__: read_checkpoint(file, map_location)):
+            return load(loader, filename, *args, **kwargs)
+
+    return load_checkpoint
+
+
+def _without_execution(resume: Callable[..., None]) -> Callable[..., None]:
+    """Wraps ``resume`` of a runner, which executes a checkpoint's config to look for ``gpu_ids``, a key of MMCV 1."""
+
+    @wraps(resume)
+    def resume_without_execution(runner: Any, filename: str, *args: Any, **kwargs: Any) -> None:
+        try:
+            with _replaced(Config, 'fromstring', staticmethod(lambda *_, **__: Config())):
+                resume(runner, filename, *args, **kwargs)
+        except MmacsError:
+            raise
+        except KeyError as error:
+            raise MmacsError(
+                f'cannot resume from {filename}: it has no {error}, as checkpoints of runs have; to start from its '
+                f'weights alone, set load_from'
+            ) from error
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise MmacsError(f'cannot resume from {filename}, which does not fit this run: {error}') from error
+
+    return resume_without_execution
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute has another value in the body."""
+    before = vars(owner)[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)

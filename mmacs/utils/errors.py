@@ -4,11 +4,36 @@ from difflib import get_close_matches
 from typing import Iterable
 
 
+def printable(value: object, limit: int = 2000) -> str:
+    """Returns a text that is safe to print: one line, of characters that can be seen, no longer than it says.
+
+    What comes from a file can hold line breaks and the escape sequences of terminals, and so write over, or pretend to
+    be, what a program says.
+
+    Args:
+        value (object): What to print.
+        limit (int): Largest number of characters; of longer texts the middle is left out. Defaults to 2000.
+    """
+    text = str(value)
+    if len(text) > limit:
+        text = f'{text[: limit * 2 // 3]} ... {text[-limit // 3 :]}'
+    return ''.join(one if one.isprintable() else one.encode('unicode_escape').decode() for one in text)
+
+
 class MmacsError(ValueError):
     """Something the user can put right. The message is one clear sentence.
 
     The commands under ``tools/`` print the message alone and exit with status 1.
+
+    Args:
+        message (object): The sentence; what cannot be seen in it is escaped, see :func:`printable`.
     """
+
+    def __init__(self, message: object = '') -> None:
+        text = str(message)
+        if text.startswith('Caught MmacsError in '):  # a data loader's worker hands over the text of its traceback
+            text = text.rstrip().rpartition('MmacsError: ')[2]
+        super().__init__(printable(text))
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> MmacsError:

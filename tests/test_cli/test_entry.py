@@ -118,9 +118,13 @@ def test_a_checkpoint_with_code_in_it_is_not_loaded(command, config, tmp_path):
             return (print, ('executed',))
 
     torch.save(dict(state_dict=Evil()), tmp_path / 'evil.pth')
-    status, message = command('test.py', config, tmp_path / 'evil.pth')
-    assert status == 1
-    assert 'something other than weights and plain values (print)' in message
+    for command_line in (
+        ('test.py', config, tmp_path / 'evil.pth'),
+        ('train.py', config, '--resume', tmp_path / 'evil.pth'),
+    ):
+        status, message = command(*command_line)
+        assert status == 1
+        assert 'something other than weights and plain values (builtins.print)' in message
 
 
 def test_data_root_moves_the_data_and_the_evaluator(command, config, tiny_coco, tmp_path, tiny_retinanet):
