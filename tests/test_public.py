@@ -23,7 +23,7 @@ SIGNATURES = {
     'disagreement_score': '(probs, teacher_probs)',
     'error_vector_score': '(probs, labels)',
     'normalise': '(scores, how, groups=None)',
-    'top_k': '(scores, size)',
+    'top_k': '(scores, size, rng=None)',
     'AdaptiveBitsHook': '(cost_weight=1.0, target=0.0, lr=0.2, interval=10, min_bits=2, max_bits=8, max_crossings=10, '
     'freeze_epoch=None)',
     'BatchNormReestimationHook': '(num_images=512)',

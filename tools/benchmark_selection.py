@@ -83,7 +83,7 @@ def build_sides(runner: Any, folder: Path) -> Sides:
         raise MmacsError('benchmark_selection.py measures the CoresetHook of a config: name a *_acs.py')
     model, loader = unwrapped(runner), runner.train_dataloader
     teacher = make_teacher(model)
-    settings = hook.settings
+    settings = hook.settings.of(model)
     pipeline = settings.images.pipeline or deterministic_pipeline(runner.cfg)
     data = TrainingData.read(DistinctImages(loader.dataset, pipeline))
     if len(data) != len(loader.dataset):

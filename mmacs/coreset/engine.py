@@ -184,7 +184,8 @@ class CoresetEngine:
             size = max(1, round(self.sampler.fraction * len(chosen)))
             groups = self._groups()
             groups = None if groups is None else groups[chosen]
-            tops = [top_k(importance(scores, self.state.beta, groups), size) for scores in (exact, proxy)]
+            mixed = [importance(scores, self.state.beta, groups) for scores in (exact, proxy)]
+            tops = [top_k(one, size, stream) for one in mixed]
             facts['proxy_overlap'] = len(np.intersect1d(*tops)) / size
         return facts
 
@@ -224,7 +225,7 @@ class CoresetEngine:
         """Returns a choice by made-up scores, so that what cannot be chosen is refused before anything is scored."""
         made_up = np.linspace(0, 1, len(self.data))
         equal = dict.fromkeys(self.state.scores, np.zeros(len(self.data), np.float32))
-        return self._choose(made_up, equal, random_stream(self.sampler.seed, Purpose.CORESET, 0))
+        return self._choose(made_up, self.excluded(equal), random_stream(self.sampler.seed, Purpose.CORESET, 0))
 
     def importance(self) -> np.ndarray:
         """Returns the importance of each image by what is known of it, float64, shape (M,)."""
@@ -250,19 +251,30 @@ class CoresetEngine:
         self.sampler.set_indices(self.state.selection.indices)
         self.state.progress.selection_seconds += time.perf_counter() - start
         self._undrawn = None
+        if facts is not None:
+            self._say_what_is_equal()
         return None if facts is None else Round(self._facts(facts, before), trained_at)
 
     def draw(self, number: int) -> Selection:
         """Chooses a coreset from the current scores, the same in all processes, see :meth:`begin`."""
         rng = random_stream(self.sampler.seed, Purpose.CORESET, number)
-        selection = self._choose(self.importance(), self.state.scores, rng)
+        selection = self._choose(self.importance(), self.excluded(), rng)
         digests = all_gather_object(digest(selection.indices))
         if len(set(digests)) > 1:
             raise MmacsError(f'processes chose different coresets: {digests}')
         self.state.select(selection, self.data.positions)
         return selection
 
-    def _choose(self, importance: np.ndarray, scores: Dict[str, np.ndarray], rng: np.random.Generator) -> Selection:
+    def excluded(self, scores: Optional[Dict[str, np.ndarray]] = None) -> Optional[np.ndarray]:
+        """Returns which images trimming leaves out in this round, bool, shape (M,); None without trimming.
+
+        Args:
+            scores (Dict[str, np.ndarray], optional): In the place of what is known of the images.
+        """
+        stream = random_stream(self.sampler.seed, Purpose.TRIM, self.state.round + 1)
+        return self.settings.policy.excluded(self.state.scores if scores is None else scores, stream)
+
+    def _choose(self, importance: np.ndarray, excluded: Optional[np.ndarray], rng: np.random.Generator) -> Selection:
         policy = self.settings.policy
         return policy.choose(
             importance,
@@ -271,7 +283,7 @@ class CoresetEngine:
             self.state.gaps(),
             self.data.positions,
             self.data.labels if policy.needs_labels else None,
-            policy.excluded(scores),
+            excluded,
         )
 
     def _groups(self) -> Optional[np.ndarray]:
@@ -281,6 +293,17 @@ class CoresetEngine:
         ages = None if self.settings.cost.harvest else self.state.rows['scored_at']
         return comparable_groups(ages, counts)
 
+    def _say_what_is_equal(self) -> None:
+        """Logs which columns tell no image from another in this round, and whether importance does."""
+        if len(self.data) == 1:
+            return
+        scores, where = self.state.scores, f'Round {self.state.round}'
+        equal = [f'{name} ({scores[name][0]:.4g})' for name in self.settings.columns if np.ptp(scores[name]) == 0]
+        if equal:
+            print_log(f'{where}: the same for all images, and so left out: {", ".join(equal)}.', 'current')
+        if np.ptp(self.importance()) == 0:
+            print_log(f'{where}: all images are equally important: chance alone chooses.', 'current', logging.WARNING)
+
     def _facts(self, found: Dict[str, float], before: Optional[np.ndarray]) -> Dict[str, float]:
         """Returns what a person sees of a round."""
         size, chosen = self.sampler.size, self.sampler.indices
@@ -288,7 +311,7 @@ class CoresetEngine:
         if before is not None:
             facts['overlap'] = len(np.intersect1d(before, chosen)) / size
         facts.update(found)
-        excluded = self.settings.policy.excluded(self.state.scores)
+        excluded = self.excluded()
         if excluded is not None:
             facts['trimmed'] = int(excluded.sum())
         if self.data.noisy.any():

@@ -46,7 +46,7 @@ def write_round(path: os.PathLike, engine: CoresetEngine, held: Round, **facts: 
         arrays['noisy'] = data.noisy
     if policy.constraints.trim:
         arrays['suspicion'] = policy.suspicion(state.scores).astype(np.float32)
-        arrays['trimmed'] = policy.excluded(state.scores)
+        arrays['trimmed'] = engine.excluded()
     with atomic_path(path) as temporary:
         np.savez_compressed(
             temporary,

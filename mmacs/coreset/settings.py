@@ -1,9 +1,11 @@
 """The settings of coreset selection, grouped as configs have them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, Optional, Union
+
+from torch import nn
 
 from mmacs.coreset.budget.cost import Cost
 from mmacs.coreset.budget.schedule import Schedule
@@ -14,6 +16,7 @@ from mmacs.coreset.selection.importance import Importance
 from mmacs.coreset.selection.policy import Policy
 from mmacs.coreset.selection.selectors import Selector
 from mmacs.coreset.state import scored_columns
+from mmacs.quantization.convert import quantizers
 from mmacs.utils.checks import is_number, is_whole
 from mmacs.utils.errors import MmacsError, unknown_name
 from mmacs.utils.registry import SCORERS, SELECTORS
@@ -72,6 +75,7 @@ class CoresetSettings:
         cost (Cost): What they may cost.
         images (Images): How images are brought to the models.
         max_weight (float, optional): Bound on the weights of losses; None leaves losses as they are.
+        weights_given (bool): Whether the importance has weights of the config, not the scorer's own.
 
     Raises:
         MmacsError: If settings don't go together.
@@ -84,6 +88,7 @@ class CoresetSettings:
     cost: Cost = Cost()
     images: Images = Images()
     max_weight: Optional[float] = None
+    weights_given: bool = True
 
     @classmethod
     def read(
@@ -105,6 +110,7 @@ class CoresetSettings:
         """
         refuse_others(others)
         built = SCORERS.build(scorer, Scorer)
+        given = importance
         if importance is None or isinstance(importance, Mapping):
             given = {name: value for name, value in (importance or {}).items() if value is not None}
             importance = {'weights': built.weights, 'normalisation': built.normalisation, **given}
@@ -119,6 +125,7 @@ class CoresetSettings:
             _read('cost', cost),
             _read('scoring', scoring),
             read_max_weight(unbiased),
+            weights_given='weights' in given,
         )
 
     def __post_init__(self) -> None:
@@ -135,6 +142,32 @@ class CoresetSettings:
                 f'rescore=0 scores nothing after the first round, and {", ".join(dear)} cannot be harvested{without}: '
                 f'set a rescore above 0, other weights, or rounds=1'
             )
+
+    def of(self, model: nn.Module) -> 'CoresetSettings':
+        """Returns the settings for a model.
+
+        One without quantizers has no full-precision model that it came from: its importance is made of the scorer's
+        ``plain_weights`` where the config has no weights, and nothing may ask for a teacher.
+
+        Raises:
+            MmacsError: If it has no quantizers, and a column needs a teacher.
+        """
+        if not self.needs_teacher or next(quantizers(model), None) is not None:
+            return self
+        plain = self
+        if not self.weights_given:
+            plain = replace(self, importance=replace(self.importance, weights=self.scorer.plain_weights))
+        if plain.needs_teacher:
+            needed = self.scorer.teacher_columns
+            asked = ' and '.join(column for column in plain.scored_columns if column in needed)
+            others = ', '.join(column for column in self.scorer.columns if column not in needed)
+            trim = ', which trim asks for,' if not needed & set(plain.importance.columns) else ''
+            raise MmacsError(
+                f'{asked}{trim} cannot be scored: they compare a quantized model with what it was in full precision, '
+                f'and this {type(model).__name__} is not quantized: choose among {others}, without trim, or write '
+                f"model=dict(type='mmacs.QuantizedModel', ...)"
+            )
+        return plain
 
     @property
     def columns(self) -> List[str]:

@@ -56,6 +56,7 @@ class CoresetRun:
                 "CoresetHook needs train_dataloader.sampler=dict(type='mmacs.CoresetSampler', fraction=0.1)"
             )
         agree_on_seed(runner, sampler)
+        settings = settings.of(unwrapped(runner))
         self._runner, self._settings = runner, settings
         self._folder = Path(runner.work_dir) / 'coreset'
         self._cache_dir = cache_dir or Path(runner.work_dir) / 'teacher_cache'

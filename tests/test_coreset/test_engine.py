@@ -32,6 +32,9 @@ from mmacs.utils.errors import MmacsError
 IMAGES = 200
 
 
+RELEVANT = {'evs': np.linspace(0, 1, IMAGES, dtype=np.float32), 'ds': np.full(IMAGES, 0.25, np.float32)}
+
+
 class Images(BaseDataset):
     """Images with one object each, but for every fifth, which has none; every tenth label is wrong on purpose."""
 
@@ -159,7 +162,7 @@ def test_derived_and_trimming_columns_are_scored_for_those_who_need_them():
     own = engine({'forgetting': 1.0})
     assert own.settings.scored_columns == ['correct'] and not own.settings.needs_teacher
     hold(own)
-    assert own.importance().tolist() == [0.5] * IMAGES  # nothing is forgotten yet
+    assert own.importance().tolist() == [0.0] * IMAGES  # nothing is forgotten yet
     own = engine({'evs': 1.0}, policy=Policy(TopK(), Constraints(trim=0.1)))
     assert own.settings.scored_columns == ['evs', 'teacher_error', 'ds'] and own.settings.needs_teacher
 
@@ -296,7 +299,7 @@ def test_one_image_and_images_without_objects():
         hold(own)
         assert own.draw(0).indices.tolist() == chosen
     hold(own)
-    assert own.importance().tolist() == [0.5]
+    assert own.importance().tolist() == [0.0]
 
 
 def test_class_floors_take_objects_as_labels():
@@ -327,6 +330,39 @@ def test_rounds_and_epochs_of_a_run(monkeypatch):
     assert len({tuple(indices) for indices in shown[1:7]}) == 6  # drawn anew in each epoch
     assert [found for found in reported if found] == [(1, 3, IMAGES), (3, 7, IMAGES)]
     assert own.state.progress.selection_seconds > 0
+
+
+def test_what_tells_no_image_from_another_is_said_once_per_round(monkeypatch):
+    said = []
+    monkeypatch.setattr(module, 'print_log', lambda text, *_: said.append(text))
+    own = engine({'evs': 1.0, 'ds': 1.0}, policy=Policy(GumbelTopK(), Constraints()), interval=2)
+    monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
+    monkeypatch.setattr(own.scoring, 'truth', lambda positions, column, number: RELEVANT[column][positions])
+    for epoch in range(4):
+        if own.is_due(epoch):
+            own.hold_round(None, epoch)
+        own.begin(epoch)
+    said = [text for text in said if text.startswith('Round')]
+    assert said == [f'Round {number}: the same for all images, and so left out: ds (0.25).' for number in (0, 1)]
+
+
+def test_where_all_images_are_equal_each_round_is_a_uniform_draw_of_the_seed(monkeypatch):
+    def rounds(seed):
+        own = engine({'ds': 1.0}, seed=seed, size=40, interval=1)
+        monkeypatch.setattr(own.scoring, 'truth', lambda positions, column, number: RELEVANT[column][positions])
+        for epoch in range(6):
+            own.hold_round(None, epoch)
+            own.begin(epoch)
+            yield frozenset(own.sampler.indices.tolist())
+
+    said = []
+    monkeypatch.setattr(module, 'print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
+    drawn = [*rounds(3), *rounds(4)]
+    assert len(set(drawn)) == 12 and drawn[:6] == [*rounds(3)]
+    assert 'Round 5: all images are equally important: chance alone chooses.' in said
+    shown = np.bincount([index for indices in drawn for index in indices], minlength=400)
+    assert abs(shown[:200].sum() - 240) < 4 * np.sqrt(480 / 4)  # neither half of the file is favoured
 
 
 def test_costs_are_at_full_resolution_and_the_step_is_measured_once_there_was_training(monkeypatch):

@@ -1,7 +1,15 @@
+from copy import deepcopy
+
 import pytest
+from torch import nn
 
 from mmacs.coreset.scoring.scorers import ClassificationScorer, Scorer
+from mmacs.coreset.selection.constraints import Constraints
+from mmacs.coreset.selection.importance import Importance
+from mmacs.coreset.selection.policy import Policy
+from mmacs.coreset.selection.selectors import TopK
 from mmacs.coreset.settings import MAX_WEIGHT, CoresetSettings
+from mmacs.quantization import quantize_model
 from mmacs.utils.errors import MmacsError
 
 SCORER = dict(type='mmacs.ClassificationScorer')
@@ -14,6 +22,47 @@ def test_defaults_are_those_of_the_scorer():
     assert settings.importance.normalisation == 'none' and settings.max_weight is None
     changed = CoresetSettings.read(SCORER, importance=dict(normalisation='rank', weights=None))
     assert changed.importance.weights == ClassificationScorer.weights and changed.importance.normalisation == 'rank'
+
+
+def plain_and_quantized():
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+    return plain, quantize_model(deepcopy(plain), 'w4a4')
+
+
+@pytest.mark.parametrize('kind', ['Classification', 'DenseDetection', 'TwoStageDetection', 'QueryDetection'])
+def test_a_model_without_quantizers_is_scored_by_columns_without_a_teacher(kind):
+    plain, quantized = plain_and_quantized()
+    settings = CoresetSettings.read(dict(type=f'mmacs.{kind}Scorer'), importance=dict(beta='linear'))
+    assert settings.of(quantized) is settings and settings.needs_teacher
+    own = settings.of(plain)
+    assert own.columns == list(own.scorer.plain_weights) and not own.needs_teacher
+    assert own.importance.normalisation == own.scorer.normalisation
+    given = CoresetSettings.read(dict(type=f'mmacs.{kind}Scorer'), importance=dict(weights=dict(evs='beta')))
+    assert given.of(plain) is given
+
+
+def test_weights_of_a_scorer_that_needs_no_teacher_stay():
+    class Counts(ClassificationScorer):
+        weights = {'loss': 1.0}
+
+    settings = CoresetSettings(Counts(), Importance(Counts.weights), Policy(TopK(), Constraints()), weights_given=False)
+    assert settings.of(plain_and_quantized()[0]) is settings
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        (
+            dict(importance=dict(weights=dict(evs='beta', ds='1 - beta', kl=1.0))),
+            r'^ds and kl cannot be scored: they compare a quantized model .* this Sequential is not quantized: choose '
+            r'among evs, margin, entropy, grand, loss, correct, without trim, or write model=dict',
+        ),
+        (dict(constraints=dict(trim=0.1)), '^teacher_error and ds, which trim asks for, cannot be scored'),
+    ],
+)
+def test_columns_that_a_model_without_quantizers_has_not(given, message):
+    with pytest.raises(MmacsError, match=message):
+        CoresetSettings.read(SCORER, **given).of(plain_and_quantized()[0])
 
 
 @pytest.mark.parametrize(('given', 'bound'), [(False, None), (True, MAX_WEIGHT), (3, 3.0), (1, 1.0)])

@@ -18,7 +18,7 @@ class Constraints:
     """Parts of the budget that are not the selector's, served in this order.
 
     1. ``max_gap``: images that were away too long. If more are due than the budget buys, those away longest come
-       first, then those of higher score, then those of lower index; the others follow in the next rounds, each before
+       first, then those of higher score; the others follow in the next rounds, each before
        its gap is twice the maximum. That this can be kept is checked where a coreset stays for a round; one that is
        drawn anew in each epoch holds more images per round than the budget, how many depends on the interval.
     2. ``class_floor``: for each class, from the rarest on, its images of highest score until enough are chosen. Images
@@ -98,13 +98,13 @@ class Constraints:
             if not (selector.redraw or self.random_share):
                 self._check_gap(size, num_free, len(scores))
             due = np.flatnonzero(free & (gaps >= self.max_gap))
-            due = longest_away(due, scores, gaps, left)
+            due = longest_away(due, scores, gaps, left, rng)
             chosen[due] = True
             left -= len(due)
         if self.class_floor:
             if labels is None:
                 raise MmacsError('class_floor needs labels, which this data set does not have: leave it at 0')
-            wanted = rare_class_images(scores, labels, self.class_floor, chosen, free)
+            wanted = rare_class_images(scores, labels, self.class_floor, chosen, free, rng)
             if left == size and len(wanted) > size:
                 raise MmacsError(
                     f'class_floor={self.class_floor} needs {len(wanted)} images, more than the {size} of the coreset: '
@@ -129,14 +129,17 @@ class Constraints:
             )
 
 
-def longest_away(due: np.ndarray, scores: np.ndarray, gaps: np.ndarray, limit: int) -> np.ndarray:
-    """Returns the overdue images that come first: of longest gap, then of higher score, then of lower index.
+def longest_away(
+    due: np.ndarray, scores: np.ndarray, gaps: np.ndarray, limit: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns the overdue images that come first: of longest gap, then of higher score; then chance decides.
 
     Args:
         due (np.ndarray): Overdue images, int64, ascending, shape (D,).
         scores (np.ndarray): Shape (N,).
         gaps (np.ndarray): Rounds since each image was last in a coreset, int, shape (N,).
         limit (int): How many at most, at least 1.
+        rng (np.random.Generator): The source of chance.
 
     Returns:
         np.ndarray: int64, shape (min(D, limit),).
@@ -146,11 +149,16 @@ def longest_away(due: np.ndarray, scores: np.ndarray, gaps: np.ndarray, limit: i
     own = gaps[due]
     shortest = np.partition(own, len(due) - limit)[len(due) - limit]
     first, tied = due[own > shortest], due[own == shortest]
-    return np.concatenate([first, tied[top_k(scores[tied], limit - len(first))]])
+    return np.concatenate([first, tied[top_k(scores[tied], limit - len(first), rng)]])
 
 
 def rare_class_images(
-    scores: np.ndarray, labels: csr_matrix, floor: int, chosen: np.ndarray, free: np.ndarray
+    scores: np.ndarray,
+    labels: csr_matrix,
+    floor: int,
+    chosen: np.ndarray,
+    free: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Returns the images to add so that each class has ``floor`` images, or all that it has.
 
@@ -160,20 +168,21 @@ def rare_class_images(
         floor (int): Images per class.
         chosen (np.ndarray): Images chosen already, bool, shape (N,).
         free (np.ndarray): Images that may be chosen, or are, bool, shape (N,).
+        rng (np.random.Generator): The source of chance.
 
     Returns:
-        np.ndarray: int64; those of the rarest class first, of equally rare ones those of the lower; within a class
-        those of higher score first.
+        np.ndarray: int64; those of the rarest class first, within a class those of higher score; of equally rare
+        classes and of equal scores chance decides.
     """
     chosen = chosen.copy()
     columns = labels.tocsc()
     classes = [own[free[own]] for own in np.split(columns.indices, columns.indptr[1:-1])]
     added = [np.empty(0, dtype=np.int64)]
-    for own in sorted(classes, key=len):
+    for own in sorted((classes[label] for label in rng.permutation(len(classes))), key=len):
         others = own[~chosen[own]]
         missing = min(floor, len(own)) - (len(own) - len(others))
         if missing > 0:
-            best = others[top_k(scores[others], missing)]
+            best = rng.permutation(others[top_k(scores[others], missing, rng)])
             added.append(best[np.argsort(-scores[best], kind='stable')])
             chosen[best] = True
     return np.concatenate(added)

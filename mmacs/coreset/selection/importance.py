@@ -87,20 +87,21 @@ class Importance:
                 different age gave, and of counts of objects; see :func:`mmacs.coreset.scoring.scores.normalise`.
 
         Returns:
-            np.ndarray: Importance, float64, shape (N,).
+            np.ndarray: Importance, float64, shape (N,). A column that is the same for all images adds nothing to it.
 
         Raises:
             MmacsError: If a score is not finite.
         """
         how = 'rank' if self.stratified else self.normalisation
-        total: Union[float, np.ndarray] = 0.0
+        total = np.zeros(len(next(iter(columns.values()))))
         for name, weight in self.weights.items():
             bad = np.flatnonzero(~np.isfinite(columns[name]))
             if len(bad):
                 raise MmacsError(f'{len(bad)} {name} scores are not finite, the first is that of image {bad[0]}')
-            factor = {BETA: beta, REST: 1 - beta}.get(_spaceless(weight), weight)
-            total = total + factor * normalise(columns[name], how, groups)
-        return np.asarray(total)
+            if np.ptp(columns[name]) > 0:
+                factor = {BETA: beta, REST: 1 - beta}.get(_spaceless(weight), weight)
+                total += factor * normalise(columns[name], how, groups)
+        return total
 
 
 def _spaceless(weight: Any) -> Any:

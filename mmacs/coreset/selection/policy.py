@@ -37,9 +37,9 @@ class Policy:
         """Returns how much each image looks mislabelled, in [0, 1], shape (M,); None without trimming."""
         return suspicion(scores['teacher_error'], scores['ds']) if self.constraints.trim else None
 
-    def excluded(self, scores: Mapping[str, np.ndarray]) -> Optional[np.ndarray]:
+    def excluded(self, scores: Mapping[str, np.ndarray], rng: np.random.Generator) -> Optional[np.ndarray]:
         """Returns which images are left out, bool, shape (M,); None without trimming."""
-        return trimmed(self.suspicion(scores), self.constraints.trim) if self.constraints.trim else None
+        return trimmed(self.suspicion(scores), self.constraints.trim, rng) if self.constraints.trim else None
 
     def choose(
         self,

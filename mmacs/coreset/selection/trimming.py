@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from mmacs.coreset.selection.normalisation import normalise
+from mmacs.coreset.selection.selectors.top_k import top_k
 from mmacs.utils.checks import is_number
 from mmacs.utils.errors import MmacsError
 
@@ -47,15 +48,17 @@ def suspicion(teacher_error: np.ndarray, ds: Optional[np.ndarray] = None) -> np.
     return normalise(key, 'rank')
 
 
-def trimmed(suspicion: np.ndarray, share: float) -> np.ndarray:
+def trimmed(suspicion: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """Mark the most suspicious images.
 
     Args:
         suspicion (np.ndarray): Shape (N,).
         share (float): Share of the images to mark, in [0, 1).
+        rng (np.random.Generator): The source of chance.
 
     Returns:
-        np.ndarray: bool, shape (N,); exactly ``round(share * N)`` are True, of equal suspicion the lower indices.
+        np.ndarray: bool, shape (N,); exactly ``round(share * N)`` are True; of equal suspicion chance
+        decides.
 
     Raises:
         MmacsError: If the share is out of range.
@@ -63,7 +66,7 @@ def trimmed(suspicion: np.ndarray, share: float) -> np.ndarray:
     if not is_number(share) or not 0 <= share < 1:
         raise MmacsError(f'the share of trimmed images must be at least 0 and below 1, got {share!r}')
     marked = np.zeros(len(suspicion), dtype=bool)
-    marked[np.argsort(-suspicion, kind='stable')[: round(share * len(suspicion))]] = True
+    marked[top_k(suspicion, round(share * len(suspicion)), rng)] = True
     return marked
 
 

@@ -86,9 +86,9 @@ def test_overdue_images_are_chosen():
 
 
 def test_of_too_many_overdue_images_the_longest_away_come_first():
-    scores = np.array([1.0, 2.0, 3.0, 3.0, 0.0, 9.0])
+    scores = np.array([1.0, 2.0, 3.0, 4.0, 0.0, 9.0])
     gaps = np.array([7, 7, 7, 7, 8, 2])
-    for size, expected in enumerate([[4], [2, 4], [2, 3, 4], [1, 2, 3, 4], [0, 1, 2, 3, 4]], start=1):
+    for size, expected in enumerate([[4], [3, 4], [2, 3, 4], [1, 2, 3, 4], [0, 1, 2, 3, 4]], start=1):
         chosen = choose(Constraints(max_gap=6), size, Unused(), scores, gaps=gaps)
         assert chosen.indices.tolist() == expected
 
@@ -98,8 +98,10 @@ def test_the_order_of_overdue_images():
     scores, gaps = rng.integers(5, size=200).astype(float), rng.integers(5, size=200)
     due = np.sort(rng.choice(200, 90, replace=False))
     for limit in (1, 40, 89, 90, 91):
-        expected = due[np.lexsort([due, -scores[due], -gaps[due]])][:limit]
-        assert sorted(longest_away(due, scores, gaps, limit)) == sorted(expected)
+        expected = due[np.lexsort([-scores[due], -gaps[due]])][:limit]
+        found = longest_away(due, scores, gaps, limit, rng)
+        assert len(np.unique(found)) == len(expected) and np.isin(found, due).all()
+        assert sorted(zip(gaps[found], scores[found])) == sorted(zip(gaps[expected], scores[expected]))
 
 
 def test_no_image_stays_away_for_twice_the_maximum():
@@ -191,6 +193,20 @@ def test_all_floors_together_fill_the_budget_exactly():
         chosen = choose(constraints, 10, GumbelTopK(), seed=seed, gaps=gaps, labels=labels, excluded=excluded).indices
         assert len(np.unique(chosen)) == 10 and not excluded[chosen].any()
         assert {0, 1} <= set(chosen) and np.isin(chosen, range(10, 14)).sum() >= 2 <= (chosen >= 20).sum()
+
+
+@pytest.mark.parametrize(
+    'constraints', [Constraints(max_gap=9), Constraints(class_floor=2), Constraints(class_floor=3, max_gap=9)]
+)
+def test_of_equally_due_and_equally_good_images_none_is_favoured(constraints):
+    """Forty equal images, ten of each of four classes, the first half of them overdue."""
+    gaps, labels = np.repeat([9, 0], 20), labels_of(*(range(first, N, 4) for first in range(4)))
+    counts, draws = np.zeros(N), 400
+    for seed in range(draws):
+        chosen = choose(constraints, 12, scores=np.zeros(N), seed=seed, gaps=gaps, labels=labels).indices
+        counts[chosen] += 1
+    for own in (counts[:20], counts[20:]) if constraints.max_gap else (counts,):
+        assert np.abs(own - own.mean()).max() <= 4.5 * np.sqrt(own.mean() * (1 - own.mean() / draws)) + 1e-9
 
 
 # -------------------------------------------------------------------- bad input

@@ -30,6 +30,14 @@ def test_spaces_say_nothing_and_it_says_what_it_is():
     assert mixture.uses_beta and not Importance({'ds': 1}).uses_beta
 
 
+@pytest.mark.parametrize('normalisation', ['rank', 'minmax', 'none'])
+def test_a_column_that_is_the_same_for_all_images_adds_nothing(normalisation):
+    columns = dict(evs=np.full(3, 1e20), ds=np.array([0.1, 0.3, 0.2]))
+    alone = Importance({'ds': 0.5}, normalisation=normalisation)(columns, 0.5)
+    assert Importance(PAPER, normalisation=normalisation)(columns, 0.5).tolist() == alone.tolist()
+    assert Importance({'evs': 1.0}, normalisation=normalisation)(columns, 0.5).tolist() == [0, 0, 0]
+
+
 def test_scores_that_are_not_finite_stop_the_run():
     with pytest.raises(MmacsError, match='1 ds scores are not finite, the first is that of image 2'):
         Importance(PAPER)(dict(evs=np.zeros(3), ds=np.array([0, 1, np.nan])), 0.5)

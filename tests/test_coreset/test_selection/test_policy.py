@@ -16,36 +16,36 @@ SCORES = {'teacher_error': np.array([0.1, 1.4, 0.2, 0.3]), 'ds': np.zeros(4)}
 
 def choose(policy, size, gaps=(0, 0, 0, 0), importance=IMPORTANCE, seed=0, labels=None):
     rng = np.random.default_rng(seed)
-    found = policy.choose(importance, size, rng, np.asarray(gaps), POSITIONS, labels, policy.excluded(SCORES))
+    found = policy.choose(importance, size, rng, np.asarray(gaps), POSITIONS, labels, policy.excluded(SCORES, rng))
     return found.indices.tolist()
 
 
 def test_all_indices_of_an_image_have_its_importance():
     policy = Policy(TopK(), Constraints())
     assert choose(policy, 2) == [1, 5]
-    assert choose(policy, 3) == [1, 2, 5]
+    assert sorted(POSITIONS[choose(policy, 3)]) == [1, 1, 2]
     assert choose(policy, 8) == list(range(8))
 
 
 def test_trimmed_images_are_left_out_behind_all_of_their_indices():
     policy = Policy(TopK(), Constraints(trim=0.25))
-    assert policy.excluded(SCORES).tolist() == [False, True, False, False]
+    assert policy.excluded(SCORES, np.random.default_rng(0)).tolist() == [False, True, False, False]
     assert policy.suspicion(SCORES).argmax() == 1
     assert choose(policy, 2) == [2, 6]
     with pytest.raises(MmacsError, match='6 of 8 images are left after trimming'):
         choose(policy, 7)
     untrimmed = Policy(TopK(), Constraints())
-    assert untrimmed.suspicion(SCORES) is None and untrimmed.excluded(SCORES) is None
+    assert untrimmed.suspicion(SCORES) is None and untrimmed.excluded(SCORES, np.random.default_rng(0)) is None
 
 
 def test_overdue_images_are_chosen_behind_all_of_their_indices():
-    assert choose(Policy(TopK(), Constraints(max_gap=4)), 3, gaps=[4, 1, 1, 1]) == [0, 1, 4]
+    assert choose(Policy(TopK(), Constraints(max_gap=4)), 3, gaps=[4, 1, 1, 1]) in ([0, 1, 4], [0, 4, 5])
 
 
 def test_labels_are_those_of_the_indices():
     labels = csr_matrix(np.eye(2, dtype=bool)[[0, 1, 1, 0]])
     assert choose(Policy(ClassBalanced(), Constraints()), 4, labels=labels) == [1, 3, 5, 7]
-    assert choose(Policy(TopK(), Constraints(class_floor=1)), 2, labels=labels) == [1, 3]
+    assert choose(Policy(TopK(), Constraints(class_floor=1)), 2, labels=labels) in ([1, 3], [1, 7], [3, 5], [5, 7])
 
 
 def test_what_a_policy_asks_for_and_when_it_draws():

@@ -115,12 +115,42 @@ def test_sums_weighted_by_inverse_probabilities_are_unbiased(config):
     assert (np.abs(error) <= 4 * np.std(estimates, 0) / 1500**0.5 + 1e-6).all()
 
 
+# -------------------------------------------------------------------- ties
+TIED = np.repeat([2.0, 1.0, 0.0], 20)  # in file order
+
+
+@pytest.mark.parametrize('config', [*WITH_PROBABILITIES, *FIXED], ids=name_of)
+@pytest.mark.parametrize('scores', [TIED, np.zeros(N), TIED[::-1]], ids=['falling', 'equal', 'rising'])
+def test_of_equal_scores_all_have_the_same_chance_wherever_they_stand(config, scores):
+    """A choice that follows the order of the file would take the first, or the last, of equal images more often."""
+    selector, draws = SELECTORS.build(config), 300
+    labels = one_hot(np.arange(N) % 4)
+    counts = np.zeros(N)
+    for seed in range(draws):
+        counts[selector.select(scores, 30, np.random.default_rng(seed), labels).indices] += 1
+    for score in np.unique(scores):
+        own = np.flatnonzero(scores == score)
+        expected = counts[own].mean()
+        assert np.abs(counts[own] - expected).max() <= 4.5 * np.sqrt(expected * (1 - expected / draws)) + 1e-9
+        first, last = counts[own[: len(own) // 2]].mean(), counts[own[len(own) // 2 :]].mean()
+        assert abs(first - last) <= 4.5 * np.sqrt(expected * (1 - expected / draws) * 4 / len(own)) + 1e-9
+
+
+@pytest.mark.parametrize('quotas', [proportional_quotas, even_quotas])
+def test_of_equal_groups_none_is_favoured(quotas):
+    rng = np.random.default_rng(0)
+    total = sum(quotas(np.full(4, 10), 30, rng) for _ in range(400))
+    assert np.abs(total - 3000).max() < 4 * np.sqrt(400 * 0.25)
+
+
 # -------------------------------------------------------------------- top-k and classes
 @pytest.mark.parametrize('size', [0, 1, 2, 50, 99, 100])
-def test_top_k_breaks_ties_by_index(size):
+def test_top_k_takes_the_highest_scores_in_order_of_index(size):
     scores = np.random.default_rng(0).integers(-3, 3, 100).astype(float)
-    assert top_k(scores, size).tolist() == sorted(np.argsort(-scores, kind='stable')[:size])
-    assert top_k(np.array([1.0, 3.0, 1.0, 3.0, 1.0]), 3).tolist() == [0, 1, 3]
+    chosen = top_k(scores, size)
+    assert chosen.tolist() == sorted(set(chosen)) and len(chosen) == size
+    assert sorted(scores[chosen]) == sorted(scores)[100 - size :]
+    assert np.array_equal(chosen, top_k(scores, size))  # without a source of chance it is always the same
 
 
 def test_proportional_quotas_are_shares_rounded_to_the_exact_total():
@@ -128,10 +158,9 @@ def test_proportional_quotas_are_shares_rounded_to_the_exact_total():
     for _ in range(200):
         counts = rng.integers(0, 50, rng.integers(1, 12))
         size = int(rng.integers(0, counts.sum() + 1))
-        quotas = proportional_quotas(counts, size)
+        quotas = proportional_quotas(counts, size, rng)
         assert quotas.sum() == size and (quotas <= counts).all()
         assert (np.abs(quotas - size * counts / max(1, counts.sum())) < 1).all()
-    assert proportional_quotas(np.array([3, 3, 3]), 4).tolist() == [2, 1, 1]
 
 
 def test_members_are_split_by_group():
@@ -141,7 +170,7 @@ def test_members_are_split_by_group():
 
 def test_class_balance_takes_the_best_of_each_class():
     chosen = select(dict(type='mmacs.ClassBalanced')).indices
-    quotas = proportional_quotas(np.bincount(CLASSES), 20)
+    quotas = proportional_quotas(np.bincount(CLASSES), 20, np.random.default_rng(0))
     for label, quota in enumerate(quotas):
         own = np.flatnonzero(label == CLASSES)
         assert np.intersect1d(chosen, own).tolist() == own[top_k(SCORES[own], quota)].tolist()
@@ -150,7 +179,9 @@ def test_class_balance_takes_the_best_of_each_class():
 def test_class_balance_keeps_the_probabilities_within_classes():
     indices, probabilities = select(dict(type='ClassBalanced', selector=dict(type='Random')))
     counts = np.bincount(CLASSES)
-    assert np.array_equal(probabilities, (proportional_quotas(counts, 20) / counts)[CLASSES[indices]])
+    assert np.array_equal(
+        probabilities, (proportional_quotas(counts, 20, np.random.default_rng(0)) / counts)[CLASSES[indices]]
+    )
 
 
 @pytest.mark.parametrize('labels', [None, csr_matrix([[1, 1], [0, 1]]), csr_matrix([[1, 0], [0, 0]])])
@@ -161,12 +192,12 @@ def test_class_balance_needs_one_label_per_image(labels):
 
 # -------------------------------------------------------------------- strata
 def test_even_quotas_serve_the_smallest_first():
-    assert even_quotas(np.array([5, 100, 0, 50]), 60).tolist() == [5, 28, 0, 27]
     rng = np.random.default_rng(0)
+    assert even_quotas(np.array([5, 100, 0, 50]), 60, rng).tolist() == [5, 28, 0, 27]
     for _ in range(200):
         counts = rng.integers(0, 50, rng.integers(1, 12))
         size = int(rng.integers(0, counts.sum() + 1))
-        quotas = even_quotas(counts, size)
+        quotas = even_quotas(counts, size, rng)
         assert quotas.sum() == size and (quotas <= counts).all()
         short = quotas < counts  # groups that could give more have the same, but for rounding, and no group has more
         assert not short.any() or quotas.max() - quotas[short].min() <= 1
@@ -216,8 +247,9 @@ def test_gumbel_without_much_noise_is_top_k():
 
 # -------------------------------------------------------------------- moderate, soft pruning, tiers
 def test_moderate_takes_what_is_nearest_to_the_median():
-    scores = np.array([90.0, 4.0, 6.0, 5.0, 0.0])
-    assert [Moderate().select(scores, size, None).indices.tolist() for size in (1, 2, 4)] == [[3], [1, 3], [1, 2, 3, 4]]
+    scores, rng = np.array([90.0, 4.0, 6.5, 5.0, 0.0]), np.random.default_rng(0)
+    for size, expected in ((1, [3]), (2, [1, 3]), (4, [1, 2, 3, 4])):
+        assert Moderate().select(scores, size, rng).indices.tolist() == expected
 
 
 def test_soft_pruning_prunes_below_the_mean_only():

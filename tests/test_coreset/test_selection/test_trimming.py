@@ -23,7 +23,7 @@ def test_wrong_labels_are_found_under_a_fallible_teacher():
     rng = np.random.default_rng(0)
     noisy, mistaken = rng.random(5000) < 0.2, rng.random(5000) < 0.05
     error = np.where(noisy | mistaken, rng.normal(1.3, 0.1, 5000), rng.normal(0.3, 0.2, 5000))
-    counts = noise_counts(np.ones(5000, dtype=bool), noisy, trimmed(suspicion(error, rng.random(5000)), 0.2))
+    counts = noise_counts(np.ones(5000, dtype=bool), noisy, trimmed(suspicion(error, rng.random(5000)), 0.2, rng))
     assert counts['trim_precision'] > 0.75 and counts['trim_recall'] > 0.75
 
 
@@ -37,18 +37,28 @@ def test_scores_that_are_not_finite_stop(column):
 
 @pytest.mark.parametrize('share, count', [(0.0, 0), (0.25, 2), (0.3, 2), (0.31, 2), (0.5, 4), (0.99, 7)])
 def test_trims_exactly_a_share(share, count):
-    assert trimmed(np.linspace(0, 1, 7), share).sum() == count
-    assert trimmed(np.zeros(7), share)[:count].all()  # of equal suspicion the lower indices
+    rng = np.random.default_rng(0)
+    assert trimmed(np.linspace(0, 1, 7), share, rng).sum() == trimmed(np.zeros(7), share, rng).sum() == count
+
+
+def test_of_equal_suspicion_all_have_the_same_chance():
+    equal = np.array([0.1, 0.5, 0.5, 0.5, 0.5, 0.9])
+    counts = sum(trimmed(equal, 0.5, np.random.default_rng(seed)) for seed in range(300))
+    assert counts[[0, 5]].tolist() == [0, 300] and np.abs(counts[1:5] - 150).max() < 4 * np.sqrt(300 / 4)
 
 
 def test_trims_the_most_suspicious():
-    assert np.flatnonzero(trimmed(np.array([0.5, 0.9, 0.1, 0.9, 0.5]), 0.6)).tolist() == [0, 1, 3]
+    assert np.flatnonzero(trimmed(np.array([0.5, 0.9, 0.1, 0.9, 0.4]), 0.6, np.random.default_rng(0))).tolist() == [
+        0,
+        1,
+        3,
+    ]
 
 
 @pytest.mark.parametrize('share', [1, 1.0, -0.1, float('nan'), True, '0.2'])
 def test_share_out_of_range(share):
     with pytest.raises(MmacsError, match='share of trimmed images must be at least 0 and below 1'):
-        trimmed(np.zeros(3), share)
+        trimmed(np.zeros(3), share, np.random.default_rng(0))
 
 
 def test_counts_of_noise():

@@ -22,6 +22,8 @@ class Scorer:
             training.
         weights (Mapping[str, str or float]): How much of each column makes up the importance unless the config says
             otherwise: a number, ``'beta'`` or ``'1 - beta'``.
+        plain_weights (Mapping[str, str or float]): The same for a model without quantizers, of columns that need no
+            teacher; not used where :attr:`weights` needs none either.
         normalisation (str): How the columns are brought to one scale before they are mixed, see
             :class:`mmacs.coreset.selection.importance.Importance`.
     """
@@ -30,6 +32,7 @@ class Scorer:
     teacher_columns: FrozenSet[str] = frozenset()
     training_columns: FrozenSet[str] = frozenset()
     weights: Mapping[str, Union[str, float]] = {'evs': 'beta', 'ds': '1 - beta'}
+    plain_weights: Mapping[str, Union[str, float]] = {'evs': 1.0}
     normalisation = 'rank'
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

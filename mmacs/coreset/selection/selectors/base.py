@@ -20,8 +20,8 @@ class Selection(NamedTuple):
 class Selector:
     """Chooses which images a budget buys, given their importance.
 
-    A selector is the same everywhere: equal scores and an equal random generator give equal indices, and of equal
-    scores the image of lower index wins.
+    A selector is the same everywhere: equal scores and an equal random generator give equal indices. Of equal scores
+    chance decides, never the place in the data set.
 
     Attributes:
         redraw (bool): Whether it draws anew in each epoch; otherwise only when there are new scores.

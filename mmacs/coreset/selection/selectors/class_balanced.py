@@ -41,7 +41,8 @@ class ClassBalanced(Selector):
         classes = single_labels(labels)
         counts = np.bincount(classes, minlength=labels.shape[1])
         indices, probabilities = [], []
-        for own, quota in zip(members(classes, counts), proportional_quotas(counts, size).tolist()):
+        quotas = proportional_quotas(counts, size, rng)
+        for own, quota in zip(members(classes, counts), quotas.tolist()):
             if len(own):
                 part = self.selector.select(scores[own], quota, rng, labels[own])
                 indices.append(own[part.indices])

@@ -41,7 +41,7 @@ class GumbelTopK(Selector):
         logits = scores / self.temperature
         perturbed = rng.gumbel(size=len(scores))
         perturbed += logits
-        chosen = top_k(perturbed, size)
+        chosen = top_k(perturbed, size, rng)
         perturbed[chosen] = -np.inf
         return Selection(chosen, inclusion_probabilities(logits[chosen], perturbed.max(initial=-np.inf)))
 

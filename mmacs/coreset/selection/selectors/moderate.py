@@ -20,5 +20,5 @@ class Moderate(Selector):
     def select(
         self, scores: np.ndarray, size: int, rng: np.random.Generator, labels: Optional[csr_matrix] = None
     ) -> Selection:
-        """See :meth:`Selector.select`. Nothing is left to chance, so that there are no probabilities."""
-        return Selection(top_k(-np.abs(scores - np.median(scores)), size))
+        """See :meth:`Selector.select`. Only ties are left to chance, so that there are no probabilities."""
+        return Selection(top_k(-np.abs(scores - np.median(scores)), size, rng))

@@ -5,40 +5,44 @@ from typing import List
 import numpy as np
 
 
-def proportional_quotas(counts: np.ndarray, size: int) -> np.ndarray:
+def proportional_quotas(counts: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """Each group keeps its share of the budget, rounded by largest remainders.
 
-    In integers throughout, so that equal remainders are equal: of those the lower group wins.
+    In integers throughout, so that equal remainders are equal: of those chance decides.
 
     Args:
         counts (np.ndarray): Images per group, int64, shape (G,).
         size (int): The budget, from 0 to ``counts.sum()``.
+        rng (np.random.Generator): The source of chance.
 
     Returns:
         np.ndarray: int64, shape (G,), each at most its count; their sum is ``size``.
     """
     total = max(1, int(counts.sum()))
     quotas, remainders = np.divmod(size * counts, total)
-    quotas[np.argsort(-remainders, kind='stable')[: size - quotas.sum()]] += 1
+    order = rng.permutation(len(counts))
+    quotas[order[np.argsort(-remainders[order], kind='stable')][: size - quotas.sum()]] += 1
     return quotas
 
 
-def even_quotas(counts: np.ndarray, size: int) -> np.ndarray:
+def even_quotas(counts: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """All groups get the same; what a small one cannot use goes to the others (CCS, Zheng et al., ICLR 2023).
 
     The smallest group is served first, with what is left of the budget divided by the number of groups left, rounded
-    down; of equally large groups the lower comes first.
+    down; of equally large groups chance decides.
 
     Args:
         counts (np.ndarray): Images per group, int64, shape (G,).
         size (int): The budget, from 0 to ``counts.sum()``.
+        rng (np.random.Generator): The source of chance.
 
     Returns:
         np.ndarray: int64, shape (G,), each at most its count; their sum is ``size``.
     """
     quotas = np.zeros_like(counts)
     left = size
-    for served, group in enumerate(np.argsort(counts, kind='stable')):
+    order = rng.permutation(len(counts))
+    for served, group in enumerate(order[np.argsort(counts[order], kind='stable')]):
         quotas[group] = min(counts[group], left // (len(counts) - served))
         left -= quotas[group]
     return quotas

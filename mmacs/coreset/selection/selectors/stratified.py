@@ -50,7 +50,7 @@ class Stratified(Selector):
             MmacsError: If fewer images than the budget are left after the cut.
         """
         num_dropped = min(round(self.hard_cut * len(scores)), len(scores) - 1)
-        kept = np.delete(np.arange(len(scores)), top_k(scores, num_dropped))
+        kept = np.delete(np.arange(len(scores)), top_k(scores, num_dropped, rng))
         if len(kept) < size:
             raise MmacsError(
                 f'hard_cut={self.hard_cut} leaves {len(kept)} of {len(scores)} images, fewer than the {size} of the '
@@ -58,7 +58,7 @@ class Stratified(Selector):
             )
         strata = equal_width_strata(scores[kept], self.bins)
         counts = np.bincount(strata, minlength=self.bins)
-        quotas = even_quotas(counts, size)
+        quotas = even_quotas(counts, size, rng)
         drawn = [
             rng.choice(own, quota, replace=False, shuffle=False) for own, quota in zip(members(strata, counts), quotas)
         ]

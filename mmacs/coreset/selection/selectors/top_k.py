@@ -16,16 +16,17 @@ class TopK(Selector):
     def select(
         self, scores: np.ndarray, size: int, rng: np.random.Generator, labels: Optional[csr_matrix] = None
     ) -> Selection:
-        """See :meth:`Selector.select`. Nothing is left to chance, so that there are no probabilities."""
-        return Selection(top_k(scores, size))
+        """See :meth:`Selector.select`. Only ties are left to chance, so that there are no probabilities."""
+        return Selection(top_k(scores, size, rng))
 
 
-def top_k(scores: np.ndarray, size: int) -> np.ndarray:
-    """Returns the indices of the ``size`` highest scores, ascending; of equal scores the lower index wins.
+def top_k(scores: np.ndarray, size: int, rng: Optional[np.random.Generator] = None) -> np.ndarray:
+    """Returns the indices of the ``size`` highest scores, ascending; of equal scores chance decides.
 
     Args:
         scores (np.ndarray): Finite, shape (N,).
         size (int): From 0 to N.
+        rng (np.random.Generator, optional): The source of chance; None is one of seed 0.
 
     Returns:
         np.ndarray: int64, shape (size,).
@@ -37,5 +38,9 @@ def top_k(scores: np.ndarray, size: int) -> np.ndarray:
     lowest = np.partition(scores, len(scores) - size)[len(scores) - size]
     chosen = scores > lowest
     tied = np.flatnonzero(scores == lowest)
-    chosen[tied[: size - np.count_nonzero(chosen)]] = True
+    left = size - np.count_nonzero(chosen)
+    if left < len(tied):
+        rng = np.random.default_rng(0) if rng is None else rng
+        tied = rng.choice(tied, left, replace=False, shuffle=False)
+    chosen[tied] = True
     return np.flatnonzero(chosen)
