@@ -15,7 +15,9 @@ from mmengine.runner import Runner
 from mmacs.coreset.budget.prediction import Plan
 from mmacs.coreset.scoring.scorers import ClassificationScorer
 from mmacs.coreset.state import CoresetState
+from mmacs.hooks import CoresetHook
 from mmacs.models.quantized_model import full_precision_config
+from mmacs.quantization import quantizers
 from mmacs.utils.errors import MmacsError
 from tests.conftest import REPO, change_coreset, run_config
 
@@ -180,6 +182,30 @@ def test_harvested_scores_stand_in_for_exact_ones_without_a_teacher(classifier, 
     assert scalars_of(tmp_path / 'run')[1]['coreset/scored'] < 64
     assert 'rank correlation of harvested with exact evs' in log_of(tmp_path / 'run')
     assert {path.name for path in (tmp_path / 'run').iterdir()}.isdisjoint({'teacher.pth', 'teacher_cache'})
+
+
+def in_full_precision(cfg: Config) -> Config:
+    """The same run without quantization."""
+    cfg.model = full_precision_config(cfg.model)
+    del cfg.default_hooks['quantization'], cfg.optim_wrapper['constructor']
+    return cfg
+
+
+def test_models_without_quantization_train_on_what_they_get_wrong(classifier, tiny_coco, tmp_path):
+    runs = {'classifier': classifier('classifier', 2), 'detector': detector(tiny_coco, tmp_path / 'detector', 2)}
+    for name, cfg in runs.items():
+        runner, _ = run(in_full_precision(cfg))
+        assert next(quantizers(runner.model), None) is None
+        (column,) = next(hook for hook in runner.hooks if isinstance(hook, CoresetHook)).settings.scorer.plain_weights
+        first, second = rounds(tmp_path / name)
+        assert {key for key in first if key.startswith('score_')} == {f'score_{column}'}
+        for record in (first, second):
+            chosen = np.isin(np.arange(len(record['importance'])), record['indices'])
+            assert record['importance'][chosen].min() >= record['importance'][~chosen].max()
+        assert f'Importance of an image: {column}, ' in log_of(tmp_path / name)
+        assert {path.name for path in (tmp_path / name).iterdir()}.isdisjoint({'teacher.pth', 'teacher_cache'})
+    with pytest.raises(MmacsError, match='ds cannot be scored: .* this ImageClassifier is not quantized'):
+        run(in_full_precision(classifier('asked', 1, importance=dict(weights=dict(evs='beta', ds='1 - beta')))))
 
 
 def test_a_detector_that_does_not_move_harvests_its_exact_scores(tiny_coco, tmp_path):
