@@ -23,6 +23,7 @@ from mmacs.coreset.selection.selectors import Selection, digest, top_k
 from mmacs.coreset.selection.trimming import noise_counts
 from mmacs.coreset.settings import CoresetSettings
 from mmacs.coreset.state import CoresetState
+from mmacs.utils.clock import seconds_since
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.random_streams import Purpose, random_stream
 
@@ -109,7 +110,7 @@ class CoresetEngine:
             now (int): Epoch or iteration.
 
         Raises:
-            MmacsError: If the run is predicted to take longer than training on all images.
+            MmacsError: If the run has not trained yet and is predicted to take longer than training on all images.
         """
         start, state, is_first = time.perf_counter(), self.state, self.state.round < 0
         if self.teacher is not None:
@@ -119,15 +120,15 @@ class CoresetEngine:
         read_teacher = None if self.teacher is None else self.teacher.fill(self.scoring)
         began = time.perf_counter()
         facts = self.score(model, self.settings.importance.beta_at(now, self.extent.end), read_teacher)
-        scored = time.perf_counter()
+        seconds = seconds_since(began)
         if is_first and not self.scoring.proxy.exact:
             facts.update(self.compare_proxy(model))
         if self.teacher is not None:
             self.teacher.release()
-        facts['seconds'] = time.perf_counter() - start
+        facts['seconds'] = seconds_since(start)
         state.progress.selection_seconds += facts['seconds']
         if not is_first and facts['scored']:
-            self._look_ahead(Costs((scored - began) / facts['scored'], 0.0), now, cached=True)
+            self._look_ahead(Costs(seconds / facts['scored'], 0.0), now, cached=True)
         state.next_round = now + state.plan.interval
         beta = {'beta': state.beta} if self.settings.importance.uses_beta else {}
         self._undrawn = {**beta, **facts}
@@ -208,17 +209,26 @@ class CoresetEngine:
         progress = [costs, state.progress.selection_seconds, state.progress.training_seconds]
         broadcast_object_list(progress)  # clocks differ between processes; what is decided by them must not
         costs, state.progress.selection_seconds, state.progress.training_seconds = progress
+        if not costs.usable:
+            print_log('The clock gave no times to predict by: what the run takes is not known.', 'current')
+            return
         trained = state.progress.trained_images
         step = state.progress.training_seconds / trained if trained and state.progress.training_seconds else None
         area = state.plan.resolution**2
         forward = None if costs.forward is None else costs.forward / area
         costs = Costs(costs.score / area, costs.teacher / area, step, forward)
         spent = Spent(state.progress.selection_seconds, state.progress.training_seconds)
-        choice = look_ahead(
-            cost, self.settings.schedule, self.extent, costs, state.plan, spent, now, state.round + 1, cached
-        )
+        before, schedule, held = state.plan, self.settings.schedule, state.round + 1
+        choice = look_ahead(cost, schedule, self.extent, costs, before, spent, now, held, trained > 0, cached)
         state.plan = choice.plan
         print_log(in_words(choice, cost.budget), 'current', logging.INFO if choice.fits else logging.WARNING)
+        if cost.budget is None and choice.plan.interval != before.interval:
+            print_log(
+                f'Rounds are {choice.plan.interval} apart from now on, not {before.interval}: selection and training '
+                f'are not to take longer than training on all images, unless cost=dict(force=True).',
+                'current',
+                logging.WARNING,
+            )
 
     # ---------------------------------------------------------------- draws
     def dry_run(self) -> Selection:
@@ -249,7 +259,7 @@ class CoresetEngine:
         start, trained_at = time.perf_counter(), self.state.rows['trained_at'].copy()
         self.draw(number)
         self.sampler.set_indices(self.state.selection.indices)
-        self.state.progress.selection_seconds += time.perf_counter() - start
+        self.state.progress.selection_seconds += seconds_since(start)
         self._undrawn = None
         if facts is not None:
             self._say_what_is_equal()

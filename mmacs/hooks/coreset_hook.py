@@ -33,7 +33,7 @@ class CoresetHook(Hook):
         importance (dict, optional): ``weights``, ``beta`` and ``normalisation``, see
             :class:`mmacs.coreset.selection.importance.Importance`. Defaults are the scorer's own: for classifiers
             ``weights=dict(evs='beta', ds='1 - beta')``, and for detectors the same with ``reducible_error`` in the
-            place of ``evs``.
+            place of ``evs``; for a model without quantizers, which has no teacher, ``weights=dict(evs=1.0)``.
         selector (dict, optional): Config of a selector. Defaults to ``dict(type='mmacs.TopK')``.
         constraints (dict, optional): ``class_floor``, ``max_gap``, ``random_share`` and ``trim``, see
             :class:`mmacs.coreset.selection.constraints.Constraints`.

@@ -27,6 +27,7 @@ from mmacs.hooks.run import (
 )
 from mmacs.hooks.teacher import run_teacher
 from mmacs.models.quantized_model import full_precision_config
+from mmacs.utils.clock import seconds_since
 from mmacs.utils.distributed import on_main, together
 from mmacs.utils.errors import MmacsError
 
@@ -88,7 +89,7 @@ class CoresetRun:
             self.training_hook.weights(dry)
         chooser = type(settings.policy.selector).__name__
         runner.logger.info(f'Importance of an image: {settings.importance}; {chooser} chooses by it.')
-        self._preparation = time.perf_counter() - start  # seconds
+        self._preparation = seconds_since(start)  # seconds
 
     def _build_training_hook(self) -> Optional[TrainingHook]:
         settings, engine = self._settings, self.engine
@@ -141,7 +142,7 @@ class CoresetRun:
                 engine.teacher.find(engine.scoring)
                 engine.teacher.release()
         on_main(lambda: remove_rounds(self._folder, after=engine.state.round))
-        engine.state.progress.selection_seconds += self._preparation + time.perf_counter() - start
+        engine.state.progress.selection_seconds += self._preparation + seconds_since(start)
 
     def _resume(self, state: Dict[str, Any]) -> None:
         if (state['iterator'] is None) != self.by_epoch:
@@ -198,7 +199,7 @@ class CoresetRun:
                 runner.visualizer.add_scalars(scalars, step=self.now)
                 path = self._folder / f'round_{engine.state.round:03d}.npz'
                 on_main(lambda: write_round(path, engine, held, epoch=runner.epoch, iteration=runner.iter))
-            self._leave_out(time.perf_counter() - start)
+            self._leave_out(seconds_since(start))
         elif engine.sampler.sweep_start is None:
             engine.sampler.sweep(number)
             runner.logger.info('From now on training goes evenly through all of the data.')
@@ -211,7 +212,7 @@ class CoresetRun:
         """In an iteration-based loop: holds a round if one is due; returns whether a new pass has to begin."""
         self.start_clock()
         held = self.hold_round_if_due()
-        self._leave_out(time.perf_counter() - self._started)
+        self._leave_out(seconds_since(self._started))
         return held or (self.engine.sampler.sweep_start is None and self.engine.sweeps(self.now))
 
     # ---------------------------------------------------------------- training forwards
@@ -228,7 +229,7 @@ class CoresetRun:
             self.training_hook.end()
             if complete:
                 self.flush()
-            seconds = time.perf_counter() - start
+            seconds = seconds_since(start)
             self._leave_out(seconds)
             self.engine.state.progress.selection_seconds += seconds
 
@@ -244,7 +245,7 @@ class CoresetRun:
 
     def stop_clock(self) -> None:
         """Adds the time since the start to that of training."""
-        self.engine.state.progress.training_seconds += time.perf_counter() - self._started
+        self.engine.state.progress.training_seconds += seconds_since(self._started)
 
     def count_images(self) -> None:
         """Adds the images of an iteration."""

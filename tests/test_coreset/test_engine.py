@@ -1,7 +1,9 @@
 """Rounds and draws on scores that are given: no model, no images."""
 
 import io
+import time
 from dataclasses import replace
+from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
@@ -330,6 +332,61 @@ def test_rounds_and_epochs_of_a_run(monkeypatch):
     assert len({tuple(indices) for indices in shown[1:7]}) == 6  # drawn anew in each epoch
     assert [found for found in reported if found] == [(1, 3, IMAGES), (3, 7, IMAGES)]
     assert own.state.progress.selection_seconds > 0
+
+
+def clock(kind):
+    """Seconds that a faulty clock gives, call after call."""
+    ticks = count()
+    return {
+        'backwards': lambda: 1e6 - 10.0 * next(ticks),
+        'still': lambda: 5.0,
+        'not a number': lambda: float('nan'),
+        'jumping': lambda: [0.0, 1e5, -1e5, float('nan')][next(ticks) % 4],
+    }[kind]
+
+
+@pytest.mark.parametrize('kind', ['backwards', 'still', 'not a number', 'jumping'])
+@pytest.mark.parametrize('budget', [None, 0.05])
+def test_no_clock_ends_a_run(monkeypatch, kind, budget):
+    monkeypatch.setattr(time, 'perf_counter', clock(kind))
+    own = engine({'evs': 1.0}, size=40, interval=2)
+    own.settings = replace(own.settings, cost=Cost(budget=budget, force=kind == 'jumping'))
+    for epoch in range(8):
+        if own.is_due(epoch):
+            own.hold_round(None, epoch)
+        own.begin(epoch)
+        own.state.progress.trained_images += 40
+    assert own.state.round >= 1 and len(own.sampler.indices) == 40
+    progress = own.state.progress
+    assert 0 <= progress.selection_seconds < float('inf') and progress.training_seconds == 0
+
+
+def test_a_slow_round_widens_the_interval_and_says_so_once_per_change(monkeypatch):
+    said = []
+    monkeypatch.setattr(module, 'print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
+    own = engine({'evs': 1.0}, size=200, interval=1)
+    own.extent = replace(own.extent, end=16)
+
+    def held(epoch, seconds):
+        """A round at an epoch, after which the run has spent these seconds on rounds, and 0.6 s per epoch."""
+        own.hold_round(None, epoch)
+        own.state.progress = replace(own.state.progress, selection_seconds=seconds, training_seconds=0.6 * (epoch + 1))
+        own.state.progress.trained_images = 200 * (epoch + 1)
+
+    held(0, 0.2)
+    held(1, 100.0)  # it took much longer than foreseen, as the next round finds
+    held(2, 100.0)
+    assert (own.state.plan.interval, own.state.next_round) == (4, 6)
+    held(6, 1.0)
+    assert (own.state.plan.interval, own.state.next_round) == (4, 10)
+    held(10, 1.0)
+    assert (own.state.plan.interval, own.state.next_round) == (1, 11)
+    changes = [text for text in said if 'apart' in text]
+    assert [text.split(':')[0] for text in changes] == [
+        'Rounds are 4 apart from now on, not 1',
+        'Rounds are 1 apart from now on, not 4',
+    ]
 
 
 def test_what_tells_no_image_from_another_is_said_once_per_round(monkeypatch):

@@ -14,6 +14,7 @@ from mmacs.coreset.budget.prediction import (
     choose_plan,
     predict,
     require_cheaper,
+    widen_interval,
 )
 from mmacs.coreset.budget.schedule import Schedule
 from mmacs.utils.checks import is_number
@@ -33,8 +34,9 @@ class Cost:
         precision (str): ``'float32'`` or ``'bfloat16'`` for scoring. Defaults to ``'float32'``.
         budget (float, optional): Greatest share of the wall time for selection, such as 0.05: interval, ``rescore`` and
             resolution are then chosen so that measured costs stay within it. None takes them as they are.
-        force (bool): Whether to go on where selection and training are predicted to take longer than training on all
-            images. Defaults to False.
+        force (bool): Whether to go on as asked where selection and training are predicted to take longer than training
+            on all images. Otherwise a run is refused before it trains, and later its interval is widened. Defaults to
+            False.
 
     Raises:
         MmacsError: If a value is out of range.
@@ -70,9 +72,13 @@ def look_ahead(
     spent: Spent,
     now: int,
     held: int,
+    trained: bool,
     cached: bool,
 ) -> Choice:
     """Fits the plan to the budget, and sees whether the run is worth its time.
+
+    A run that is not is refused before its first step. What was trained since is not thrown away: then rounds come at
+    longer intervals.
 
     Args:
         cost (Cost): What may be spent.
@@ -82,14 +88,15 @@ def look_ahead(
         plan (Plan): What holds now.
         spent (Spent): Seconds spent so far.
         now (int): Before the first round, or after another one.
-        held (int): Rounds held so far; the run may be refused after none, and after two, when training was measured.
+        held (int): Rounds held so far.
+        trained (bool): Whether the run has trained on anything yet.
         cached (bool): Whether the teacher's outputs are there.
 
     Returns:
         Choice: The plan from now on, and its prediction.
 
     Raises:
-        MmacsError: If the run is predicted to take longer than training on all images.
+        MmacsError: If nothing was trained yet and the run is predicted to take longer than training on all images.
     """
     work = Work(
         images=extent.images,
@@ -98,14 +105,15 @@ def look_ahead(
         left=schedule.time_left(now, held, extent.end),
     )
     so_far = spent if held else None
-    if cost.budget is None:
-        choice = Choice(plan, predict(costs, work, plan, cached, so_far), True)
-    else:
-        asked = cost.plan(schedule)
-        # during a run the resolution stays: scores of two resolutions say different things
-        asked = asked._replace(resolution=plan.resolution) if held else asked
+    # during a run the resolution stays: scores of two resolutions say different things
+    asked = cost.plan(schedule)._replace(resolution=plan.resolution)
+    if cost.budget is not None:
         choice = choose_plan(costs, work, asked, cost.budget, cached, so_far)
-    if held in (0, 2):  # with an assumed and with a measured step; later on little is left to be saved
+    elif trained and not cost.force:
+        choice = widen_interval(costs, work, asked, cached, so_far)
+    else:
+        choice = Choice(asked, predict(costs, work, asked, cached, so_far), True)
+    if not trained:
         require_cheaper(choice.prediction, cost.force)
     return choice
 

@@ -30,6 +30,12 @@ class Costs:
     forward: Optional[float] = None
 
     @property
+    def usable(self) -> bool:
+        """Whether they are what a clock that works can give."""
+        given = [one for one in (self.score, self.teacher, self.step, self.forward) if one is not None]
+        return self.score > 0 and all(0 <= one < math.inf for one in given)
+
+    @property
     def train(self) -> float:
         """Seconds of training on an image, measured or assumed."""
         forward = self.score if self.forward is None else self.forward
@@ -101,9 +107,14 @@ class Prediction(NamedTuple):
         return self.selection + self.training
 
     @property
+    def too_long(self) -> bool:
+        """Whether training on all images would be over sooner."""
+        return self.total > self.full
+
+    @property
     def share(self) -> float:
         """Selection's share of the total, in [0, 1]."""
-        return self.selection / self.total
+        return self.selection / self.total if self.total else 0.0
 
 
 class Choice(NamedTuple):
@@ -186,6 +197,26 @@ def choose_plan(
     return next(fitting, None) or min(choices, key=lambda choice: choice.prediction.selection)
 
 
+def widen_interval(
+    costs: Costs, work: Work, asked: Plan, cached: bool = False, spent: Optional[Spent] = None
+) -> Choice:
+    """Find the least interval with which a run that is under way takes no longer than training on all images.
+
+    Args:
+        costs (Costs): Measured costs.
+        work (Work): See :func:`predict`.
+        asked (Plan): What the user asked for; its interval is tried first, then twice and four times as long.
+        cached (bool): See :func:`predict`.
+        spent (Spent, optional): See :func:`predict`.
+
+    Returns:
+        Choice: The plan; if none is enough, the one of the longest interval.
+    """
+    plans = [asked._replace(interval=multiple * asked.interval) for multiple in _INTERVALS]
+    choices = [Choice(plan, predict(costs, work, plan, cached, spent), True) for plan in plans]
+    return next((choice for choice in choices if not choice.prediction.too_long), choices[-1])
+
+
 def _plans(asked: Plan, during_run: bool) -> Iterator[Plan]:
     """All plans in order of preference, the one asked for first."""
     rescores = [asked.rescore, *(share for share in _RESCORES if share < asked.rescore)]
@@ -206,7 +237,7 @@ def require_cheaper(prediction: Prediction, force: bool = False) -> None:
     Raises:
         MmacsError: If the predicted total is above that of full training and ``force`` is not set.
     """
-    if prediction.total <= prediction.full or force:
+    if not prediction.too_long or force:
         return
     assumed = '' if prediction.measured else ', a training step taken as three forward passes'
     raise MmacsError(

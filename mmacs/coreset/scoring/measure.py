@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmacs.coreset.scoring.scorers import Scorer
 from mmacs.coreset.scoring.scoring_pass import ReadTeacherOutputs, ScoringPass
+from mmacs.utils.clock import seconds_since
 
 
 def measure_costs(
@@ -47,12 +48,11 @@ def measure_costs(
         start = time.perf_counter()
         if teacher is not None and read_teacher is None:
             scoring.teacher_outputs(scorer, teacher, columns, positions, rows.write)
-        middle = time.perf_counter()
+        teaching, start = seconds_since(start), time.perf_counter()
         scoring.scores(scorer, model, positions, columns, read_teacher or rows.read)
-        scored = time.perf_counter()
+        scored, start = seconds_since(start), time.perf_counter()
         scoring.scores(scorer, model, positions, [], None)
-        spans = (scored - middle, middle - start, time.perf_counter() - scored)
-        seconds = [span / len(positions) for span in spans]
+        seconds = [span / len(positions) for span in (scored, teaching, seconds_since(start))]
     broadcast_object_list(seconds)
     return tuple(seconds)
 

@@ -1,5 +1,3 @@
-from contextlib import nullcontext
-
 import pytest
 
 from mmacs.coreset.budget.cost import Cost, in_words, look_ahead
@@ -13,9 +11,21 @@ STEP = Costs(score=1e-3, teacher=1e-3, step=3e-3)
 NOTHING = Spent(0.0, 0.0)
 
 
-def ahead(schedule=None, cost=None, costs=STEP, extent=EXTENT, plan=None, spent=NOTHING, now=0, held=0, cached=True):
+def ahead(
+    schedule=None,
+    cost=None,
+    costs=STEP,
+    extent=EXTENT,
+    plan=None,
+    spent=NOTHING,
+    now=0,
+    held=0,
+    trained=None,
+    cached=True,
+):
     schedule, cost = schedule or Schedule(interval=3), cost or Cost()
-    return look_ahead(cost, schedule, extent, costs, plan or cost.plan(schedule), spent, now, held, cached)
+    plan, trained = plan or cost.plan(schedule), now > 0 if trained is None else trained
+    return look_ahead(cost, schedule, extent, costs, plan, spent, now, held, trained, cached)
 
 
 def sentence(**settings):
@@ -49,10 +59,27 @@ def test_a_run_dearer_than_full_training_is_refused_with_its_numbers_unless_forc
     )
 
 
-@pytest.mark.parametrize(('held', 'refused'), [(2, True), (3, False), (9, False)])
-def test_a_run_is_refused_once_more_when_a_step_was_measured_but_not_near_its_end(held, refused):
-    with pytest.raises(MmacsError, match='more than') if refused else nullcontext():
-        ahead(spent=Spent(40.0, 1.0), now=6, held=held)
+@pytest.mark.parametrize(
+    ('spent', 'interval'),
+    [
+        (Spent(25.0, 1.2), 1),  # with 7 further rounds of 1 s and 3.6 s of training 35.6 s, against 36 s
+        (Spent(27.0, 1.2), 2),  # with 3
+        (Spent(30.0, 1.2), 4),  # with 1
+        (Spent(4000.0, 1.2), 4),  # the machine stood still: that is no reason to hold no round at all
+    ],
+)
+def test_after_the_first_step_the_interval_is_widened_and_nothing_is_refused(spent, interval):
+    choice = ahead(schedule=Schedule(interval=1), spent=spent, now=4, held=3)
+    assert choice.plan == Plan(interval)
+    forced = ahead(schedule=Schedule(interval=1), cost=Cost(force=True), plan=choice.plan, spent=spent, now=4, held=3)
+    assert forced.plan == Plan(1)
+
+
+def test_the_first_round_after_a_warm_up_is_not_refused_either():
+    warm = Schedule(interval=1, warmup=2)
+    assert ahead(schedule=warm, extent=DEAR, spent=Spent(0.1, 5.4), now=2).plan == Plan(4)
+    with pytest.raises(MmacsError, match='more than the'):
+        ahead(schedule=Schedule(interval=1), extent=DEAR)
 
 
 def test_a_budget_makes_the_plan_cheaper_and_rounds_rarer():

@@ -115,6 +115,13 @@ def test_a_run_dearer_than_full_training_is_refused_unless_forced():
     require_cheaper(dear._replace(training=20.0))
 
 
+@pytest.mark.parametrize('fault', [0.0, -1e-3, float('nan'), float('inf')])
+def test_costs_that_no_clock_can_give_are_not_usable(fault):
+    assert Costs(1e-3, 0.0, 1e-3, 1e-3).usable
+    assert not Costs(fault, 0.0).usable
+    assert not Costs(1e-3, fault or -1.0).usable
+
+
 def test_an_unmeasured_step_is_three_forward_passes_where_these_are_known():
     assert Costs(score=0.02, teacher=0.0, forward=0.01).train == pytest.approx(0.03)
     assert Costs(score=0.02, teacher=0.0).train == pytest.approx(0.06)
