@@ -27,7 +27,7 @@ def main() -> None:
     from mmacs.quantization.analysis.sensitivity import Record, layers_to_choose, measure_drops
     from mmacs.quantization.quantizers.base import check_bits
     from mmacs.utils.errors import MmacsError
-    from mmacs.utils.files import atomic_path
+    from mmacs.utils.files import write_whole
 
     parser = commands.common_parser(
         "Choose the bit-width of each layer under a budget, which counts weights. A layer's inputs get the bits of its "
@@ -87,8 +87,7 @@ def main() -> None:
     }
     chosen = choose(costs, drops, fixed_cost, limit)
     recipe = recipe_with_bits(model.recipe, chosen, layers)
-    with atomic_path(out) as temporary:
-        temporary.write_text(json.dumps(recipe, indent=1))
+    write_whole(out, json.dumps(recipe, indent=1).encode())
     console = Console()
     console = console if console.is_terminal else Console(width=140)
     console.print(choice_table(model, chosen, record.drops))

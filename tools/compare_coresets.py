@@ -239,14 +239,13 @@ def _cell(spread: Dict[str, Any], with_std: bool) -> str:
 
 def write(folder: Path, config: str, results: Results) -> None:
     """Write ``table.md``, ``table.json`` and ``comparison.png``, and print the table."""
-    from mmacs.utils.files import atomic_path
+    from mmacs.utils.files import write_whole
     from mmacs.visualization.comparison import draw_comparison
 
     records = summarise(results)
     table = render(records)
     for name, text in (('table.md', table), ('table.json', json.dumps({'config': config, 'rows': records}, indent=2))):
-        with atomic_path(folder / name) as path:
-            path.write_text(text + '\n')
+        write_whole(folder / name, (text + '\n').encode())
     draw_comparison(records, folder / 'comparison.png')
     print(f'\n{table}\n', flush=True)
 

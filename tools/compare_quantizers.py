@@ -87,7 +87,7 @@ def main() -> None:
     """Fill the table cell by cell, and print it after each."""
     from mmacs.cli.commands import common_parser
     from mmacs.cli.comparison import fill, prepare, require_known
-    from mmacs.utils.files import atomic_path
+    from mmacs.utils.files import write_whole
 
     parser = common_parser(__doc__.splitlines()[0])
     parser.add_argument('--methods', nargs='+', default=list(METHODS), metavar='METHOD', help=f'of {list(METHODS)}')
@@ -104,8 +104,7 @@ def main() -> None:
             stages = {'ptq': evaluate_calibrated, 'qat': evaluate_trained}
             results.setdefault(method, {})[str(bits)] = fill(cell_config(cfg, method, bits, cell), cell, stages)
             table = render(results, args.bits, full_precision)
-            with atomic_path(folder / 'table.md') as path:
-                path.write_text(table + '\n')
+            write_whole(folder / 'table.md', (table + '\n').encode())
             print(f'\n{table}\n', flush=True)
 
 

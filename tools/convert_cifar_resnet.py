@@ -4,14 +4,14 @@ Such checkpoints are at https://github.com/akamaster/pytorch_resnet_cifar10.
 """
 
 import argparse
+import io
 
 import torch
 
 from mmacs import cli
 from mmacs.models import convert_cifar_checkpoint
 from mmacs.utils.checkpoint_file import read_checkpoint
-from mmacs.utils.errors import MmacsError
-from mmacs.utils.files import atomic_path
+from mmacs.utils.files import write_whole
 
 
 def main() -> None:
@@ -21,11 +21,9 @@ def main() -> None:
     parser.add_argument('dst', help='checkpoint to write, for configs/cifar_resnet/resnet20_cifar10.py and the like')
     args = parser.parse_args()
     state = convert_cifar_checkpoint(read_checkpoint(args.src))
-    try:
-        with atomic_path(args.dst) as path, path.open('wb') as file:
-            torch.save({'state_dict': state}, file)
-    except OSError as error:
-        raise MmacsError(f'cannot write {args.dst}: {error.strerror}') from error
+    content = io.BytesIO()
+    torch.save({'state_dict': state}, content)
+    write_whole(args.dst, content.getbuffer(), elsewhere='name another file')
 
 
 if __name__ == '__main__':

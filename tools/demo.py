@@ -19,7 +19,7 @@ from mmacs import cli
 from mmacs.datasets.data_paths import move_data_root
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.checkpoints import latest_checkpoint
-from mmacs.utils.files import atomic_path
+from mmacs.utils.files import write_whole
 from mmacs.visualization import draw_detections, draw_extremes
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'retinanet'
@@ -58,8 +58,7 @@ def train(cfg: Config, start_from: Optional[Path] = None) -> Dict[str, Any]:
             'ap': runner.message_hub.get_scalar('val/coco/bbox_mAP').current(),
             'seconds': time.perf_counter() - start,
         }
-        with atomic_path(result_file) as path:
-            path.write_text(json.dumps(result, indent=2) + '\n')
+        write_whole(result_file, (json.dumps(result, indent=2) + '\n').encode())
     return json.loads(result_file.read_text())
 
 
@@ -97,8 +96,7 @@ def summarise(folder: Path, full_precision: Dict[str, Any], quantized: Dict[str,
     for name, place in places.items():
         console.print(f'{name}: {place}', highlight=False)
     summary = {'full_precision': full_precision, 'w4a4_acs': {**quantized, **coreset}, 'files': places}
-    with atomic_path(folder / 'summary.json') as path:
-        path.write_text(json.dumps(summary, indent=2) + '\n')
+    write_whole(folder / 'summary.json', (json.dumps(summary, indent=2) + '\n').encode())
 
 
 def main() -> None:

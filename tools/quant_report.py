@@ -20,7 +20,7 @@ def main() -> None:
     from mmacs.quantization.analysis.report import make_report, report_summary, report_table
     from mmacs.quantization.analysis.sensitivity import only, quantizers_by_layer
     from mmacs.quantization.analysis.statistics import measure
-    from mmacs.utils.files import atomic_path
+    from mmacs.utils.files import write_whole
     from mmacs.visualization.quantization import draw_report
 
     parser = commands.common_parser('Report what quantization does to each layer of a model')
@@ -70,8 +70,7 @@ def main() -> None:
         **make_report(model, statistics, macs, drops),
     }
     folder = Path(args.out or Path(cfg.work_dir) / 'quant_report')
-    with atomic_path(folder / 'report.json') as temporary:
-        temporary.write_text(json.dumps(report, indent=1))
+    write_whole(folder / 'report.json', json.dumps(report, indent=1).encode())
     draw_report(report, folder / 'report.png')
     console = Console()
     console = console if console.is_terminal else Console(width=180)

@@ -20,7 +20,7 @@ from mmacs.datasets.data_paths import check_data
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.checkpoints import latest_checkpoint
 from mmacs.utils.errors import MmacsError, unknown_name
-from mmacs.utils.files import atomic_path
+from mmacs.utils.files import write_whole
 
 
 class TrainingTime(Hook):
@@ -166,8 +166,7 @@ def fill(cfg: Config, folder: Path, stages: Dict[str, Callable[[Config], Any]]) 
     for stage, compute in stages.items():
         if stage not in result:
             result[stage] = compute(copy.deepcopy(cfg))
-            with atomic_path(file) as path:
-                path.write_text(json.dumps(result) + '\n')
+            write_whole(file, (json.dumps(result) + '\n').encode())
             gc.collect()  # a runner is in cycles, and would keep its model while the next one trains
             torch.cuda.empty_cache()
     return result

@@ -11,7 +11,7 @@ from mmacs.hooks.quantization_hook import STATE_KEY
 from mmacs.quantization import Specification
 from mmacs.utils.checkpoint_file import read_checkpoint
 from mmacs.utils.errors import MmacsError
-from mmacs.utils.files import atomic_path
+from mmacs.utils.files import write_whole
 
 
 def publish(source: os.PathLike, target: os.PathLike) -> Path:
@@ -40,6 +40,5 @@ def publish(source: os.PathLike, target: os.PathLike) -> Path:
     torch.save(published, content)
     digest = hashlib.sha256(content.getvalue()).hexdigest()[:8]
     final = Path(target).with_name(f'{Path(target).name.removesuffix(".pth")}-{digest}.pth')
-    with atomic_path(final) as path:
-        path.write_bytes(content.getvalue())
+    write_whole(final, content.getvalue())
     return final

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
@@ -12,7 +13,7 @@ from mmengine.logging import print_log
 
 from mmacs.datasets.distinct_images import DistinctImages, is_plain
 from mmacs.utils.errors import MmacsError
-from mmacs.utils.files import atomic_path
+from mmacs.utils.files import write_whole
 
 NO_CLASS = -1  # of an object whose annotation names none
 NO_OBJECTS = -1  # count of an image that has one label for all of it, or several, instead of objects
@@ -182,8 +183,6 @@ def _load(path: Path) -> Optional[Arrays]:
 
 
 def _save(path: Path, arrays: Arrays) -> None:
-    try:
-        with atomic_path(path) as temporary:
-            np.savez(temporary, **arrays)
-    except OSError as error:
-        raise MmacsError(f'cannot write {path} ({error.strerror}): free some space or set cache_dir') from error
+    content = BytesIO()
+    np.savez(content, **arrays)
+    write_whole(path, content.getbuffer(), elsewhere='set cache_dir')

@@ -2,6 +2,7 @@
 
 import json
 import os
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from mmacs.coreset.engine import CoresetEngine, Round
 from mmacs.coreset.selection.selectors import digest
-from mmacs.utils.files import atomic_path
+from mmacs.utils.files import write_whole
 
+_ELSEWHERE = 'choose another --work-dir'
 _WORDS = {
     'beta': 'beta {value:.3g}',
     'overlap': 'overlap with the last coreset {value:.1%}',
@@ -47,24 +49,28 @@ def write_round(path: os.PathLike, engine: CoresetEngine, held: Round, **facts: 
     if policy.constraints.trim:
         arrays['suspicion'] = policy.suspicion(state.scores).astype(np.float32)
         arrays['trimmed'] = engine.excluded()
-    with atomic_path(path) as temporary:
-        np.savez_compressed(
-            temporary,
-            seconds=held.facts['seconds'],
-            beta=state.beta,
-            digest=digest(state.selection.indices),
-            indices=state.selection.indices,
-            positions=data.positions,
-            importance=engine.importance(),
-            scored_at=state.rows['scored_at'],
-            trained_at=held.trained_at,
-            **arrays,
-            **facts,
-        )
+    _write_arrays(
+        path,
+        seconds=held.facts['seconds'],
+        beta=state.beta,
+        digest=digest(state.selection.indices),
+        indices=state.selection.indices,
+        positions=data.positions,
+        importance=engine.importance(),
+        scored_at=state.rows['scored_at'],
+        trained_at=held.trained_at,
+        **arrays,
+        **facts,
+    )
     images = Path(path).with_name('images.npz')
     if not images.exists():
-        with atomic_path(images) as temporary:
-            np.savez_compressed(temporary, image_ids=data.image_ids)
+        _write_arrays(images, image_ids=data.image_ids)
+
+
+def _write_arrays(path: os.PathLike, **arrays: Any) -> None:
+    content = BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_whole(path, content.getbuffer(), _ELSEWHERE)
 
 
 def in_words(engine: CoresetEngine, held: Round, now: int, unit: str, visit: str) -> str:
@@ -100,8 +106,7 @@ def _in_words(facts: Mapping[str, float]) -> str:
 
 def write_summary(path: os.PathLike, summary: Mapping[str, float]) -> None:
     """Write where a run's time went."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + '\n')
+    write_whole(path, (json.dumps(summary, indent=2) + '\n').encode(), _ELSEWHERE)
 
 
 def remove_rounds(folder: Path, after: int) -> None:

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Callable, Dict, Mapping, Optional, Type, TypeVar
 
 from mmacs.utils.errors import MmacsError, unknown_name
+from mmacs.utils.files import writing
 
 MANIFEST = 'manifest.json'
 
@@ -56,10 +57,11 @@ def generate_once(root: Path, recipe: Dict[str, Any], write: Callable[[Path], No
     """
     if not _holds_something(root):
         try:
-            _write_beside(root, recipe, write)
-        except OSError as error:
+            with writing(root, elsewhere='choose another data_root'):
+                _write_beside(root, recipe, write)
+        except MmacsError:
             if not _holds_something(root):
-                raise MmacsError(f'cannot write the embedded data set {str(root)!r}: {error}') from error
+                raise
     _check(root, recipe)
 
 

@@ -220,7 +220,9 @@ def write_detection(folder: Path, spec: DetectionSpec) -> None:
         for index in range(count):
             scene = draw_scene(np.random.default_rng([spec.seed, number, index]), spec.long_side)
             name = f'{index:06d}.png'
-            cv2.imwrite(str(folder / split / name), scene.image)
+            (folder / split / name).write_bytes(
+                cv2.imencode('.png', scene.image)[1].tobytes()
+            )  # imwrite raises nothing
             height, width = scene.image.shape[:2]
             image_id = index + 1
             images.append(

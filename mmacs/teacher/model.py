@@ -3,6 +3,7 @@
 import hashlib
 import os
 from copy import deepcopy
+from io import BytesIO
 from pathlib import Path
 from typing import Dict
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from mmacs.quantization.convert import full_precision_state, quantizers
 from mmacs.utils.checkpoint_file import read_checkpoint
 from mmacs.utils.errors import MmacsError
-from mmacs.utils.files import atomic_path
+from mmacs.utils.files import write_whole
 
 
 def make_teacher(model: nn.Module) -> nn.Module:
@@ -55,8 +56,9 @@ def save_teacher(teacher: nn.Module, path: os.PathLike) -> str:
         str: Their fingerprint.
     """
     weights = full_precision_weights(teacher)
-    with atomic_path(path) as temporary:
-        torch.save({'state_dict': weights}, temporary)
+    content = BytesIO()  # torch's own writer aborts the process where a disk is full
+    torch.save({'state_dict': weights}, content)
+    write_whole(path, content.getbuffer(), elsewhere='choose another --work-dir')
     return fingerprint(weights)
 
 

@@ -5,16 +5,17 @@ import re
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Iterator, Optional, Set, Union
+from typing import IO, Any, Callable, ClassVar, Iterator, Optional, Set, Union
 
 import torch
 from mmengine.config import Config
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner, find_latest_checkpoint
+from mmengine.hooks import checkpoint_hook
+from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner
 
 from mmacs.utils.checkpoint_file import read_checkpoint
 from mmacs.utils.errors import MmacsError
-from mmacs.utils.files import atomic_path
+from mmacs.utils.files import atomic_path, write_whole
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -29,13 +30,11 @@ class AtomicLocalBackend(LocalBackend):
     def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
         """Write bytes, as MMEngine's ``LocalBackend.put``."""
         final = Path(filepath)
-        with atomic_path(final) as path:
-            path.write_bytes(obj)
+        write_whole(final, obj, elsewhere='choose another --work-dir')
         if final.suffix == '.pth':
             due = {path for path in self._outdated if path.parent == final.parent}
             self._outdated.difference_update(due)
-            leftovers = final.parent.glob(f'.{final.stem}.[0-9]*.pth')  # of runs that were killed while writing it
-            for path in (*due - {final}, *leftovers):
+            for path in due - {final}:
                 path.unlink(missing_ok=True)
 
     def remove(self, filepath: Union[str, Path]) -> None:
@@ -47,8 +46,20 @@ class AtomicLocalBackend(LocalBackend):
 
 
 def write_atomically() -> None:
-    """Have MMEngine write checkpoints, and whatever else it puts on local disks, through this backend."""
+    """Have MMEngine write checkpoints, what it puts on local disks, and the note of the last checkpoint as whole files."""
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
+    checkpoint_hook.open = _open_whole  # it writes that note without a backend
+
+
+@contextmanager
+def _open_whole(path: str, mode: str = 'r') -> Iterator[IO[str]]:
+    """``open``, but a text file that is written takes its name when it is complete."""
+    if mode != 'w':
+        with open(path, mode) as file:
+            yield file
+    else:
+        with atomic_path(path, elsewhere='choose another --work-dir') as temporary, open(temporary, 'w') as file:
+            yield file
 
 
 def latest_checkpoint(work_dir: os.PathLike) -> Optional[str]:
@@ -63,11 +74,12 @@ def latest_checkpoint(work_dir: os.PathLike) -> Optional[str]:
     Returns:
         str, optional: The noted checkpoint if it is there, else the newest of the folder, else None.
     """
-    noted = find_latest_checkpoint(str(work_dir)) if (Path(work_dir) / 'last_checkpoint').exists() else None
-    if noted:
+    note = Path(work_dir) / 'last_checkpoint'
+    noted = note.read_bytes().decode(errors='replace').strip() if note.is_file() else ''
+    if noted and '\0' not in noted:
         # its own first: in a copied folder, the note names a checkpoint of the folder that it was copied from
         for path in (Path(work_dir) / Path(noted).name, Path(noted)):
-            if path.exists():
+            if path.is_file():
                 return str(path)
     saved = (re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name) for path in Path(work_dir).glob('*.pth'))
     newest = max((match for match in saved if match), key=lambda match: int(match[1]), default=None)

@@ -1,7 +1,8 @@
-"""The teacher's outputs of all images on disk, so that it runs once: memory-mapped, one row per image.
+"""The teacher's outputs of all images on disk, so that it runs once: one row per image.
 
 A cache is a folder ``<folder>/<key>`` with one ``<name>.npy`` per tensor, row i that of image i, and ``cache.json``
-with their sizes and checksums. It gets its name when it is complete, so whoever finds it finds all of it.
+with their sizes and checksums. It gets its name when it is complete, so whoever finds it finds all of it. Rows are read,
+not mapped to memory: a file that is cut short under a running process is an error then, and no end of it.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Sequence, Tuple, Type
+from typing import Any, BinaryIO, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple, Type
 from uuid import uuid4
 
 import numpy as np
@@ -25,9 +26,10 @@ from torch import Tensor, from_numpy
 
 from mmacs.utils.distributed import everywhere, on_main
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.files import DAY, writing
+from mmacs.utils.lock import LOCK, holds, try_lock, unlock
 
 _FORMAT = 1
-_DAY = 24 * 60 * 60
 _BLOCK = 2**20  # bytes read at once
 _ROWS = 4096  # rows put together at once
 
@@ -46,16 +48,67 @@ def cache_key(**parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(',', ':')).encode()).hexdigest()[:16]
 
 
+class _Rows:
+    """Rows of one array in a file.
+
+    Args:
+        path (Path): The file.
+        dtype (np.dtype): Of what is in it.
+        shape (Tuple[int, ...]): Of one row.
+        offset (int): Bytes before the first row.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype, shape: Tuple[int, ...], offset: int = 0) -> None:
+        self._path, self._dtype, self._shape, self._offset = path, np.dtype(dtype), shape, offset
+        self._file = open(path, 'rb')  # noqa: SIM115, closed with the object
+        self._bytes = self._dtype.itemsize * int(np.prod(shape))  # of a row
+
+    @classmethod
+    def of_array(cls, path: Path, num_rows: int) -> '_Rows':
+        """Opens an ``.npy`` file.
+
+        Raises:
+            ValueError: If it is none, or its array has another number of rows.
+        """
+        with open(path, 'rb') as file:
+            version = np.lib.format.read_magic(file)
+            shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+            offset = file.tell()
+        if version != (1, 0) or by_columns or dtype.hasobject or shape[:1] != (num_rows,):
+            raise ValueError(f'{path} has no {num_rows} rows')
+        return cls(path, dtype, shape[1:], offset)
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns copies of rows, in any order, shape (B, ...).
+
+        Raises:
+            MmacsError: If the file ends before one of them.
+        """
+        rows = np.empty((len(numbers), *self._shape), self._dtype)
+        view = rows.reshape(-1).view(np.uint8)
+        # rows that lie behind one another are read at once
+        starts = np.flatnonzero(np.diff(numbers, prepend=-2) != 1).tolist()
+        for start, end in zip(starts, [*starts[1:], len(numbers)]):
+            at = self._offset + int(numbers[start]) * self._bytes
+            part = memoryview(view[start * self._bytes : end * self._bytes])
+            if self._bytes and os.preadv(self._file.fileno(), [part], at) != len(part):
+                raise MmacsError(
+                    f'{self._path} was cut short while the run read it: resume the run, which then makes it again'
+                )
+        return rows
+
+
 class TeacherCache:
     """A complete cache, open for reading.
 
     Args:
-        path (os.PathLike): Its folder.
+        path (os.PathLike): Its folder, sound.
     """
 
     def __init__(self, path: os.PathLike) -> None:
-        files = sorted(Path(path).glob('*.npy'))
-        self._arrays = {file.stem: np.load(file, mmap_mode='r', allow_pickle=False) for file in files}
+        about = json.loads((Path(path) / 'cache.json').read_text())
+        files = {name: Path(path) / f'{name}.npy' for name in sorted(about['arrays'])}
+        self._arrays = {name: _Rows.of_array(file, about['num_images']) for name, file in files.items()}
 
     def rows(self, positions: Sequence[int]) -> Dict[str, Tensor]:
         """Read images' rows.
@@ -65,9 +118,12 @@ class TeacherCache:
 
         Returns:
             Dict[str, Tensor]: Named tensors on the CPU, batch first, as they were written.
+
+        Raises:
+            MmacsError: If a file has been cut short meanwhile.
         """
         positions = np.asarray(positions, dtype=np.int64)
-        return {name: from_numpy(np.asarray(array)[positions]) for name, array in self._arrays.items()}
+        return {name: from_numpy(rows[positions]) for name, rows in self._arrays.items()}
 
 
 def open_cache(folder: os.PathLike, key: str, num_images: int) -> Optional[TeacherCache]:
@@ -97,10 +153,10 @@ def open_cache(folder: os.PathLike, key: str, num_images: int) -> Optional[Teach
 class CacheWriter:
     """Writes a cache. In a distributed run all processes make one each, write their images, and finish.
 
-    Each process writes to files of its own in a temporary folder, which the main process names and at the end turns
-    into the cache. Of several runs that build one cache at once the first to finish gives it its name, and the others
-    take that one. Leaving the ``with`` statement without :meth:`finish` removes what was written; what killed runs
-    leave behind is removed when it is a day old.
+    Each process writes to files of its own in a temporary folder, which the main process names, locks and at the end
+    turns into the cache. Of several runs that build one cache at once the first to finish gives it its name, and the
+    others take that one. Leaving the ``with`` statement without :meth:`finish` removes what was written; what killed
+    runs leave behind is removed by the next writer in the folder, where locks don't work when it is a day old.
 
     Args:
         folder (os.PathLike): Where caches lie, on a disk that all processes share. It is made if there is none.
@@ -157,14 +213,13 @@ class CacheWriter:
                 f"the scorer's teacher outputs must have rows of one kind, got {layout} after {self._layout}"
             )
         self._layout = layout
-        try:
+        size = sum(array.nbytes for array in arrays.values())
+        with _writing(self._path, size // max(1, len(positions)) * self._num_images):
             for name, array in arrays.items():
                 if name not in self._files:
                     self._files[name] = open(self._shard(name, get_rank()), 'wb')  # noqa: SIM115, closed in _close
                 self._files[name].write(array.data)
                 self._files[name].flush()  # a full disk shows now, and the file's time says that this run lives
-        except OSError as error:
-            raise MmacsError(_cannot_write(self._path, error)) from error
         self._positions.append(positions)
 
     def finish(self) -> TeacherCache:
@@ -185,28 +240,27 @@ class CacheWriter:
         return self._temporary / f'{name}.{rank}'
 
     def _close(self) -> None:
-        try:
+        with _writing(self._path):
             for file in self._files.values():
                 file.close()
-        except OSError as error:
-            raise MmacsError(_cannot_write(self._path, error)) from error
 
     def _discard(self) -> None:
         if is_main_process():
             shutil.rmtree(self._temporary, ignore_errors=True)  # gone already if it became the cache
+            unlock(self._temporary / LOCK)
 
     def _make_temporary(self) -> str:
-        """Remove old leftovers, make a folder of this run's own."""
+        """Remove leftovers, make a folder of this run's own."""
         folder = self._path.parent
-        try:
+        with _writing(self._path):
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob(f'.{"[0-9a-f]" * 16}.{"[0-9a-f]" * 32}'):
-                if time.time() - _last_written(leftover) > _DAY:
+                if _is_abandoned(leftover):
                     shutil.rmtree(leftover, ignore_errors=True)
             temporary = _beside(self._path)
             temporary.mkdir()
-        except OSError as error:
-            raise MmacsError(_cannot_write(self._path, error)) from error
+        with suppress(OSError):  # of a file system without locks: others leave a young folder alone
+            try_lock(temporary / LOCK)
         return str(temporary)
 
     def _complete(self, positions: List[np.ndarray], layouts: List[Optional[Layout]]) -> None:
@@ -221,25 +275,23 @@ class CacheWriter:
         found = [layout for layout in layouts if layout is not None]
         if any(layout != found[0] for layout in found):
             raise MmacsError(f"the scorer's teacher outputs must have rows of one kind, processes wrote {found}")
-        try:
+        with _writing(self._path, sum(path.stat().st_size for path in self._temporary.iterdir())):
             arrays = {name: self._merge(name, *found[0][name], positions) for name in found[0]}
             about = {'format': _FORMAT, 'key': self._key, 'num_images': self._num_images, 'arrays': arrays}
             (self._temporary / 'cache.json').write_text(json.dumps(about, indent=2) + '\n')
             self._publish()
-        except OSError as error:
-            raise MmacsError(_cannot_write(self._path, error)) from error
 
     def _merge(self, name: str, dtype: str, shape: Tuple[int, ...], positions: List[np.ndarray]) -> Tuple[int, int]:
         """Write one tensor's rows of all processes in order of position; returns size and checksum of the file.
 
-        It is written from front to back, not through a memory map, where a full disk would kill the process.
+        It is written from front to back, so that a full disk is an error.
         """
         process, row = np.empty(self._num_images, dtype=np.int64), np.empty(self._num_images, dtype=np.int64)
-        shards: Dict[int, np.ndarray] = {}
+        shards: Dict[int, _Rows] = {}
         for rank, written in enumerate(positions):
             process[written], row[written] = rank, np.arange(len(written))
             if len(written):
-                shards[rank] = np.memmap(self._shard(name, rank), dtype, 'r', shape=(len(written), *shape))
+                shards[rank] = _Rows(self._shard(name, rank), np.dtype(dtype), shape)
 
         def blocks() -> Iterator[bytes]:
             header = BytesIO()
@@ -264,16 +316,22 @@ class CacheWriter:
         return size, checksum
 
     def _publish(self) -> None:
+        (self._temporary / LOCK).unlink(missing_ok=True)  # held until the folder has its name
         if self._path.exists() and _fault(self._path, self._key, self._num_images):
             aside = _beside(self._path)
             os.rename(self._path, aside)
-            shutil.rmtree(aside)
+            if aside.is_dir():
+                shutil.rmtree(aside)
+            else:
+                aside.unlink()
         try:
             os.rename(self._temporary, self._path)
         except OSError:  # another run was faster, and its cache is as good as ours
             if _fault(self._path, self._key, self._num_images):
                 raise
             self._discard()
+        unlock(self._temporary / LOCK)
+        _tell_of_others(self._path)
 
 
 def _fault(path: Path, key: str, num_images: int) -> Optional[str]:
@@ -288,11 +346,14 @@ def _fault(path: Path, key: str, num_images: int) -> Optional[str]:
                 return f'the cache {path} has {name} {about[name]} instead of {expected}'
         for name, (size, checksum) in about['arrays'].items():
             file = path / f'{name}.npy'
+            if file.parent != path:
+                return f'the cache {path} names {file}, which is none of its own'
             if file.stat().st_size != size:
                 return f'{file} has {file.stat().st_size} bytes instead of {size}'
             if _checksum(file) != checksum:
                 return f'{file} is damaged'
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _Rows.of_array(file, num_images)
+    except Exception as error:  # whatever a damaged file leads to
         return f'the cache {path} cannot be read ({error})'
     return None
 
@@ -311,6 +372,33 @@ def _beside(path: Path) -> Path:
     return path.with_name(f'.{path.name}.{uuid4().hex}')
 
 
+def _is_abandoned(folder: Path) -> bool:
+    """Returns whether nobody writes to a temporary folder any more: its lock is free, or it has none and is old."""
+    lock = folder / LOCK
+    if holds(lock):
+        return False
+    try:
+        if lock.exists():
+            abandoned = try_lock(lock)
+            unlock(lock)
+            return abandoned
+    except OSError:
+        pass
+    return time.time() - _last_written(folder) > DAY
+
+
+def _tell_of_others(path: Path) -> None:
+    """Log what else lies where a new cache was made: nobody but the user knows whether it is still needed."""
+    others = [file.parent for file in path.parent.glob('*/cache.json') if file.parent.name != path.name]
+    size = sum(file.stat().st_size for other in others for file in other.iterdir() if file.is_file())
+    if others:
+        print_log(
+            f'{path.parent} also holds {len(others)} caches of other weights, images, settings or versions '
+            f'({size / 1e6:.0f} MB), which stay for runs that need them: delete those that none does.',
+            'current',
+        )
+
+
 def _last_written(folder: Path) -> float:
     """When anything in a folder was last written, in seconds since the epoch; a folder that just went counts as new."""
     try:
@@ -322,10 +410,13 @@ def _last_written(folder: Path) -> float:
 def _open(path: Path) -> TeacherCache:
     """Open a cache that the main process found or made, in all processes."""
     cache = None
-    unseen = _unseen(path)
-    if unseen is None:
-        cache = TeacherCache(path)
-    everywhere(unseen)
+    fault = _unseen(path)
+    if fault is None:
+        try:
+            cache = TeacherCache(path)
+        except (OSError, ValueError, KeyError) as error:
+            fault = f'the cache {path} has just been changed by somebody else ({error}): start the run again'
+    everywhere(fault)
     return cache
 
 
@@ -339,5 +430,6 @@ def _unseen(path: Path) -> Optional[str]:
     )
 
 
-def _cannot_write(path: Path, error: OSError) -> str:
-    return f'cannot write the teacher cache {path} ({error.strerror}): free some space or set cache_dir'
+def _writing(path: Path, needed: Optional[int] = None) -> ContextManager[None]:
+    """See :func:`mmacs.utils.files.writing`."""
+    return writing(path, needed, elsewhere='set cache_dir')

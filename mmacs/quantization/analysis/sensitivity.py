@@ -12,7 +12,7 @@ from mmacs.quantization.convert import quantizers
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.roles import find_roles
-from mmacs.utils.files import atomic_path
+from mmacs.utils.files import write_whole
 
 
 def quantizers_by_layer(model: nn.Module) -> Dict[str, List[Quantizer]]:
@@ -119,8 +119,7 @@ class Record:
         """Add a drop and write the file."""
         self.drops.setdefault(layer, {})[bits] = drop
         content = {name: getattr(self, name) for name in ('conditions', 'metric', 'full_precision', 'drops')}
-        with atomic_path(self.path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1))
+        write_whole(self.path, json.dumps(content, indent=1).encode())
 
 
 def measure_drops(

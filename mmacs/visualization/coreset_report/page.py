@@ -15,6 +15,7 @@ from mmengine.registry import DATASETS, init_default_scope
 
 from mmacs.datasets.data_paths import check_data, move_data_root
 from mmacs.datasets.distinct_images import DistinctImages
+from mmacs.utils.files import writing
 from mmacs.visualization.charts import Chart, inline, to_svg
 from mmacs.visualization.coreset_report.charts import cost_chart, course_charts, score_chart, usage_charts
 from mmacs.visualization.coreset_report.content_charts import content_charts
@@ -78,7 +79,8 @@ def write_report(work_dir: os.PathLike, data_root: Optional[str] = None) -> Path
         'course': [*course_charts(history, metric, unit, end), *usage_charts(history)],
         'contents': [*content_charts(contents, last['chosen'], history)] if len(contents.image) else [],
     }
-    with _replaced(work_dir / 'coreset_report') as folder:
+    report = work_dir / 'coreset_report'
+    with writing(report, elsewhere='copy the work dir to where there is room'), _replaced(report) as folder:
         page = {
             'galleries': draw_galleries(last, images, contents, folder),
             'name': Path(cfg.filename).stem,
@@ -94,7 +96,7 @@ def write_report(work_dir: os.PathLike, data_root: Optional[str] = None) -> Path
             loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
         (folder / 'index.html').write_text(templates.get_template('page.html.j2').render(page), encoding='utf-8')
-    return work_dir / 'coreset_report' / 'index.html'
+    return report / 'index.html'
 
 
 @contextmanager

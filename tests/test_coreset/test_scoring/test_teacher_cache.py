@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
+from uuid import uuid4
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.multiprocessing import spawn
 
 from mmacs.coreset.scoring.teacher_cache import CacheWriter, cache_key, open_cache
 from mmacs.utils.errors import MmacsError
+from tests.test_utils.test_lock import another_process_locks
 
 N = 10
 KEY = cache_key(weights='a', data='b')
@@ -79,6 +81,8 @@ def edit(path, **changes):
         ('cache.json', lambda path: path.write_text('{"arr'), 'cannot be read'),
         ('cache.json', partial(edit, key='0' * 16), f'has key 0000000000000000 instead of {KEY}'),
         ('cache.json', partial(edit, format=0), 'has format 0 instead of 1'),
+        ('cache.json', lambda path: path.write_text('[' * 100_000), 'cannot be read'),
+        ('cache.json', partial(edit, arrays={'probs': 5}), 'cannot be read'),
     ],
 )
 def test_a_damaged_cache_is_not_opened_but_replaced(tmp_path, capsys, file, damage, reason):
@@ -112,24 +116,62 @@ def test_the_first_of_two_runs_names_the_cache_and_the_second_takes_it(tmp_path)
         assert os.listdir(tmp_path) == [KEY]
 
 
-def test_what_a_killed_run_leaves_is_no_cache_and_goes_after_a_day(tmp_path):
-    killed = CacheWriter(tmp_path, KEY, N)
-    killed.write([0, 1], rows([0, 1]))
-    (leftover,) = tmp_path.iterdir()
-    assert open_cache(tmp_path, KEY, N) is None
-    build(tmp_path)
-    assert leftover.exists()  # it may still be alive
-    long_ago = time.time() - 25 * 60 * 60
-    os.utime(leftover, (long_ago, long_ago))
-    build(tmp_path)
-    assert leftover.exists()  # its files are new
-    for path in (*leftover.iterdir(), leftover):
-        os.utime(path, (long_ago, long_ago))
+def test_what_a_killed_run_leaves_goes_at_the_next_start_and_what_a_living_one_has_stays(tmp_path):
+    def leftover(lock):
+        folder = tmp_path / f'.{KEY}.{uuid4().hex}'
+        folder.mkdir()
+        (folder / 'probs.0').write_bytes(b'1234')
+        if lock:
+            (folder / '.lock').touch()
+        return folder
+
+    abandoned, foreign, of_no_locks = leftover(True), leftover(True), leftover(False)
     (tmp_path / '.git').mkdir()
-    os.utime(tmp_path / '.git', (long_ago, long_ago))
-    build(tmp_path)
+    with another_process_locks(foreign / '.lock'), CacheWriter(tmp_path, KEY, N) as living:
+        living.write(range(N), rows(range(N)))
+        with CacheWriter(tmp_path, KEY, N):
+            assert not abandoned.exists() and foreign.exists() and of_no_locks.exists()
+        assert_complete(living.finish())
+    long_ago = time.time() - 25 * 60 * 60
+    os.utime(of_no_locks, (long_ago, long_ago))
+    with CacheWriter(tmp_path, KEY, N):
+        assert of_no_locks.exists()  # its files are new
+    for path in (*of_no_locks.iterdir(), of_no_locks, tmp_path / '.git'):
+        os.utime(path, (long_ago, long_ago))
+    with CacheWriter(tmp_path, KEY, N):
+        pass
     assert sorted(os.listdir(tmp_path)) == sorted([KEY, '.git'])
     assert_complete(open_cache(tmp_path, KEY, N))
+
+
+def test_a_cache_that_is_cut_short_while_it_is_read_is_an_error_and_then_made_again(tmp_path):
+    cache = build(tmp_path)
+    os.truncate(tmp_path / KEY / 'probs.npy', 170)
+    assert cache.rows([0, 1, 2])['probs'].shape == (3, 2)
+    with pytest.raises(MmacsError, match='probs.npy was cut short while the run read it: resume'):
+        cache.rows([2, 9])
+    assert open_cache(tmp_path, KEY, N) is None
+    assert_complete(build(tmp_path))
+
+
+def test_foreign_files_and_a_file_in_the_place_of_the_cache(tmp_path, capsys):
+    (tmp_path / KEY).write_text('mine')
+    (tmp_path / 'notes').mkdir()
+    assert open_cache(tmp_path, KEY, N) is None
+    build(tmp_path)
+    for name in ('foreign.npy', 'other.npz', 'README'):
+        (tmp_path / KEY / name).write_text('foreign')
+    assert_complete(open_cache(tmp_path, KEY, N))
+    other = cache_key(weights='other')
+    with CacheWriter(tmp_path, other, N) as writer:
+        writer.write(range(N), rows(range(N)))
+        writer.finish()
+    assert 'also holds 1 caches of other weights' in capsys.readouterr().out
+    about = json.loads((tmp_path / KEY / 'cache.json').read_text())
+    about['arrays'][f'../{other}/probs'] = about['arrays']['probs']  # sound, but not its own
+    edit(tmp_path / KEY / 'cache.json', arrays=about['arrays'])
+    assert open_cache(tmp_path, KEY, N) is None
+    assert 'none of its own' in capsys.readouterr().out
 
 
 def test_an_error_on_the_way_leaves_nothing(tmp_path):
@@ -165,7 +207,9 @@ def test_rows_of_another_kind(tmp_path):
 def test_a_full_disk_while_writing(tmp_path, monkeypatch):
     with CacheWriter(tmp_path, KEY, N) as writer:
         monkeypatch.setattr(CacheWriter, '_shard', lambda *_: '/dev/full')
-        with pytest.raises(MmacsError, match='No space left on device.*free some space or set cache_dir'):
+        with pytest.raises(
+            MmacsError, match='cannot write .*No space left on device; 100 bytes needed.*or set cache_dir'
+        ):
             writer.write([0], rows([0]))
     assert os.listdir(tmp_path) == []
 
@@ -182,7 +226,7 @@ def test_a_full_disk_at_the_end(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / 'file').touch()
-    with pytest.raises(MmacsError, match='cannot write the teacher cache .*set cache_dir'):
+    with pytest.raises(MmacsError, match='cannot write .*set cache_dir'):
         CacheWriter(tmp_path / 'file', KEY, N)
     assert open_cache(tmp_path / 'file', KEY, N) is None
 
