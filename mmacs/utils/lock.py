@@ -6,8 +6,9 @@ import logging
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Dict, Tuple
 
 from mmengine.logging import print_log
 
@@ -104,9 +105,7 @@ def hold_work_dir(work_dir: os.PathLike, patience: float = PATIENCE) -> bool:
 
 def _holder(path: Path) -> str:
     """Who holds a lock, as the file says."""
-    found: Optional[str] = None
-    try:
+    found = ''
+    with suppress(OSError):
         found = path.read_bytes()[:100].decode(errors='replace').strip()
-    except OSError:
-        pass
     return f' ({found})' if found and found.isprintable() else ''

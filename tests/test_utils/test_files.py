@@ -41,9 +41,12 @@ def test_a_file_that_others_write_is_whole_too(tmp_path):
     with atomic_path(path) as temporary:
         temporary.write_text('old')
         assert temporary.suffix == '.svg' and not path.exists()
-    with pytest.raises(MmacsError, match='cannot write .*No space left'), atomic_path(path) as temporary:
-        with open('/dev/full', 'w') as full:
-            full.write('new')
+    with (
+        pytest.raises(MmacsError, match='cannot write .*No space left'),
+        atomic_path(path),
+        open('/dev/full', 'w') as f,
+    ):
+        f.write('new')
     with pytest.raises(KeyError), atomic_path(path) as temporary:  # whatever is no business of files stays what it is
         raise KeyError
     assert path.read_text() == 'old' and os.listdir(tmp_path) == ['file.svg']

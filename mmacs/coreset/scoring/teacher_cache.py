@@ -1,8 +1,8 @@
 """The teacher's outputs of all images on disk, so that it runs once: one row per image.
 
 A cache is a folder ``<folder>/<key>`` with one ``<name>.npy`` per tensor, row i that of image i, and ``cache.json``
-with their sizes and checksums. It gets its name when it is complete, so whoever finds it finds all of it. Rows are read,
-not mapped to memory: a file that is cut short under a running process is an error then, and no end of it.
+with their sizes and checksums. It gets its name when it is complete, so whoever finds it finds all of it. Rows are
+read, not mapped to memory: a file that is cut short under a running process is an error then, and no end of it.
 """
 
 import hashlib
