@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmacs import cli
+from mmacs.cli.surroundings import surroundings
 from mmacs.datasets.data_paths import move_data_root
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.checkpoints import latest_checkpoint
@@ -49,8 +50,9 @@ def train(cfg: Config, start_from: Optional[Path] = None) -> Dict[str, Any]:
         latest = latest_checkpoint(cfg.work_dir)
         cfg.resume = latest is not None
         cfg.load_from = latest or (str(start_from) if start_from else None)
-        runner = Runner.from_cfg(cfg)
-        runner.train()
+        with surroundings(cfg.work_dir):
+            runner = Runner.from_cfg(cfg)
+            runner.train()
         if 'val/coco/bbox_mAP' not in runner.message_hub.log_scalars:  # it was killed after its last epoch
             runner.val()
         result = {

@@ -9,6 +9,7 @@ def main() -> None:
 
     from mmacs.cli import commands
     from mmacs.cli.augmentation import augment_testing
+    from mmacs.cli.surroundings import surroundings
     from mmacs.hooks.quantization_hook import STATE_KEY
     from mmacs.hooks.run import unwrapped
     from mmacs.quantization import quantizers
@@ -31,15 +32,16 @@ def main() -> None:
             hook.update(enable=True, out_dir=args.show_dir)
         else:
             raise MmacsError("--show-dir needs MMDetection's or MMPreTrain's hook as default_hooks.visualization")
-    runner = commands.build_runner(cfg, ['test_dataloader'])
-    if next(quantizers(unwrapped(runner)), None) is None:
-        checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
-        if STATE_KEY in checkpoint:
-            raise MmacsError(
-                'this checkpoint is of a quantized model, and the config of one in full precision: use the config that '
-                'it was trained with, of which there is a copy beside it'
-            )
-    runner.test()
+    with surroundings(cfg.work_dir):
+        runner = commands.build_runner(cfg, ['test_dataloader'])
+        if next(quantizers(unwrapped(runner)), None) is None:
+            checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
+            if STATE_KEY in checkpoint:
+                raise MmacsError(
+                    'this checkpoint is of a quantized model, and the config of one in full precision: use the config '
+                    'that it was trained with, of which there is a copy beside it'
+                )
+        runner.test()
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ def main() -> None:
     import torch
 
     from mmacs.cli import commands
+    from mmacs.cli.surroundings import surroundings
     from mmacs.utils.checkpoints import latest_checkpoint
     from mmacs.utils.errors import MmacsError
 
@@ -32,10 +33,12 @@ def main() -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise MmacsError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
-    checkpoint = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
-    if checkpoint is not None:  # a run that was killed before its first checkpoint starts anew, from load_from
-        cfg.resume, cfg.load_from = True, checkpoint
-    commands.build_runner(cfg, ['train_dataloader', 'val_dataloader']).train()
+    with surroundings(cfg.work_dir):
+        commands.take_work_dir(cfg)
+        checkpoint = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+        if checkpoint is not None:  # a run that was killed before its first checkpoint starts anew, from load_from
+            cfg.resume, cfg.load_from = True, checkpoint
+        commands.build_runner(cfg, ['train_dataloader', 'val_dataloader']).train()
 
 
 if __name__ == '__main__':

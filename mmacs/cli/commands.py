@@ -13,6 +13,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmacs.datasets.data_paths import check_data, move_data_root
+from mmacs.hooks.work_dir import take
 from mmacs.utils.errors import MmacsError
 
 
@@ -76,6 +77,17 @@ def _failed_import(error: ImportError) -> MmacsError:
     else:
         why = 'is its folder on PYTHONPATH?'
     return MmacsError(f'cannot import what custom_imports names ({error}): {why}')
+
+
+def take_work_dir(cfg: Config) -> None:
+    """Keep other runs out of the work dir of a run that is to train, before MMEngine writes into it.
+
+    Raises:
+        MmacsError: If another run uses it, or it can't be written to.
+    """
+    ranks = (os.environ[name] for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK') if name in os.environ)
+    if cfg.launcher == 'none' or next(ranks, '0') == '0':  # the main process holds it for all
+        take(cfg.work_dir)
 
 
 def build_runner(cfg: Config, loaders: List[str]) -> Runner:

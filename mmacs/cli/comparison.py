@@ -15,7 +15,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 
-from mmacs.cli.commands import build_runner, load_config
+from mmacs.cli.commands import build_runner, load_config, take_work_dir
+from mmacs.cli.surroundings import surroundings
 from mmacs.datasets.data_paths import check_data
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.checkpoints import latest_checkpoint
@@ -125,14 +126,16 @@ def train(cfg: Config, *hooks: Hook) -> Dict[str, float]:
     Returns:
         Dict[str, float]: All metrics of the evaluator after the last epoch.
     """
-    latest = latest_checkpoint(cfg.work_dir)
-    if latest is not None:
-        cfg.resume, cfg.load_from = True, latest
-    runner = build_runner(cfg, ['train_dataloader', 'val_dataloader'])
-    for hook in hooks:
-        runner.register_hook(hook)
-    runner.train()
-    return {name: float(value) for name, value in runner.val().items()}
+    with surroundings(cfg.work_dir):
+        take_work_dir(cfg)
+        latest = latest_checkpoint(cfg.work_dir)
+        if latest is not None:
+            cfg.resume, cfg.load_from = True, latest
+        runner = build_runner(cfg, ['train_dataloader', 'val_dataloader'])
+        for hook in hooks:
+            runner.register_hook(hook)
+        runner.train()
+        return {name: float(value) for name, value in runner.val().items()}
 
 
 def first_metric(metrics: Dict[str, float]) -> float:

@@ -18,9 +18,11 @@ from mmacs.utils.files import write_whole
 NO_CLASS = -1  # of an object whose annotation names none
 NO_OBJECTS = -1  # count of an image that has one label for all of it, or several, instead of objects
 
-_FORMAT = 1  # of the files; with another one all are written anew
+_FORMAT = 2  # of the files; with another one all are written anew
 _CHUNK = 4096  # images of which Python objects are kept at once
 _NO_FILE = -1  # size of a file that is not there
+HASH_BYTES = 16  # kept of the SHA-256 of an image
+_IN_FACTS = ('img_id', 'height', 'width', 'gt_label', 'instances', 'sample_idx', 'noise')
 
 Arrays = Dict[str, np.ndarray]
 
@@ -41,7 +43,9 @@ def read_annotations(images: DistinctImages, folder: Optional[os.PathLike] = Non
         Dict[str, np.ndarray]: ``fingerprint``, and all of shape (M,): ``by_shape`` (int64), ``counts`` of objects
         (int64, :data:`NO_OBJECTS` for labels of whole images), ``noisy`` (bool), ``paths`` (bytes, empty for none),
         ``places`` (int64, index in the innermost data set), ``ids`` (JSON, empty for none), ``sizes`` (int64, of
-        files), and ``class_ends`` (int64), where each image's classes end in ``classes`` (int32).
+        files), ``arrays`` (bool, whether the info has the image itself), ``others`` (uint8, shape (M, 16), hash of what
+        the info holds besides, zeros for nothing), and ``class_ends`` (int64), where each image's classes end in
+        ``classes`` (int32).
 
     Raises:
         MmacsError: If there are no images, a class is negative, or the folder can't be written to.
@@ -71,6 +75,8 @@ class _Row(NamedTuple):
     classes: List[int]
     count: int
     noisy: bool
+    array: bool
+    others: bytes
 
 
 def _read(images: DistinctImages) -> Arrays:
@@ -103,6 +109,8 @@ def _row(info: Dict[str, Any]) -> _Row:
         _classes(info),
         _count(info),
         bool(info.get('noise')),
+        isinstance(info.get('img'), np.ndarray),
+        _others(info),
     )
 
 
@@ -118,6 +126,8 @@ def _columns(rows: Sequence[_Row]) -> Arrays:
         'class_counts': np.asarray([len(row.classes) for row in rows], dtype=np.int64),
         'counts': np.asarray([row.count for row in rows], dtype=np.int64),
         'noisy': np.asarray([row.noisy for row in rows]),
+        'arrays': np.asarray([row.array for row in rows]),
+        'others': np.frombuffer(b''.join(row.others for row in rows), np.uint8).reshape(len(rows), -1),
     }
 
 
@@ -130,6 +140,22 @@ def _facts(info: Dict[str, Any], size: int) -> str:
     if path is not None:
         facts += [Path(path).name, None if size == _NO_FILE else size]
     return encode(facts)
+
+
+def _others(info: Dict[str, Any]) -> bytes:
+    """Hash of what :func:`_facts` leaves out, such as the image itself or a text, but for where things lie."""
+    left = {key: value for key, value in info.items() if key not in _IN_FACTS and not key.endswith('_path')}
+    if not left:
+        return bytes(HASH_BYTES)
+    digest = hashlib.sha256()
+    for key in sorted(left):
+        value = left[key]
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            digest.update(encode([key, value.dtype.str, value.shape]).encode())
+            digest.update(np.ascontiguousarray(value))
+        else:
+            digest.update(json.dumps([key, value], sort_keys=True, default=repr).encode())
+    return digest.digest()[:HASH_BYTES]
 
 
 def _classes(info: Dict[str, Any]) -> List[int]:

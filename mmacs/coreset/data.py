@@ -10,6 +10,7 @@ from mmengine.dist import get_rank
 from scipy.sparse import csr_matrix
 
 from mmacs.coreset.annotations import NO_OBJECTS, read_annotations
+from mmacs.coreset.image_contents import Contents, image_contents
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.distributed import everywhere, on_main
 from mmacs.utils.errors import MmacsError
@@ -21,20 +22,25 @@ class TrainingData:
     Args:
         images (DistinctImages): The images.
         arrays (Mapping[str, np.ndarray]): What :func:`mmacs.coreset.annotations.read_annotations` gives of them.
+        contents (Contents, optional): See :func:`mmacs.coreset.image_contents.image_contents`.
 
     Attributes:
         images (DistinctImages): The images.
         positions (np.ndarray): Which of them each index of the data set shows, int64, shape (N,).
         fingerprint (str): Hash of the images' names, sizes and annotations in order: another data set has another one.
             Contents of files are not read; their sizes are, where they lie on a local disk.
+        contents (Contents, optional): Hashes of what the images show; None where nobody asked for them.
         by_shape (np.ndarray): All positions, int64, shape (M,), such that batches need seldom be split by their padded
             shape. Images of one shape lie next to each other, and shapes are in the order of their proportions: what
             is resized to one scale has the same shape then if it has the same proportions.
         noisy (np.ndarray): Images whose labels were made wrong on purpose, bool, shape (M,).
     """
 
-    def __init__(self, images: DistinctImages, arrays: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, images: DistinctImages, arrays: Mapping[str, np.ndarray], contents: Optional[Contents] = None
+    ) -> None:
         self.images = images
+        self.contents = contents
         self.positions = images.positions
         self.fingerprint = str(arrays['fingerprint'])
         self.by_shape = arrays['by_shape']
@@ -44,23 +50,32 @@ class TrainingData:
         self._paths, self._places = arrays['paths'], arrays['places']
 
     @classmethod
-    def read(cls, images: DistinctImages, cache_dir: Optional[os.PathLike] = None) -> 'TrainingData':
+    def read(
+        cls,
+        images: DistinctImages,
+        cache_dir: Optional[os.PathLike] = None,
+        with_contents: bool = False,
+        num_workers: int = 0,
+    ) -> 'TrainingData':
         """Read the annotations. Call it in all processes: the main one reads them, and tells the others.
 
         Args:
             images (DistinctImages): The images.
             cache_dir (os.PathLike, optional): Folder in which the arrays are kept, for later runs on the same data.
+            with_contents (bool): Whether the images' files are read too, for :attr:`contents`.
+            num_workers (int): Workers for that, where it needs any.
 
         Raises:
-            MmacsError: If the annotations are not understood, the folder can't be written to, or processes have
-                different numbers of images.
+            MmacsError: If the annotations are not understood, the folder can't be written to, an image can't be read,
+                or processes have different numbers of images.
         """
         arrays = on_main(lambda: read_annotations(images, cache_dir))
         expected, wrong = len(arrays['noisy']), None
         if len(images) != expected:
             wrong = f'process {get_rank()} has {len(images)} training images, and the main process {expected}'
         everywhere(wrong)
-        return cls(images, arrays)
+        contents = image_contents(images, arrays, cache_dir, num_workers) if with_contents else None
+        return cls(images, arrays, contents)
 
     def __len__(self) -> int:
         """Returns the number of distinct images, M."""

@@ -338,6 +338,7 @@ class CoresetEngine:
             'seed': self.sampler.seed,
             'sweep_start': self.sampler.sweep_start,
             'data': self.data.fingerprint,
+            'contents': None if self.data.contents is None else self.data.contents.stored,
         }
 
     def load_state_dict(self, state: Dict[str, Any], now: int) -> None:
@@ -356,6 +357,13 @@ class CoresetEngine:
             raise MmacsError(
                 'cannot resume: names, order or annotations of the training images are not those that they were when '
                 'the checkpoint was written'
+            )
+        contents = state.get('contents')  # checkpoints of mmacs 0.1 have none
+        if contents is not None and self.data.contents is not None and contents != self.data.contents.stored:
+            raise MmacsError(
+                'cannot resume: files of training images have other contents than when the checkpoint was written, so '
+                'that its scores are of other images: put the files back, or start a new run from these weights with '
+                'load_from'
             )
         if self.settings.cost.budget is None:
             self.state.plan = asked  # the config's, which may have been changed

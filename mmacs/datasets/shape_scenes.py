@@ -220,9 +220,8 @@ def write_detection(folder: Path, spec: DetectionSpec) -> None:
         for index in range(count):
             scene = draw_scene(np.random.default_rng([spec.seed, number, index]), spec.long_side)
             name = f'{index:06d}.png'
-            (folder / split / name).write_bytes(
-                cv2.imencode('.png', scene.image)[1].tobytes()
-            )  # imwrite raises nothing
+            png = cv2.imencode('.png', scene.image)[1].tobytes()  # imwrite is silent where a disk is full
+            (folder / split / name).write_bytes(png)
             height, width = scene.image.shape[:2]
             image_id = index + 1
             images.append(

@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 from mmacs.coreset.settings import CoresetSettings, Group
 from mmacs.hooks.coreset_run import CoresetRun
 from mmacs.hooks.run import saves_checkpoint_now
+from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.registry import HOOKS
 from mmacs.utils.errors import MmacsError
 
@@ -77,6 +78,7 @@ class CoresetHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Makes the teacher, or takes up a resumed run's coreset."""
+        take_work_dir(runner)
         if runner.iter > 0 and self._resumed is None:
             raise MmacsError('cannot resume: the checkpoint was written by a run without CoresetHook')
         self._run = CoresetRun(runner, self.settings, self.cache_dir)
@@ -117,6 +119,10 @@ class CoresetHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Says where the time went."""
         self._run.finish()
+
+    def after_run(self, runner: Runner) -> None:
+        """Lets other runs into the work dir."""
+        leave_work_dir(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Puts scores and coreset into the checkpoint, as tensors and plain values."""

@@ -30,6 +30,7 @@ from mmacs.models.quantized_model import full_precision_config
 from mmacs.utils.clock import seconds_since
 from mmacs.utils.distributed import on_main, together
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.files import DAY, remove_leftovers
 
 
 class CoresetRun:
@@ -68,7 +69,14 @@ class CoresetRun:
         images = DistinctImages(loader.dataset, self._pipeline())
         with together():
             images.check_pipeline()
-        data = TrainingData.read(images, Path(cache_dir or runner.work_dir) / 'training_data')
+        known = Path(cache_dir or runner.work_dir) / 'training_data'
+        on_main(lambda: remove_leftovers(known, older_than=DAY))
+        data = TrainingData.read(
+            images,
+            known,
+            with_contents=settings.needs_teacher,
+            num_workers=loader.num_workers,
+        )
         settings.scorer.check(unwrapped(runner), settings.scored_columns)
         batch_size = loader.batch_size or loader.batch_sampler.batch_size
         self._images_per_batch = batch_size * get_world_size()
@@ -134,6 +142,8 @@ class CoresetRun:
                 self._settings.scored_columns,
                 weights=self._teacher,
                 data=engine.data.fingerprint,
+                contents=engine.data.contents,
+                meta=[base.metainfo for base in engine.data.images.bases],
                 pipeline=self._pipeline(),
                 # all of the model but the recipe: the teacher is in full precision
                 model=[full_precision_config(runner.cfg.model), runner.cfg.get('data_preprocessor')],

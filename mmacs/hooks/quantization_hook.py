@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, unwrapped
+from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.quantization import Specification, calibrate, layer_table, quantizers
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
 from mmacs.quantization.convert import full_precision_state
@@ -80,6 +81,7 @@ class QuantizationHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Calibrate what has no steps yet; print the table."""
+        take_work_dir(runner)
         model = unwrapped(runner)
         sampler = coreset_sampler(runner)
         if sampler is not None:
@@ -95,6 +97,10 @@ class QuantizationHook(Hook):
             self.calibrate(runner)
         self._following = following_quantizers(model)
         runner.logger.info(f'Quantized layers of {type(model).__name__}:\n{layer_table(model)}')
+
+    def after_run(self, runner: Runner) -> None:
+        """Let other runs into the work dir."""
+        leave_work_dir(runner)
 
     def before_val(self, runner: Runner) -> None:
         """Refuse to evaluate steps that nobody set."""

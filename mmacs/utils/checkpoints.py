@@ -46,7 +46,7 @@ class AtomicLocalBackend(LocalBackend):
 
 
 def write_atomically() -> None:
-    """Have MMEngine write whole files: checkpoints, what else it puts on local disks, the note of the last checkpoint."""
+    """Have MMEngine write whole files: checkpoints, what else it puts on local disks, the note of the last one."""
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
     checkpoint_hook.open = _open_whole  # it writes that note without a backend
 

@@ -85,7 +85,7 @@ def writing(
     try:
         yield
     except OSError as error:
-        raise _cannot_write(Path(path), error, needed, elsewhere) from error
+        raise cannot_write(path, error, needed, elsewhere) from error
 
 
 def remove_leftovers(folder: os.PathLike, older_than: float = 0.0) -> None:
@@ -101,8 +101,11 @@ def remove_leftovers(folder: os.PathLike, older_than: float = 0.0) -> None:
                 path.unlink()
 
 
-def _cannot_write(path: Path, error: OSError, needed: Optional[int], elsewhere: str) -> MmacsError:
-    """What to say and what to do, by the kind of error."""
+def cannot_write(
+    path: os.PathLike, error: OSError, needed: Optional[int] = None, elsewhere: str = 'choose another folder'
+) -> MmacsError:
+    """Returns what to say of an error, see :func:`writing`, and what to do, by its kind."""
+    path = Path(path)
     space = [f'{_size(needed)} needed'] if needed is not None and error.errno in (*_FULL, errno.EFBIG) else []
     if error.errno in _FULL:
         space.append(f'{_size(_free(path))} free')

@@ -9,6 +9,7 @@ from torch import nn
 from mmacs.coreset.scoring.scorers import Scorer
 from mmacs.coreset.scoring.scoring_pass import ReadTeacherOutputs, ScoringPass
 from mmacs.coreset.scoring.teacher_cache import CacheWriter, cache_key, open_cache
+from mmacs.utils.libraries import library_versions
 from mmacs.version import __version__
 
 
@@ -39,6 +40,7 @@ class TeacherOutputs:
         self._scorer = scorer
         self._columns = sorted(scorer.teacher_columns & set(columns))
         self._parts = {name: repr(part) for name, part in parts.items()}
+        self._versions = {'mmacs': __version__, **library_versions(teacher)}
         self._teacher: Optional[nn.Module] = teacher
         self._key = ''
         self.read: Optional[ReadTeacherOutputs] = None
@@ -75,5 +77,5 @@ class TeacherOutputs:
             **self._parts,
             scorer=[type(self._scorer).__name__, repr(sorted(vars(self._scorer).items())), self._columns],
             proxy=[scoring.proxy.resolution, scoring.proxy.precision],
-            version=__version__,
+            versions=self._versions,
         )

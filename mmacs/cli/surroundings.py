@@ -1,0 +1,72 @@
+"""What ends a run from outside: a full disk, full shared memory. MMEngine and torch write without asking us."""
+
+import logging
+import os
+import shutil
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, Optional
+
+from mmacs.utils.errors import MmacsError
+from mmacs.utils.files import DISK_ERRORS, cannot_write
+
+_SHARED = Path('/dev/shm')
+_ELSEWHERE = 'choose another --work-dir'
+
+
+@contextmanager
+def surroundings(work_dir: os.PathLike) -> Iterator[None]:
+    """Say in one sentence where a run inside could not write, be it a file or what workers hand over.
+
+    Args:
+        work_dir (os.PathLike): Its work dir.
+
+    Raises:
+        MmacsError: If the disk or shared memory is full, or the work dir can't be written to.
+    """
+    handle_error = logging.Handler.handleError
+
+    def stop(handler: logging.Handler, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise cannot_write(getattr(handler, 'baseFilename', work_dir), error, elsewhere=_ELSEWHERE) from error
+        handle_error(handler, record)
+
+    logging.Handler.handleError = stop  # which prints a traceback, and the log just ends
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        sentence = _full_memory(error) or _full_disk(error, Path(work_dir))
+        if sentence is None:
+            raise
+        raise sentence from error
+    finally:
+        logging.Handler.handleError = handle_error
+
+
+def _full_disk(error: Exception, work_dir: Path) -> Optional[MmacsError]:
+    if not isinstance(error, OSError):
+        return None
+    name = error.filename if isinstance(error.filename, (str, os.PathLike)) else None
+    inside = name is not None and Path(os.path.abspath(name)).is_relative_to(os.path.abspath(work_dir))
+    denied = inside and isinstance(error, (PermissionError, FileExistsError, NotADirectoryError))
+    if error.errno not in DISK_ERRORS and not denied:
+        return None
+    return cannot_write(name or work_dir, error, elsewhere=_ELSEWHERE)
+
+
+def _full_memory(error: Exception) -> Optional[MmacsError]:
+    """What to say where workers have no shared memory left, None for another error."""
+    told = str(error)
+    of_worker = 'DataLoader worker' in told and ('Bus error' in told or 'shared memory' in told)
+    of_torch = 'No space left on device' in told and ('torch_' in told or 'shared memory' in told)
+    free = shutil.disk_usage(_SHARED).free if _SHARED.is_dir() else None
+    of_semaphore = isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename is None and free == 0
+    if not of_worker and not of_torch and not of_semaphore:
+        return None
+    left = '' if free is None else f' ({free / 1e6:.0f} MB of {_SHARED} are free)'
+    return MmacsError(
+        f'workers of a data loader ran out of shared memory{left}: set num_workers=0 and persistent_workers=False in '
+        'the data loaders, lower batch_size, or give the container more (docker run --shm-size=8g)'
+    )

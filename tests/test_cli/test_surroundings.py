@@ -1,0 +1,70 @@
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from mmacs.cli.surroundings import surroundings
+from mmacs.utils.errors import MmacsError
+
+
+def raise_in(work_dir, error):
+    with surroundings(work_dir):
+        raise error
+
+
+@pytest.mark.parametrize(
+    ('error', 'message'),
+    [
+        (
+            OSError(28, 'No space left on device'),
+            'cannot write {dir} .No space left on device; .* free.: free some space',
+        ),
+        (OSError(28, 'No space left on device', '{dir}/a.log'), 'cannot write {dir}/a.log .No space left on device'),
+        (OSError(30, 'Read-only file system', '/home/x'), 'cannot write /home/x .*make it writable'),
+        (OSError(27, 'File too large'), 'cannot write {dir} .File too large.: raise the limit'),
+        (PermissionError(13, 'Permission denied', '{dir}/1/vis_data'), 'cannot write {dir}/1/vis_data .*--work-dir'),
+        (FileExistsError(17, 'File exists', '{dir}'), 'cannot write {dir} .*something else is in its place'),
+        (
+            RuntimeError(
+                "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are "
+                'out of shared memory. Please try to raise your shared memory limit.'
+            ),
+            'out of shared memory .*num_workers=0 .* --shm-size',
+        ),
+        (
+            RuntimeError('unable to write to file </torch_7_8_9>: No space left on device (28)'),
+            'out of shared memory .*num_workers=0',
+        ),
+    ],
+)
+def test_what_cannot_be_written_is_said_in_one_sentence(tmp_path, error, message):
+    if isinstance(error, OSError) and error.filename:
+        error.filename = error.filename.format(dir=tmp_path)
+    with pytest.raises(MmacsError, match=message.format(dir=tmp_path)):
+        raise_in(tmp_path, error)
+
+
+@pytest.mark.parametrize(
+    'error',
+    [PermissionError(13, 'Permission denied', '/data/1.png'), OSError('odd'), RuntimeError('a bug'), KeyError(1)],
+)
+def test_other_errors_stay_what_they_are(tmp_path, error):
+    with pytest.raises(type(error)) as caught:
+        raise_in(tmp_path, error)
+    assert caught.value is error
+
+
+def test_a_log_that_cannot_be_written_ends_the_run(tmp_path):
+    before, logger = logging.Handler.handleError, logging.getLogger('full')
+    handler = logging.FileHandler('/dev/full')
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(MmacsError, match='cannot write /dev/full .No space left'), surroundings(tmp_path):
+            logger.warning('a line')
+    finally:
+        logger.removeHandler(handler)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), handler.stream.fileno())
+        handler.close()
+    assert logging.Handler.handleError is before
+    assert Path('/dev/full').exists()
