@@ -9,7 +9,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmacs.coreset.data import TrainingData
 from mmacs.coreset.engine import CoresetEngine
-from mmacs.coreset.old_checkpoints import upgraded
+from mmacs.coreset.resumed_state import sound_state
 from mmacs.coreset.round_record import in_words, remove_rounds, write_round, write_summary
 from mmacs.coreset.scoring.scoring_pass import ScoringPass
 from mmacs.coreset.scoring.teacher_outputs import TeacherOutputs
@@ -23,6 +23,7 @@ from mmacs.hooks.run import (
     deterministic_pipeline,
     leave_out_of_timers,
     refuse_mixed_images,
+    resumed_from,
     unwrapped,
 )
 from mmacs.hooks.teacher import run_teacher
@@ -129,7 +130,7 @@ class CoresetRun:
         start, runner, engine = time.perf_counter(), self._runner, self.engine
         expected = None
         if resumed is not None:
-            state = upgraded(resumed)
+            state = sound_state(resumed, resumed_from(runner), engine.data, self.now)
             self._resume(state)
             expected = state['teacher']
         if self._settings.needs_teacher:

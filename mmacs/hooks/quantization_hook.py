@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmacs.datasets.distinct_images import DistinctImages
-from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, unwrapped
+from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, refuse_unsound_progress, unwrapped
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.quantization import Specification, calibrate, layer_table, quantizers
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
@@ -61,11 +61,14 @@ class QuantizationHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Refuse a checkpoint that doesn't fit, before it is loaded."""
         self._has_loaded = True
+        refuse_unsound_progress(runner, checkpoint)
         model = unwrapped(runner)
         if STATE_KEY in checkpoint:
             found = Specification.from_state(checkpoint[STATE_KEY])
             Specification.of(model).require_same(found, resume=runner._resume)
-        check_fit(model, checkpoint.get('state_dict', checkpoint))
+        weights = checkpoint.get('state_dict', checkpoint)
+        check_fit(model, weights)
+        refuse_unsound_steps(model, weights)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Put the recipe, and what it came to, into the checkpoint."""
@@ -169,6 +172,21 @@ def refuse_nonfinite(model: nn.Module) -> None:
     for quantizer, met in zip(found, flags.tolist()):
         if met:
             quantizer.refuse_nonfinite()
+
+
+def refuse_unsound_steps(model: nn.Module, weights: Dict[str, torch.Tensor]) -> None:
+    """Refuse a checkpoint in which a step, or what stands for one, is NaN or Inf.
+
+    Raises:
+        MmacsError: If there is one; its quantizer is named.
+    """
+    for name, quantizer in quantizers(model):
+        for key, value in quantizer.state_dict(prefix=f'{name}.').items():
+            found = weights.get(key, weights.get(f'module.{key}'))
+            if value.is_floating_point() and isinstance(found, torch.Tensor) and not found.isfinite().all():
+                raise MmacsError(
+                    f'the checkpoint has NaN or Inf in {key}: its run diverged, or it is damaged; take an earlier one'
+                )
 
 
 def check_fit(model: nn.Module, weights: Dict[str, torch.Tensor]) -> None:

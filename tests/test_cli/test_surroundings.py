@@ -27,7 +27,7 @@ def raise_in(work_dir, error):
         (FileExistsError(17, 'File exists', '{dir}'), 'cannot write {dir} .*something else is in its place'),
         (
             RuntimeError(
-                "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are "
+                'DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that workers are '
                 'out of shared memory. Please try to raise your shared memory limit.'
             ),
             'out of shared memory .*num_workers=0 .* --shm-size',
