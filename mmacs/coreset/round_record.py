@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Dict, Mapping
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from mmacs.coreset.engine import CoresetEngine, Round
 from mmacs.coreset.selection.selectors import digest
 from mmacs.utils.files import write_whole
 
+_ROUND = re.compile(r'round_(\d+)\.npz')
 _ELSEWHERE = 'choose another --work-dir'
 _WORDS = {
     'beta': 'beta {value:.3g}',
@@ -109,6 +111,12 @@ def write_summary(path: os.PathLike, summary: Mapping[str, float]) -> None:
     write_whole(path, (json.dumps(summary, indent=2) + '\n').encode(), _ELSEWHERE)
 
 
+def round_files(folder: Path) -> Dict[int, Path]:
+    """Returns the files of selection rounds in a folder by number, ascending; other files are none of them."""
+    found = {path: _ROUND.fullmatch(path.name) for path in folder.glob('round_*.npz')}
+    return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
+
+
 def remove_rounds(folder: Path, after: int) -> None:
     """Remove what an earlier run in the same folder wrote of later rounds, its summary and, with all, its images.
 
@@ -116,8 +124,8 @@ def remove_rounds(folder: Path, after: int) -> None:
         folder (Path): Folder of the round files.
         after (int): Number of the last round that stays, -1 for none.
     """
-    for path in folder.glob('round_*.npz'):
-        if int(path.stem.removeprefix('round_')) > after:
+    for number, path in round_files(folder).items():
+        if number > after:
             path.unlink()
     (folder / 'summary.json').unlink(missing_ok=True)
     if after < 0:

@@ -1,6 +1,7 @@
 """Pictures of a run: its most and least important images, and some of its detections."""
 
 import os
+from pathlib import Path
 from typing import Any, Dict, Sequence
 
 import cv2
@@ -16,7 +17,7 @@ from torch import nn
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import atomic_path
-from mmacs.visualization.coreset_report.rounds import columns
+from mmacs.visualization.coreset_report.rounds import columns, read_round
 
 _TRUTH, _PREDICTION = 'lime', 'red'
 
@@ -30,8 +31,7 @@ def draw_extremes(round_file: os.PathLike, images: DistinctImages, path: os.Path
         path (os.PathLike): The PNG to write.
         count (int): Images per row. Defaults to 6.
     """
-    with np.load(round_file) as arrays:
-        record = dict(arrays)
+    record = read_round(Path(round_file), len(images.positions), len(images))
     order = np.argsort(-record['importance'], kind='stable')
     count = min(count, len(order))
     figure = Figure(figsize=(2.2 * count, 5.6), layout='constrained')

@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 from mmdet.registry import DATASETS
 
+from mmacs.coreset.round_record import remove_rounds
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.errors import MmacsError
 from mmacs.visualization.coreset_report.contents import Contents, class_shares, most_shifted, read_contents
-from mmacs.visualization.coreset_report.rounds import History, cut, read_image_ids, read_metric, read_round, round_files
+from mmacs.visualization.coreset_report.rounds import (
+    History,
+    cut,
+    read_image_ids,
+    read_metric,
+    read_round,
+    read_seconds,
+    round_files,
+)
 
 
 def write_round(work_dir, number, chosen, importance, ids, positions=None, **extra):
@@ -152,6 +161,98 @@ def test_unfit_round_files_are_named(tmp_path, change, message):
     with pytest.raises(MmacsError) as error:
         read_round(path, 3, 3)
     assert message in str(error.value)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[120] ^= 1
+    path.write_bytes(content)
+
+
+def in_the_way(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        flip,
+        in_the_way,
+        lambda path: path.write_bytes(b''),
+        lambda path: path.write_text('text'),
+        lambda path: path.write_bytes(path.read_bytes()[:-30]),
+        dict(importance=np.array([1.0, np.nan])),
+        dict(score_evs=np.array([1, 'a'], dtype=object)),
+        dict(importance=np.ones((2, 1))),
+        dict(score_evs=np.ones(3)),
+        dict(score_evs=np.array(['a', 'b'])),
+        dict(noisy=np.ones(2)),
+        dict(trimmed=np.ones(1, dtype=bool)),
+        dict(indices=np.array([0.0])),
+        dict(indices=np.array([-1])),
+        dict(indices=np.array([2])),
+        dict(indices=np.array([], dtype=np.int64)),
+        dict(positions=np.array([0, 5])),
+        dict(positions=np.array([[0, 1]])),
+        dict(epoch=1.5),
+        dict(iteration=[1, 2]),
+        dict(beta=np.nan),
+        dict(seconds='long'),
+        dict(digest=5),
+    ],
+)
+def test_damaged_round_files_are_named(tmp_path, change):
+    path = write_round(tmp_path, 0, [0], [1.0, 0.5], ['x', 'y'])
+    if isinstance(change, dict):
+        write_round(tmp_path, 0, **{'chosen': [0], 'importance': [1.0, 0.5], 'ids': ['x', 'y'], **change})
+    else:
+        change(path)
+    with pytest.raises(MmacsError, match=r'^\S+/round_000\.npz is damaged: .*; delete it to have the report without'):
+        read_round(path, 2, 2)
+
+
+def test_other_files_beside_the_rounds_are_none_of_them(tmp_path):
+    path = write_round(tmp_path, 3, [0], [1.0, 0.5], ['x', 'y'])
+    for name in ('round_abc.npz', 'round_003 (copy).npz', 'round_-1.npz', '.round_004.12.npz'):
+        (path.parent / name).touch()
+    assert round_files(tmp_path) == [path]
+    remove_rounds(path.parent, after=3)
+    assert path.exists() and (path.parent / 'round_abc.npz').exists()
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'{"bbox_mAP": 0.1, "data_time": 0.1, "step": 2}\n{"bb', None),  # of a run that was killed
+        (b'{"bb\n{"bbox_mAP": 0.1, "data_time": 0.1, "step": 2}\n', 'is damaged in line 1'),
+        (b'{"bbox_mAP": 0.1, "data_time": 0.1, "step": 2}\n[1]\n', 'is damaged in line 2'),
+        (b'{"bbox_mAP": "high", "data_time": 0.1, "step": 2}\n', "bbox_mAP is 'high' at step 2"),
+        (b'{"bbox_mAP": 0.1, "data_time": 0.1}\n', 'bbox_mAP is 0.1 at step None'),
+        (b'\xff\xfe', 'cannot be read'),
+        (b'[' * 100_000 + b'\n', 'is damaged in line 1'),
+    ],
+)
+def test_damaged_scalars_are_named(tmp_path, content, message):
+    path = tmp_path / '1' / 'vis_data' / 'scalars.json'
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    if message is None:
+        assert read_metric(tmp_path) == ('bbox_mAP', {2: 0.1})
+    else:
+        with pytest.raises(MmacsError, match=f'scalars.json .*{message}.*delete it to have the report without it'):
+            read_metric(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'content', ['', '{"tra', '[]', '{}', '{"training_seconds": "long", "selection_seconds": 1}', '5']
+)
+def test_a_damaged_summary_is_named(tmp_path, content):
+    (tmp_path / 'coreset').mkdir()
+    assert read_seconds(tmp_path) == {}
+    (tmp_path / 'coreset' / 'summary.json').write_text(content)
+    with pytest.raises(MmacsError, match='summary.json is damaged .*delete it to have the report without it'):
+        read_seconds(tmp_path)
 
 
 def test_ids_are_those_of_the_run_or_of_the_round_itself(tmp_path):

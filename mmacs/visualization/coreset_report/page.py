@@ -188,6 +188,8 @@ def _cost_sentences(history: History, seconds: Dict[str, float], fraction: float
         return ['The run has not finished: it writes the seconds of training and selection at its end.']
     training, selection = seconds['training'], seconds['selection']
     total, full = training + selection, training / fraction
+    if not total:
+        return ['The run took no time that a clock could tell.']
     verdict = f'{1 - total / full:.0%} less' if total <= full else f'{total / full - 1:.0%} more'
     return [
         f'Selection took {selection:.1f} s, training {training:.1f} s: {selection / total:.0%} of the time went into '

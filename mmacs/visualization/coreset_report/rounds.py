@@ -3,17 +3,20 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Tuple
-from zipfile import BadZipFile
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 from mmengine.config import Config
 from scipy.stats import spearmanr
 
+from mmacs.coreset import round_record
+from mmacs.utils.checks import is_number, is_whole
 from mmacs.utils.errors import MmacsError
 from mmacs.visualization.coreset_report.contents import Contents
 
 _FACTS = ('beta', 'seconds', 'digest')
+_WHOLE = ('epoch', 'iteration', 'positions', 'scored_at', 'trained_at')
+_REMEDY = 'delete it to have the report without that round'
 _REQUIRED = ('epoch', 'iteration', *_FACTS, 'indices', 'positions', 'importance')
 
 Record = Dict[str, np.ndarray]
@@ -39,9 +42,9 @@ def round_files(work_dir: Path) -> List[Path]:
     Raises:
         MmacsError: If there is none.
     """
-    found = sorted((work_dir / 'coreset').glob('round_*.npz'), key=lambda path: int(path.stem.split('_')[1]))
     if not work_dir.is_dir():
         raise MmacsError(f'there is no folder {work_dir}: name the work dir of a run')
+    found = list(round_record.round_files(work_dir / 'coreset').values())
     if not found:
         raise MmacsError(
             f'{work_dir / "coreset"} holds no round_*.npz: a run with mmacs.CoresetHook in its config writes them'
@@ -64,23 +67,58 @@ def read_round(path: Path, num_indices: int, num_images: int) -> Record:
     Raises:
         MmacsError: If it is damaged, lacks something, or is about other data.
     """
-    try:
-        with np.load(path) as arrays:
-            absent = [key for key in _REQUIRED if key not in arrays]
-            record = {key: arrays[key] for key in arrays if key != 'image_ids'}
-    except (BadZipFile, ValueError, EOFError) as error:
-        raise MmacsError(f'{path} is damaged: {error}') from error
+    record = {key: array for key, array in _read_arrays(path).items() if key != 'image_ids'}
+    absent = [key for key in _REQUIRED if key not in record]
     if absent:
         raise MmacsError(f'{path} has no {" and no ".join(absent)}: it is not from this version of mmacs.CoresetHook')
-    found = len(record['positions']), len(record['importance'])
+    found = record['positions'].size, record['importance'].size
     if found != (num_indices, num_images):
         raise MmacsError(
             f'the data set has changed: {found[1]} images ({found[0]} with repeats) when {path.name} was written, '
             f'{num_images} ({num_indices}) now; name the data of that run with --data-root'
         )
+    fault = _fault(record, num_indices, num_images)
+    if fault is not None:
+        raise MmacsError(f'{path} is damaged: {fault}; {_REMEDY}')
     record['chosen'] = np.zeros(num_images, dtype=bool)
     record['chosen'][record['positions'][record['indices']]] = True
     return record
+
+
+def _read_arrays(path: Path) -> Record:
+    """Returns the arrays of a file.
+
+    Raises:
+        MmacsError: If it is missing, can't be read or is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:  # it verifies checksums
+            return dict(arrays)
+    except FileNotFoundError as error:
+        raise MmacsError(f'{path} is missing: a run writes it with its first round') from error
+    except Exception as error:  # whatever a damaged file leads to
+        raise MmacsError(f'{path} is damaged: {" ".join(str(error).split())[:200]}; {_REMEDY}') from error
+
+
+def _fault(record: Record, num_indices: int, num_images: int) -> Optional[str]:
+    """What no round can be; None if there is nothing."""
+    numbers, per_image = ('epoch', 'iteration', 'beta', 'seconds'), ('noisy', 'trimmed', 'suspicion', 'trained_at')
+    for name, array in record.items():
+        image = name == 'importance' or name.startswith('score_') or name in (*per_image, 'scored_at')
+        shape = (num_images,) if image else (num_indices,) if name == 'positions' else ()
+        kinds = 'U' if name == 'digest' else 'b' if name in ('noisy', 'trimmed') else 'iu' if name in _WHOLE else 'fiu'
+        known = image or name in (*numbers, 'digest', 'positions')
+        if known and (array.shape != shape or array.dtype.kind not in kinds):
+            return f'{name} is an array of {array.dtype} with shape {array.shape}'
+    if not all(np.isfinite(record[name]).all() for name in (*numbers, 'importance')):
+        return 'it holds NaN or Inf'
+    for name, below in (('positions', num_images), ('indices', num_indices)):
+        array = record[name]
+        if array.ndim != 1 or array.dtype.kind not in 'iu' or not len(array):
+            return f'{name} is an array of {array.dtype} with shape {array.shape}'
+        if array.min() < 0 or array.max() >= below:
+            return f'{name} are from {array.min()} to {array.max()}, not from 0 to {below - 1}'
+    return None
 
 
 def read_image_ids(path: Path, num_images: int) -> np.ndarray:
@@ -97,14 +135,8 @@ def read_image_ids(path: Path, num_images: int) -> np.ndarray:
         MmacsError: If they are not there or damaged, or are those of other data.
     """
     for file in (path, path.with_name('images.npz')):
-        try:
-            with np.load(file) as arrays:
-                found = arrays.get('image_ids')
-        except FileNotFoundError as error:
-            raise MmacsError(f'{file} is missing: a run writes it with its first round') from error
-        except (BadZipFile, ValueError, EOFError) as error:
-            raise MmacsError(f'{file} is damaged: {error}') from error
-        if found is not None and len(found) == num_images:
+        found = _read_arrays(file).get('image_ids')
+        if found is not None and found.shape == (num_images,):
             return found
     raise MmacsError(f'{file} is not about the {num_images} images of {path.name}')
 
@@ -116,30 +148,69 @@ def read_metric(work_dir: Path) -> Tuple[str, Dict[int, float]]:
 
     Returns:
         Tuple[str, Dict[int, float]]: Its name, and its value by epoch (or iteration); ``('', {})`` without any.
+
+    Raises:
+        MmacsError: If a file of scalars is damaged; that the last line of a killed run ends early is nothing unusual.
     """
     name, values = '', {}
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         found = {}
-        for line in map(json.loads, path.read_text().splitlines()):
+        for line in _scalars(path):
             # Only MMEngine's lines about validation have times but no loss.
             if 'loss' in line or 'data_time' not in line:
                 continue
             metrics = [key for key in line if key not in ('data_time', 'time', 'step')]
             name = name or next(iter(metrics), '')
             if name in line:
+                if type(line[name]) not in (int, float) or not is_whole(line.get('step')):  # NaN is a value too
+                    raise MmacsError(
+                        f'{path} is damaged: {name} is {line[name]!r:.60} at step {line.get("step")!r:.60}; delete it '
+                        'to have the report without it'
+                    )
                 found[line['step']] = line[name]
         first = min(found, default=np.inf)
         values = {**{step: value for step, value in values.items() if step < first}, **found}
     return name, values
 
 
+def _scalars(path: Path) -> Iterator[Dict[str, Any]]:
+    """The lines of a file of scalars, but for a last one that is cut off."""
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise MmacsError(f'{path} cannot be read ({error}): delete it to have the report without it') from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            scalars = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number == len(lines) and not line.endswith('\n'):
+                return
+            raise MmacsError(
+                f'{path} is damaged in line {number}: {error}; delete it to have the report without it'
+            ) from error
+        if not isinstance(scalars, dict):
+            raise MmacsError(f'{path} is damaged in line {number}: delete it to have the report without it')
+        yield scalars
+
+
 def read_seconds(work_dir: Path) -> Dict[str, float]:
-    """Seconds of ``training`` and ``selection`` of a finished run; empty for one that has not finished."""
+    """Seconds of ``training`` and ``selection`` of a finished run; empty for one that has not finished.
+
+    Raises:
+        MmacsError: If the summary is damaged.
+    """
     path = work_dir / 'coreset' / 'summary.json'
     if not path.exists():
         return {}
-    summary = json.loads(path.read_text())
-    return {key: summary[f'{key}_seconds'] for key in ('training', 'selection')}
+    try:
+        summary = json.loads(path.read_text())
+        seconds = {key: summary[f'{key}_seconds'] for key in ('training', 'selection')}
+        wrong = next((value for value in seconds.values() if not is_number(value) or value < 0), None)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MmacsError(f'{path} is damaged ({error!r:.100}): delete it to have the report without it') from error
+    if wrong is not None:
+        raise MmacsError(f'{path} is damaged (it has {wrong!r:.60} seconds): delete it to have the report without it')
+    return seconds
 
 
 def columns(record: Record) -> Dict[str, np.ndarray]:
