@@ -1,11 +1,14 @@
 """Measures what a run needs to know its training data: seconds and memory of the pass over annotations, second start.
 
 Annotations in COCO's format are generated and read by MMDetection's CocoDataset, whose own time and memory don't count.
+With ``--contents`` it measures what a run with a teacher does beside, knowing files by their contents: files of COCO's
+mean size are made, and read from the disk, from memory, and at a second start, when only their times are asked for.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -87,13 +90,62 @@ def measure(num_images: int, num_boxes: int, with_files: bool) -> Dict[str, Meas
         return {name: start(dataset, Path(folder) / 'cache') for name in ('first start', 'second start')}
 
 
+def measure_contents(num_files: int, kilobytes: int) -> Dict[str, float]:
+    """Seconds to know files by their contents."""
+    from mmdet.datasets import CocoDataset
+
+    from mmacs.coreset import image_contents
+    from mmacs.coreset.annotations import read_annotations
+    from mmacs.datasets.distinct_images import DistinctImages
+
+    def read() -> float:
+        begun = time.perf_counter()
+        image_contents.file_hashes(arrays, images.pipeline.transforms[0], folder / 'cache')
+        return time.perf_counter() - begun
+
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        generate(folder / 'annotations.json', num_files, 7 * num_files)
+        (folder / 'images').mkdir()
+        for number in range(1, num_files + 1):
+            with (folder / 'images' / f'{number:012d}.jpg').open('wb') as file:
+                file.write(rng.bytes(1000 * kilobytes))
+                file.flush()
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # out of memory again
+        time.sleep(image_contents._SETTLED)  # younger files would be read again at the second start
+        dataset = CocoDataset(
+            ann_file=str(folder / 'annotations.json'), data_prefix=dict(img=str(folder / 'images')), pipeline=[]
+        )
+        images = DistinctImages(dataset, [dict(type='LoadImageFromFile')])
+        arrays = read_annotations(images)
+        seconds = {'first start, files on disk': read()}
+        for file in (folder / 'cache').glob('*.contents.npz'):
+            file.unlink()
+        seconds['first start, files in memory'] = read()
+        seconds['second start'] = read()
+    return seconds
+
+
 def main() -> None:
     """Measure two sizes and print both, and what their slope predicts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--images', type=int, default=118_287, help='images of the larger data set')
     parser.add_argument('--boxes', type=int, default=860_001, help='boxes in them')
     parser.add_argument('--with-files', action='store_true', help='make (empty) image files, whose sizes are read')
+    parser.add_argument('--contents', type=int, metavar='FILES', help='measure knowing so many files by their contents')
+    parser.add_argument('--kilobytes', type=int, default=163, help="size of each of these; default: COCO's mean")
     args = parser.parse_args()
+    if args.contents:
+        for name, seconds in measure_contents(args.contents, args.kilobytes).items():
+            rate = args.contents / seconds
+            read = f', {rate * args.kilobytes / 1000:,.0f} MB/s' if 'first' in name else ''
+            print(
+                f'{args.contents:,} files of {args.kilobytes} kB, {name}: {seconds:.2f} s, {rate:,.0f} files/s{read}; '
+                f'{args.images:,} files: {args.images / rate:.0f} s'
+            )
+        return
     found = {}
     for share in (4, 1):
         images, boxes = args.images // share, args.boxes // share

@@ -71,7 +71,7 @@ def image_contents(
     stored = hashlib.sha256(np.ascontiguousarray(arrays['others']))
     shown = np.unique(np.linspace(0, len(images) - 1, _SAMPLE).astype(np.int64))
     if origin == 'file':
-        stored.update(_files(arrays, reader, folder))
+        stored.update(file_hashes(arrays, reader, folder))
     elif origin == 'unknown' or not arrays['arrays'].all():
         made_by = '' if reader is None else f', by {type(reader).__name__}'
         print_log(
@@ -92,7 +92,7 @@ class _Known(NamedTuple):
     hashes: np.ndarray  # uint8, shape (M, 16)
 
 
-def _files(arrays: Arrays, reader: Any, folder: Optional[os.PathLike]) -> np.ndarray:
+def file_hashes(arrays: Arrays, reader: Any, folder: Optional[os.PathLike]) -> np.ndarray:
     """Returns the hashes of the images' files, uint8, shape (M, 16)."""
     paths: List[bytes] = arrays['paths'].tolist()
     kept = None if folder is None else Path(folder) / f'{_name(paths)}.contents.npz'

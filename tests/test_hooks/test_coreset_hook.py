@@ -294,7 +294,7 @@ def test_the_teacher_runs_once_for_all_runs_that_see_the_same(classifier, tmp_pa
     pipeline = [dict(type='mmpretrain.Resize', scale=40), dict(type='PackInputs')]
     assert shown('resized', **{'val_dataloader.dataset.pipeline': pipeline})[0] == 128 + measured
     assert shown('normalised', **{'data_preprocessor.mean': [0, 0, 0]})[0] == 128 + measured
-    other_pixels = dict(data_root=str(tmp_path / 'other'), spec=dict(num_train=128, num_test=10, seed=1))
+    other_pixels = dict(data_root=str(tmp_path / 'other_tiles'), spec=dict(num_train=128, num_test=10, seed=1))
     assert shown('other', **{'train_dataloader.dataset': other_pixels})[0] == 128 + measured  # of the same labels
     for path in (tmp_path / 'cache').glob('*/probs.npy'):
         path.write_bytes(path.read_bytes()[:-4] + b'oops')
