@@ -17,6 +17,7 @@ from mmacs.coreset.budget.prediction import Costs
 from mmacs.coreset.budget.schedule import Schedule
 from mmacs.coreset.data import TrainingData
 from mmacs.coreset.engine import CoresetEngine, Round
+from mmacs.coreset.image_contents import Contents
 from mmacs.coreset.round_record import remove_rounds, write_round
 from mmacs.coreset.sampler import CoresetSampler
 from mmacs.coreset.scoring.measure import measure_costs
@@ -503,6 +504,23 @@ def test_a_checkpoint_of_other_images_or_columns_is_refused(data, weights, messa
     hold(own)
     with pytest.raises(MmacsError, match=message):
         engine(weights, data=data).load_state_dict(own.state_dict(), 0)
+
+
+def test_a_checkpoint_of_other_pixels_is_refused_and_one_that_says_nothing_of_them_is_not():
+    def of(contents):
+        own = engine()
+        own.data.contents = contents
+        return own
+
+    own = of(Contents('a' * 32, 'b' * 32))
+    hold(own)
+    state = own.state_dict()
+    of(Contents('a' * 32, 'of another version of a library')).load_state_dict(state, 0)
+    of(None).load_state_dict(state, 0)  # nothing needs the teacher
+    with pytest.raises(MmacsError, match='files of training images have other contents than when the checkpoint'):
+        of(Contents('c' * 32, 'b' * 32)).load_state_dict(state, 0)
+    del state['contents']
+    of(Contents('c' * 32, 'b' * 32)).load_state_dict(state, 0)
 
 
 # -------------------------------------------------------------------- what is reported
