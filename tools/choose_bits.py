@@ -66,11 +66,12 @@ def main() -> None:
     choose(costs, free, fixed_cost, limit)  # refuses a budget that can't be met before anything is measured
 
     out = Path(args.out)
-    record = Record(out.with_name(f'{out.name}.sensitivity.json'), conditions(runner, args.images))
+    validation = Validation(runner, args.images)
+    under = {**conditions(runner, args.images), 'data': validation.digest()}
+    record = Record(out.with_name(f'{out.name}.sensitivity.json'), under)
     work = [(bits, record.missing(layers, bits)) for bits in candidates]
     count = sum(len(missing) for _, missing in work)
     if count:
-        validation = Validation(runner, args.images)
         if record.full_precision is None:
             with disabled(model):
                 record.full_precision = validation.score()

@@ -253,7 +253,7 @@ def write(folder: Path, config: str, results: Results) -> None:
 def main() -> None:
     """Fill the table cell by cell, and write it after each."""
     from mmacs.cli.commands import common_parser
-    from mmacs.cli.comparison import fill, prepare, read_training_files, require_known
+    from mmacs.cli.comparison import fill, prepare, read_data, require_known
 
     known = list(dict.fromkeys([*BASELINES, *SELECTIONS, *CLASSIFICATION, *DETECTION]))
     parser = common_parser(__doc__.splitlines()[0])
@@ -266,11 +266,11 @@ def main() -> None:
     available = methods_for(cfg)
     methods = args.methods or [method for method in DEFAULT if method in available]
     require_known(methods, available)
-    read_training_files(cfg)
+    data = read_data(cfg)
     results: Results = {}
     for method, fraction, seed in order_of(methods, args.fractions, args.seeds, args.order):
         cell = folder / f'{method}_{fraction:g}_seed{seed}'
-        result = fill(cell_config(cfg, method, fraction, seed, cell), cell, {'run': run})['run']
+        result = fill(cell_config(cfg, method, fraction, seed, cell), cell, {'run': run}, data)['run']
         results.setdefault((method, fraction), {})[seed] = result
         write(folder, args.config, results)
 

@@ -86,7 +86,7 @@ def render(results: Dict[str, Dict[str, Dict[str, float]]], bits: List[int], ful
 def main() -> None:
     """Fill the table cell by cell, and print it after each."""
     from mmacs.cli.commands import common_parser
-    from mmacs.cli.comparison import fill, prepare, require_known
+    from mmacs.cli.comparison import fill, prepare, read_data, require_known
     from mmacs.utils.files import write_whole
 
     parser = common_parser(__doc__.splitlines()[0])
@@ -95,14 +95,16 @@ def main() -> None:
     args = parser.parse_args()
     require_known(args.methods, METHODS)
     cfg, folder = prepare(args, 'compare')
-    baseline = folder / 'full_precision'
-    full_precision = fill(cell_config(cfg, 'LSQ', 8, baseline), baseline, {'ap': evaluate_full_precision})['ap']
+    data, baseline = read_data(cfg), folder / 'full_precision'
+    whole = {'ap': evaluate_full_precision}
+    full_precision = fill(cell_config(cfg, 'LSQ', 8, baseline), baseline, whole, data)['ap']
     results: Dict[str, Dict[str, Dict[str, float]]] = {}
     for bits in args.bits:
         for method in args.methods:
             cell = folder / (re.sub(r'\W+', '_', method.replace('+', '_plus')) + f'_w{bits}a{bits}')
             stages = {'ptq': evaluate_calibrated, 'qat': evaluate_trained}
-            results.setdefault(method, {})[str(bits)] = fill(cell_config(cfg, method, bits, cell), cell, stages)
+            found = fill(cell_config(cfg, method, bits, cell), cell, stages, data)
+            results.setdefault(method, {})[str(bits)] = found
             table = render(results, args.bits, full_precision)
             write_whole(folder / 'table.md', (table + '\n').encode())
             print(f'\n{table}\n', flush=True)

@@ -5,6 +5,7 @@ import copy
 import gc
 import hashlib
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Mapping, Tuple
@@ -17,6 +18,7 @@ from mmengine.runner import Runner
 
 from mmacs.cli.commands import build_runner, load_config, take_work_dir
 from mmacs.cli.surroundings import surroundings
+from mmacs.coreset.annotations import read_annotations
 from mmacs.datasets.data_paths import check_data
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.checkpoints import latest_checkpoint
@@ -102,18 +104,26 @@ def cell_config(cfg: Config, name: str, folder: Path) -> Config:
     return cell
 
 
-def read_training_files(cfg: Config) -> None:
-    """Read each training image's file once, so that the first cell is not alone to pay for a cold file cache.
+def read_data(cfg: Config) -> str:
+    """Read each image's file once, so that the first cell is not alone to pay for a cold file cache.
+
+    Returns:
+        str: Hash of the contents of the training and validation data, so that cells of other data are told apart.
 
     Raises:
         MmacsError: If data is missing.
     """
-    check_data(cfg, ['train_dataloader'])
+    loaders = [name for name in ('train_dataloader', 'val_dataloader') if cfg.get(name)]
+    check_data(cfg, loaders)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    images = DistinctImages(DATASETS.build(cfg.train_dataloader.dataset), [])
-    paths = (Path(info.get('img_path') or '') for info in images.infos())
-    for path in filter(Path.is_file, paths):
-        path.read_bytes()
+    digest = hashlib.sha256()
+    for name in loaders:
+        arrays = read_annotations(DistinctImages(DATASETS.build(cfg[name].dataset), []))
+        digest.update(str(arrays['fingerprint']).encode() + arrays['others'].tobytes())
+        for path in map(Path, map(os.fsdecode, arrays['paths'].tolist())):
+            if path.is_file():
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def train(cfg: Config, *hooks: Hook) -> Dict[str, float]:
@@ -143,19 +153,20 @@ def first_metric(metrics: Dict[str, float]) -> float:
     return float(next(iter(metrics.values()), 0.0))
 
 
-def fill(cfg: Config, folder: Path, stages: Dict[str, Callable[[Config], Any]]) -> Dict[str, Any]:
+def fill(cfg: Config, folder: Path, stages: Dict[str, Callable[[Config], Any]], data: str) -> Dict[str, Any]:
     """Compute what is missing of one cell and read the rest from its ``result.json``.
 
     Args:
         cfg (Config): The cell's config.
         folder (Path): The cell's folder.
         stages (Dict[str, Callable]): What to compute of a copy of the config, by name; results are what JSON can hold.
+        data (str): From :func:`read_data`.
 
     Returns:
         dict: Results by name, and under ``'settings'`` the hash of the config and of the checkpoint it starts from.
 
     Raises:
-        MmacsError: If the folder holds results of other settings.
+        MmacsError: If the folder holds results of other settings or other data, or what it holds is damaged.
     """
     file = folder / 'result.json'
     settings = {key: value for key, value in cfg.to_dict().items() if key != 'work_dir'}
@@ -163,13 +174,24 @@ def fill(cfg: Config, folder: Path, stages: Dict[str, Callable[[Config], Any]]) 
     if start.is_file():
         settings['load_from_sha256'] = hashlib.sha256(start.read_bytes()).hexdigest()[:16]
     under = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    result = json.loads(file.read_text()) if file.exists() else {'settings': under}
-    if result['settings'] != under:
-        raise MmacsError(f'{file} was computed under other settings: choose another --work-dir, or delete {folder}')
+    result = _read_result(file) if file.exists() else {'settings': under}
+    for what, now in (('settings', under), ('data', data)):
+        if result.setdefault(what, now) != now:  # mmacs 0.1 did not note the data
+            raise MmacsError(f'{file} was computed under other {what}: choose another --work-dir, or delete {folder}')
     for stage, compute in stages.items():
         if stage not in result:
             result[stage] = compute(copy.deepcopy(cfg))
             write_whole(file, (json.dumps(result) + '\n').encode())
             gc.collect()  # a runner is in cycles, and would keep its model while the next one trains
             torch.cuda.empty_cache()
+    return result
+
+
+def _read_result(file: Path) -> Dict[str, Any]:
+    try:
+        result = json.loads(file.read_text())
+        if not isinstance(result, dict) or not isinstance(result.get('settings'), str):
+            raise ValueError('it holds no results')
+    except (OSError, ValueError, RecursionError) as error:
+        raise MmacsError(f'{file} is damaged ({error}): delete it, and its cell is computed anew') from error
     return result

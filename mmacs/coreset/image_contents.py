@@ -192,14 +192,15 @@ def _loaded(images: DistinctImages, positions: np.ndarray, num_workers: int) -> 
     def load() -> bytes:
         with without_side_effects():
             loader = DataLoader(
-                images, None, sampler=positions.tolist(), num_workers=num_workers, collate_fn=_hash_inputs
+                images, None, sampler=positions.tolist(), num_workers=num_workers, collate_fn=hash_inputs
             )
             return b''.join(loader)
 
     return on_main(load)
 
 
-def _hash_inputs(data: Dict[str, Any]) -> bytes:
+def hash_inputs(data: Dict[str, Any]) -> bytes:
+    """Returns the SHA-256 of an image as a pipeline packs it, with its dtype and shape."""
     inputs = np.ascontiguousarray(data['inputs'])
     return hashlib.sha256(repr((inputs.dtype.str, inputs.shape)).encode() + inputs.tobytes()).digest()
 

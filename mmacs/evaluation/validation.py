@@ -1,5 +1,6 @@
 """A model under measurement: part of the validation images, and the metric on them."""
 
+import hashlib
 import io
 import math
 from contextlib import redirect_stdout
@@ -11,6 +12,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from torch.utils.data import Dataset, Sampler
 
+from mmacs.coreset.annotations import encode
+from mmacs.coreset.image_contents import hash_inputs
 from mmacs.hooks.run import unwrapped
 from mmacs.utils.errors import MmacsError
 
@@ -71,6 +74,15 @@ class Validation:
         for metric in self.evaluator.metrics:
             if hasattr(metric, 'img_ids'):  # COCO's metrics count objects of all images in the annotation file
                 metric.img_ids = [dataset.get_data_info(index)['img_id'] for index in self.indices]
+
+    def digest(self) -> str:
+        """Hash of what the metric is measured on: the images as the model gets them, and their annotations."""
+        digest = hashlib.sha256()
+        for index in self.indices:
+            info = self.loader.dataset.get_data_info(index)
+            digest.update(hash_inputs(self.loader.dataset[index]))
+            digest.update(encode([info.get('instances'), info.get('gt_label')]).encode())
+        return digest.hexdigest()[:16]
 
     def forward(self, batch: Any) -> Any:
         """Predict for a batch of the loader, without gradients."""

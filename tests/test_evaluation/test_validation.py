@@ -1,3 +1,4 @@
+import cv2
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -46,8 +47,15 @@ def test_only_objects_of_the_chosen_images_count(cfg, count):
     assert validation.metric == 'coco/bbox_mAP'
 
 
-def test_images_are_spread_over_the_data_set(cfg):
-    assert Validation(load_quantized(cfg, None), 3).indices == [0, 5, 11]
+def test_images_are_spread_over_the_data_set_and_known_by_their_contents(cfg, tiny_coco):
+    validation = Validation(load_quantized(cfg, None), 3)
+    assert validation.indices == [0, 5, 11]
+    before = validation.digest()
+    for number, counts in ((5, False), (12, True)):  # ids begin at 1
+        picture = tiny_coco / 'images' / f'{number:03d}.png'
+        pixels = cv2.imread(str(picture))
+        cv2.imwrite(str(picture), 255 - pixels)
+        assert (validation.digest() != before) is counts
 
 
 def test_all_images_give_what_the_runs_own_validation_gives(cfg):

@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from mmacs.cli.comparison import TrainingTime, fill, read_training_files, train
+from mmacs.cli.comparison import TrainingTime, fill, read_data, train
 from mmacs.utils.errors import MmacsError
 from mmacs.visualization.comparison import draw_comparison
 from tests.conftest import REPO, run_config
@@ -181,8 +181,12 @@ def test_every_training_file_is_read_before_the_first_cell(tiny_coco, tmp_path, 
     monkeypatch.setattr(Path, 'read_bytes', lambda path: read.append(path.name) or read_bytes(path))
     cfg = run_config('retinanet_r18_w4a4_acs.py', tiny_coco, tmp_path / 'run')
     cfg.train_dataloader.dataset.filter_cfg = None
-    read_training_files(cfg)
-    assert sorted(read) == sorted(path.name for path in (tiny_coco / 'images').iterdir())
+    before = read_data(cfg)
+    assert sorted(read) == sorted(path.name for path in (tiny_coco / 'images').iterdir() for _ in range(2))  # and again
+    picture = next((tiny_coco / 'images').iterdir())
+    assert read_data(cfg) == before
+    picture.write_bytes(picture.read_bytes()[:-1] + b'x')  # of the same size
+    assert read_data(cfg) != before
 
 
 def test_a_cell_knows_the_weights_that_it_started_from(tmp_path):
@@ -190,11 +194,21 @@ def test_a_cell_knows_the_weights_that_it_started_from(tmp_path):
     weights.write_bytes(b'first')
     cfg = Config(dict(work_dir='unused', load_from=str(weights)))
     (tmp_path / 'cell').mkdir()
-    assert fill(cfg, tmp_path / 'cell', {'run': lambda cfg: 1})['run'] == 1
-    assert fill(cfg, tmp_path / 'cell', {'run': lambda cfg: 2})['run'] == 1
+
+    def run(result, data='a'):
+        return fill(cfg, tmp_path / 'cell', {'run': lambda cfg: result}, data)['run']
+
+    assert run(1) == 1
+    assert run(2) == 1
+    with pytest.raises(MmacsError, match='was computed under other data'):
+        run(2, data='b')
     weights.write_bytes(b'second')
     with pytest.raises(MmacsError, match='was computed under other settings'):
-        fill(cfg, tmp_path / 'cell', {'run': lambda cfg: 2})
+        run(2)
+    for damaged in ('{"sett', '[]', '{"settings": 5}', '[' * 100_000):
+        (tmp_path / 'cell' / 'result.json').write_text(damaged)
+        with pytest.raises(MmacsError, match='result.json is damaged .*delete it, and its cell is computed anew'):
+            run(2)
 
 
 class SlowAfterEpochs(Hook):
