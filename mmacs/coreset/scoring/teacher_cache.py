@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple, Type
 from uuid import uuid4
+from weakref import finalize
 
 import numpy as np
 from mmengine.dist import all_gather_object, get_rank, is_main_process
@@ -60,7 +61,8 @@ class _Rows:
 
     def __init__(self, path: Path, dtype: np.dtype, shape: Tuple[int, ...], offset: int = 0) -> None:
         self._path, self._dtype, self._shape, self._offset = path, np.dtype(dtype), shape, offset
-        self._file = open(path, 'rb')  # noqa: SIM115, closed with the object
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        finalize(self, os.close, self._file)
         self._bytes = self._dtype.itemsize * int(np.prod(shape))  # of a row
 
     @classmethod
@@ -90,12 +92,22 @@ class _Rows:
         starts = np.flatnonzero(np.diff(numbers, prepend=-2) != 1).tolist()
         for start, end in zip(starts, [*starts[1:], len(numbers)]):
             at = self._offset + int(numbers[start]) * self._bytes
-            part = memoryview(view[start * self._bytes : end * self._bytes])
-            if self._bytes and os.preadv(self._file.fileno(), [part], at) != len(part):
+            self._read(memoryview(view[start * self._bytes : end * self._bytes]), at)
+        return rows
+
+    def _read(self, part: memoryview, at: int) -> None:
+        """Fill a part of memory from a place of the file."""
+        while len(part):  # the system gives at most 2 GB at once
+            try:
+                found = os.pread(self._file, len(part), at)
+            except OSError as error:
+                raise MmacsError(f'cannot read {self._path} ({error.strerror}): resume the run') from error
+            if not found:
                 raise MmacsError(
                     f'{self._path} was cut short while the run read it: resume the run, which then makes it again'
                 )
-        return rows
+            part[: len(found)] = found
+            part, at = part[len(found) :], at + len(found)
 
 
 class TeacherCache:
