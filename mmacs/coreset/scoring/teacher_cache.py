@@ -141,7 +141,7 @@ class TeacherCache:
 def open_cache(folder: os.PathLike, key: str, num_images: int) -> Optional[TeacherCache]:
     """Open a cache if there is a sound one; the reason why there is none is logged. Call it in all processes.
 
-    Sizes and checksums of its files are verified by the main process.
+    Sizes and checksums of its files are verified by the main process, which also removes what killed runs left.
 
     Args:
         folder (os.PathLike): Where caches lie, on a disk that all processes share.
@@ -155,7 +155,12 @@ def open_cache(folder: os.PathLike, key: str, num_images: int) -> Optional[Teach
         MmacsError: If only some processes can read it.
     """
     path = Path(folder) / key
-    fault = on_main(lambda: _fault(path, key, num_images))
+
+    def look() -> Optional[str]:
+        _remove_abandoned(path.parent)
+        return _fault(path, key, num_images)
+
+    fault = on_main(look)
     if fault is None:
         return _open(path)
     print_log(f'The teacher runs on all images, because {fault}.', 'current')
@@ -168,7 +173,7 @@ class CacheWriter:
     Each process writes to files of its own in a temporary folder, which the main process names, locks and at the end
     turns into the cache. Of several runs that build one cache at once the first to finish gives it its name, and the
     others take that one. Leaving the ``with`` statement without :meth:`finish` removes what was written; what killed
-    runs leave behind is removed by the next writer in the folder, where locks don't work when it is a day old.
+    runs leave behind is removed when the next one looks for a cache, where locks don't work when it is a day old.
 
     Args:
         folder (os.PathLike): Where caches lie, on a disk that all processes share. It is made if there is none.
@@ -262,13 +267,10 @@ class CacheWriter:
             unlock(self._temporary / LOCK)
 
     def _make_temporary(self) -> str:
-        """Remove leftovers, make a folder of this run's own."""
+        """Make a folder of this run's own."""
         folder = self._path.parent
         with _writing(self._path):
             folder.mkdir(parents=True, exist_ok=True)
-            for leftover in folder.glob(f'.{"[0-9a-f]" * 16}.{"[0-9a-f]" * 32}'):
-                if _is_abandoned(leftover):
-                    shutil.rmtree(leftover, ignore_errors=True)
             temporary = _beside(self._path)
             temporary.mkdir()
         with suppress(OSError):  # of a file system without locks: others leave a young folder alone
@@ -382,6 +384,13 @@ def _checksum(path: Path) -> int:
 def _beside(path: Path) -> Path:
     """Returns a name that nobody else uses, for a folder that is no cache yet or no longer."""
     return path.with_name(f'.{path.name}.{uuid4().hex}')
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary folders that nobody writes to any more."""
+    for leftover in folder.glob(f'.{"[0-9a-f]" * 16}.{"[0-9a-f]" * 32}'):
+        if _is_abandoned(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _is_abandoned(folder: Path) -> bool:

@@ -129,17 +129,16 @@ def test_what_a_killed_run_leaves_goes_at_the_next_start_and_what_a_living_one_h
     (tmp_path / '.git').mkdir()
     with another_process_locks(foreign / '.lock'), CacheWriter(tmp_path, KEY, N) as living:
         living.write(range(N), rows(range(N)))
-        with CacheWriter(tmp_path, KEY, N):
-            assert not abandoned.exists() and foreign.exists() and of_no_locks.exists()
+        assert open_cache(tmp_path, KEY, N) is None
+        assert not abandoned.exists() and foreign.exists() and of_no_locks.exists()
         assert_complete(living.finish())
     long_ago = time.time() - 25 * 60 * 60
     os.utime(of_no_locks, (long_ago, long_ago))
-    with CacheWriter(tmp_path, KEY, N):
-        assert of_no_locks.exists()  # its files are new
+    open_cache(tmp_path, KEY, N)
+    assert of_no_locks.exists()  # its files are new
     for path in (*of_no_locks.iterdir(), of_no_locks, tmp_path / '.git'):
         os.utime(path, (long_ago, long_ago))
-    with CacheWriter(tmp_path, KEY, N):
-        pass
+    open_cache(tmp_path, KEY, N)
     assert sorted(os.listdir(tmp_path)) == sorted([KEY, '.git'])
     assert_complete(open_cache(tmp_path, KEY, N))
 
