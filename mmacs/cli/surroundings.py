@@ -5,13 +5,16 @@ import os
 import shutil
 import sys
 from contextlib import contextmanager
+from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Any, Iterator, Optional
 
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import DISK_ERRORS, cannot_write
 
 _SHARED = Path('/dev/shm')
+_NO_MEMORY = 77  # exit status of a worker without shared memory
+_tell_feeder_error = Queue._on_queue_feeder_error
 _ELSEWHERE = 'choose another --work-dir'
 
 
@@ -34,6 +37,7 @@ def surroundings(work_dir: os.PathLike) -> Iterator[None]:
         handle_error(handler, record)
 
     logging.Handler.handleError = stop  # which prints a traceback, and the log just ends
+    Queue._on_queue_feeder_error = staticmethod(_stop_worker)  # which does so too, and the run waits for ever
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -43,6 +47,14 @@ def surroundings(work_dir: os.PathLike) -> Iterator[None]:
         raise sentence from error
     finally:
         logging.Handler.handleError = handle_error
+        Queue._on_queue_feeder_error = staticmethod(_tell_feeder_error)
+
+
+def _stop_worker(error: Exception, handed_over: Any) -> None:
+    """End a worker that cannot hand over what it loaded, so that the run learns of it."""
+    if 'shared memory' in str(error) or 'torch_' in str(error):
+        os._exit(_NO_MEMORY)
+    _tell_feeder_error(error, handed_over)
 
 
 def _full_disk(error: Exception, work_dir: Path) -> Optional[MmacsError]:
@@ -56,10 +68,18 @@ def _full_disk(error: Exception, work_dir: Path) -> Optional[MmacsError]:
     return cannot_write(name or work_dir, error, elsewhere=_ELSEWHERE)
 
 
+def _chain(error: Optional[BaseException]) -> Iterator[BaseException]:
+    """An exception and what it came from: the data loader raises another one."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _full_memory(error: Exception) -> Optional[MmacsError]:
     """What to say where workers have no shared memory left, None for another error."""
-    told = str(error)
-    of_worker = 'DataLoader worker' in told and ('Bus error' in told or 'shared memory' in told)
+    told = ' '.join(map(str, _chain(error)))
+    signs = ('Bus error', 'shared memory', f'exit code {_NO_MEMORY}')
+    of_worker = 'DataLoader worker' in told and any(sign in told for sign in signs)
     of_torch = 'No space left on device' in told and ('torch_' in told or 'shared memory' in told)
     free = shutil.disk_usage(_SHARED).free if _SHARED.is_dir() else None
     of_semaphore = isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename is None and free == 0

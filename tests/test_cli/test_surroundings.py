@@ -1,8 +1,10 @@
 import logging
 import os
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmacs.cli.surroundings import surroundings
 from mmacs.utils.errors import MmacsError
@@ -53,6 +55,24 @@ def test_other_errors_stay_what_they_are(tmp_path, error):
     with pytest.raises(type(error)) as caught:
         raise_in(tmp_path, error)
     assert caught.value is error
+
+
+def test_a_worker_that_has_no_shared_memory_is_an_error_and_no_endless_wait(tmp_path, monkeypatch):
+    def refuse(obj):
+        raise RuntimeError(
+            'unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)'
+        )
+
+    class Images(torch.utils.data.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            monkeypatch.setattr(ForkingPickler, 'dumps', refuse)  # in the worker alone
+            return index
+
+    with pytest.raises(MmacsError, match='out of shared memory .*num_workers=0'), surroundings(tmp_path):
+        list(torch.utils.data.DataLoader(Images(), num_workers=1, multiprocessing_context='fork'))
 
 
 def test_a_log_that_cannot_be_written_ends_the_run(tmp_path):
