@@ -12,9 +12,14 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description='Report what a run picked as its coreset, why, and what it cost')
     parser.add_argument('work_dir', type=Path, help='work dir of a run with mmacs.CoresetHook')
-    parser.add_argument('--data-root', help="folder of the data set, in place of the config's data_root")
+    parser.add_argument('--data-root', help='folder of the data set, in place of where the run had it')
+    parser.add_argument(
+        '--config',
+        help='config of the run, which is executed; needed for runs of earlier versions, and for pictures of images '
+        'that lie in no files of their own',
+    )
     args = parser.parse_args()
-    print(f'wrote {write_report(args.work_dir, args.data_root)}')
+    print(f'wrote {write_report(args.work_dir, args.data_root, args.config)}')
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmacs.coreset.data import TrainingData
 from mmacs.coreset.engine import CoresetEngine
+from mmacs.coreset.ground_truth import write_ground_truth
 from mmacs.coreset.resumed_state import sound_state
 from mmacs.coreset.round_record import in_words, remove_rounds, write_round, write_summary
 from mmacs.coreset.scoring.scoring_pass import ScoringPass
@@ -26,6 +27,7 @@ from mmacs.hooks.run import (
     resumed_from,
     unwrapped,
 )
+from mmacs.hooks.run_record import write_run
 from mmacs.hooks.teacher import run_teacher
 from mmacs.models.quantized_model import full_precision_config
 from mmacs.utils.clock import seconds_since
@@ -153,7 +155,15 @@ class CoresetRun:
                 engine.teacher.find(engine.scoring)
                 engine.teacher.release()
         on_main(lambda: remove_rounds(self._folder, after=engine.state.round))
+        on_main(self._describe)
         engine.state.progress.selection_seconds += self._preparation + seconds_since(start)
+
+    def _describe(self) -> None:
+        """Writes what reports need beside the rounds."""
+        data, dataset = self.engine.data, self._runner.train_dataloader.dataset
+        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+        write_run(self._folder / 'run.json', self._runner.cfg)
+        write_ground_truth(self._folder / 'ground_truth.npz', data.images, classes, data.fingerprint)
 
     def _resume(self, state: Dict[str, Any]) -> None:
         if (state['iterator'] is None) != self.by_epoch:

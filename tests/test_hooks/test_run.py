@@ -15,6 +15,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmacs.hooks.run import coreset_sampler
 from mmacs.quantization import quantizers
 from mmacs.utils.errors import MmacsError
+from mmacs.visualization.coreset_report.run import read_run
 from tests.conftest import REPO, run_config
 
 CONFIG = 'retinanet_r18_w4a4_acs.py'
@@ -82,6 +83,8 @@ def test_two_epochs_select_train_save_and_report(tiny_coco, tmp_path, trained):
         assert scores[record['indices']].min() >= np.delete(scores, record['indices']).max()
     with np.load(tmp_path / 'run' / 'coreset' / 'images.npz') as images:
         assert images['image_ids'].tolist() == [1, 2, 3, 5, 6, 7, 8, 10, 11, 12]
+    told = read_run(tmp_path / 'run', None)  # what a report needs, without a config to execute
+    assert told.about['end'] == 2 and told.truth.ids.tolist() == [1, 2, 3, 5, 6, 7, 8, 10, 11, 12]
     checkpoint = load_checkpoint(tmp_path / 'run' / 'epoch_2.pth')
     assert checkpoint['mmacs_coreset']['indices'].tolist() == found[1]['indices'].tolist()
     assert not any('teacher' in key for key in checkpoint['state_dict'])

@@ -4,9 +4,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from PIL import Image
 
+from mmacs.coreset.ground_truth import write_ground_truth
+from mmacs.datasets.distinct_images import DistinctImages
+from mmacs.hooks.run_record import write_run
 from mmacs.utils.errors import MmacsError
 from mmacs.visualization.coreset_report import pictures as coreset_pictures
 from mmacs.visualization.coreset_report.page import write_report
@@ -46,18 +50,35 @@ def _few_pictures():
         yield
 
 
+CLASSES = ('<script>alert(1)</script>', '--><svg onload=alert(1)>', 'a]]>\x1b[2K{{ 7 }}$x')
+
+
+def record_run(run, cfg, classes):
+    """What a run writes of itself and its images."""
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    write_run(run / 'coreset' / 'run.json', cfg)
+    write_ground_truth(run / 'coreset' / 'ground_truth.npz', DistinctImages(dataset, []), classes, 'a')
+
+
 def write_detection_run(folder):
     """Data set and work dir, ``coco`` and ``run``, of a finished run of a detector; scores are random."""
     write_coco(folder / 'coco', [(64, 96), (96, 64), (64, 64)] * 4, [1, 2, 3, 0, 5, 1, 2, 4, 0, 1, 2, 3])
     run = folder / 'run'
     run.mkdir()
-    run_config('retinanet_r18_w4a4_acs.py', folder / 'coco', run).dump(run / 'detector.py')
+    run_config('retinanet_r18_w4a4_acs.py', folder / 'coco', run).dump(run / 'a<b>&c.py')
+    cfg = Config.fromfile(run / 'a<b>&c.py')
+    (run / 'newer.py').write_text('raise SystemExit("executed")')
+    cfg.default_hooks.coreset.selector = dict(type='<b>mmacs.TopK')
+    record_run(run, cfg, CLASSES)
     noisy = np.arange(10) < 3
     scores = dict(score_kl=np.linspace(0, 1, 10, dtype=np.float32), suspicion=noisy.astype(np.float32))
     scores['importance'] = np.linspace(1, 0, 10)  # the first two are the most important, and trimmed
     write_rounds(run, IDS, **scores, noisy=noisy, trimmed=np.arange(10) < 2)
     summary = dict(fraction=0.5, images=5, training_seconds=10.0, selection_seconds=6.0)
     (run / 'coreset' / 'summary.json').write_text(json.dumps(summary))
+    scalars = run / '1' / 'vis_data' / 'scalars.json'
+    scalars.parent.mkdir(parents=True)
+    scalars.write_text('{"<i>AP": 0.5, "data_time": 0.1, "step": 2}\n{"<i>AP": 0.6, "data_')  # and then it was killed
     return run
 
 
@@ -65,7 +86,6 @@ def write_detection_run(folder):
 def reported(_few_pictures, tmp_path_factory):
     """Work dir of a detector's run with its report, which took the place of an older one."""
     run = write_detection_run(tmp_path_factory.mktemp('detection'))
-    (run / 'detector.py').rename(run / 'a<b>&c.py')
     (run / 'coreset_report').mkdir()
     (run / 'coreset_report' / 'most_99.png').touch()
     assert write_report(run) == run / 'coreset_report' / 'index.html'
@@ -77,7 +97,10 @@ def test_the_page_of_a_detector_holds_everything_itself(reported):
     page = Page(text)
     assert 'Coreset of a&lt;b&gt;&amp;c' in text
     assert page.sources and all(source.startswith('data:image/png;base64,') for source in page.sources)
-    assert not re.search(r'<script|@import|url\((?!#)', text)
+    assert not re.search(
+        r'<script|onload=alert|<b>|<i>|@import|url\((?!#)|[\x00-\x08\x1b]', re.sub('&lt;.*?&gt;', '', text)
+    )
+    assert '&lt;script&gt;' in text and r'\x1b[2K{{ 7 }}$x' in text and '&lt;i&gt;AP' in text
     assert {'Score evs', 'Score kl', 'Importance', 'Objects per image', 'Scores and crowds'} < set(page.heads)
     assert {'Most important', 'Least important', 'Suspected label errors'} < set(page.heads)
     galleries, suspects = text.rsplit('Suspected label errors', 1)
@@ -106,8 +129,10 @@ def test_only_a_whole_report_replaces_the_old_one(reported):
     assert not page.with_name('most_99.png').exists()
     before = page.read_bytes()
     data = (reported.parent / 'coco').rename(reported.parent / 'elsewhere')
-    with pytest.raises(MmacsError, match='--data-root'):
+    with pytest.raises(MmacsError, match='cannot read image .*003.png: name the folder of the data with --data-root'):
         write_report(reported)
+    write_report(reported, str(data))
+    before = page.read_bytes()
     for path in (data / 'images').iterdir():
         path.write_bytes(b'')
     with pytest.raises(MmacsError, match='cannot read image'):
@@ -118,18 +143,41 @@ def test_only_a_whole_report_replaces_the_old_one(reported):
 
 def test_a_classifier_has_labels_but_no_objects(_few_pictures, command, tmp_path):
     run = tmp_path / 'run'
-    run.mkdir()
     cfg = Config.fromfile(REPO / 'configs' / 'cifar_resnet' / 'resnet20_embedded_w4a4_acs.py')
     cfg.train_dataloader.dataset.update(data_root=str(tmp_path / 'tiles'), spec=dict(num_train=60, num_test=10))
-    cfg.dump(run / 'classifier.py')
+    cfg.dump(tmp_path / 'classifier.py')
     write_rounds(run, range(60), count=1, columns=())
-    assert command('coreset_report.py', run) == (0, '')
-    text = (run / 'coreset_report' / 'index.html').read_text()
-    heads = Page(text).heads
-    assert 'Classes' in heads and 'Importance' in heads
-    assert not {'Objects per image', 'Object sizes', 'Churn', 'Suspected label errors'} & set(heads)
-    assert 'The run has not finished' in text
-    assert 'no objects' not in text
+    record_run(run, cfg, ['cat', 'dog'])
+    for options in ((), ('--config', tmp_path / 'classifier.py')):
+        assert command('coreset_report.py', run, *options) == (0, '')
+        text = (run / 'coreset_report' / 'index.html').read_text()
+        heads = Page(text).heads
+        assert 'Classes' in heads and 'Importance' in heads
+        assert not {'Objects per image', 'Object sizes', 'Churn', 'Suspected label errors'} & set(heads)
+        assert 'The run has not finished' in text
+        assert 'no objects' not in text
+        assert ('Most important' in heads) == bool(options)
+        assert ('say --config CONFIG to see them' in text) != bool(options)
+
+
+def test_a_run_of_an_earlier_version_needs_its_config(_few_pictures, command, tmp_path):
+    run = write_detection_run(tmp_path)
+    (run / 'coreset' / 'run.json').unlink()
+    status, printed = command('coreset_report.py', run)
+    assert status == 1 and 'run.json is missing' in printed and 'say --config CONFIG' in printed
+    assert command('coreset_report.py', run, '--config', run / 'a<b>&c.py') == (0, '')
+    (tmp_path / 'coco').rename(tmp_path / 'elsewhere')
+    assert (
+        command('coreset_report.py', run, '--config', run / 'a<b>&c.py', '--data-root', tmp_path / 'elsewhere')[0] == 0
+    )
+
+
+def change(run, name, **arrays):
+    """Write other arrays into one of a run's files; None leaves one out."""
+    path = run / 'coreset' / name
+    with np.load(path) as found:
+        kept = {**found, **arrays}
+    np.savez(path, **{key: value for key, value in kept.items() if value is not None})
 
 
 @pytest.mark.parametrize(
@@ -139,9 +187,17 @@ def test_a_classifier_has_labels_but_no_objects(_few_pictures, command, tmp_path
             lambda run: [path.unlink() for path in run.glob('coreset/*.npz')],
             'a run with mmacs.CoresetHook in its config',
         ),
-        (lambda run: (run / 'detector.py').unlink(), 'holds no config'),
         (lambda run: write_rounds(run, IDS[1:]), 'the data set has changed: 9 images'),
-        (lambda run: write_rounds(run, range(101, 111)), 'the data set has changed: what was image 10'),
+        (lambda run: write_rounds(run, range(101, 111)), 'the data set has changed: what was image 101'),
+        (lambda run: (run / 'coreset' / 'run.json').write_text('[' * 10**5), 'run.json is damaged'),
+        (lambda run: (run / 'coreset' / 'run.json').write_text('{"name": 5}'), 'its name is missing or of another'),
+        (lambda run: (run / 'coreset' / 'ground_truth.npz').write_bytes(b'PK'), 'ground_truth.npz is damaged'),
+        (lambda run: change(run, 'ground_truth.npz', boxes=None), 'ground_truth.npz is damaged'),
+        (lambda run: change(run, 'ground_truth.npz', boxes=np.zeros((3, 4))), 'different lengths'),
+        (lambda run: change(run, 'ground_truth.npz', labels=np.full(24, 2**60)), 'a label or a box is none'),
+        (lambda run: change(run, 'ground_truth.npz', ends=np.arange(10)[::-1]), 'objects belong to no image'),
+        (lambda run: change(run, 'ground_truth.npz', paths=np.full(10, 'http://x')), 'paths are of the type'),
+        (lambda run: change(run, 'ground_truth.npz', paths=np.full(10, b'http://x')), 'cannot read image http://x'),
     ],
 )
 def test_mistakes_are_answered_with_one_sentence(command, tmp_path, break_it, message):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from mmdet.registry import DATASETS
 
+from mmacs.coreset.ground_truth import GroundTruth
 from mmacs.coreset.round_record import remove_rounds
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.errors import MmacsError
@@ -116,7 +117,7 @@ def test_contents_leave_out_what_is_ignored(tiny_coco):
     (tiny_coco / 'annotations.json').write_text(json.dumps(annotations))
     config = dict(type='CocoDataset', data_root=str(tiny_coco), ann_file='annotations.json', pipeline=[])
     config.update(data_prefix=dict(img='images'), metainfo=dict(classes=('a', 'b', 'c')))
-    found = read_contents(DistinctImages(DATASETS.build(config), []), ('a', 'b'))
+    found = read_contents(GroundTruth.of(DistinctImages(DATASETS.build(config), []), ('a', 'b')))
     assert found.detection and found.names == ['a', 'b', '2']
     assert found.counts.tolist() == [0, 2, 3, 0, 5, 1, 2, 4, 0, 1, 2, 3]
     assert found.area.tolist() == [one['area'] for one in annotations['annotations'][1:]]
@@ -200,6 +201,7 @@ def in_the_way(path):
         dict(beta=np.nan),
         dict(seconds='long'),
         dict(digest=5),
+        {'score_a/../../b': np.ones(2)},
     ],
 )
 def test_damaged_round_files_are_named(tmp_path, change):

@@ -1,10 +1,11 @@
 """What the images of a data set hold by their annotations, and what a coreset makes of the mixture."""
 
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
-from mmacs.datasets.distinct_images import DistinctImages
+from mmacs.coreset.ground_truth import GroundTruth
+from mmacs.utils.errors import printable
 
 
 class Contents(NamedTuple):
@@ -27,32 +28,18 @@ class Contents(NamedTuple):
     counts: np.ndarray
 
 
-def read_contents(images: DistinctImages, classes: Sequence[str] = ()) -> Contents:
-    """Collect the ground truth of all images; crowds and other ignored regions are left out.
+def read_contents(truth: GroundTruth) -> Contents:
+    """Returns the contents of all images; crowds and other ignored regions are left out.
 
     Args:
-        images (DistinctImages): The images.
-        classes (Sequence[str]): Names of the classes; those that it lacks are named by their number.
+        truth (GroundTruth): What the annotations say. Classes without a name are named by their number.
     """
-    positions, labels, areas, detection = [], [], [], False
-    for position, info in enumerate(images.infos()):
-        if 'instances' in info:
-            detection = True
-            for one in info['instances']:
-                if not one.get('ignore_flag'):
-                    x1, y1, x2, y2 = one['bbox']
-                    positions.append(position)
-                    labels.append(one['bbox_label'])
-                    areas.append((x2 - x1) * (y2 - y1))
-        else:
-            for label in np.ravel(info.get('gt_label', ())).tolist():
-                positions.append(position)
-                labels.append(label)
-                areas.append(0.0)
-    image, label = np.asarray(positions, dtype=np.int64), np.asarray(labels, dtype=np.int64)
-    names = [str(name) for name in classes]
-    names += [str(number) for number in range(len(names), label.max(initial=-1) + 1)]
-    return Contents(detection, image, label, np.asarray(areas), names, np.bincount(image, minlength=len(images)))
+    image = np.repeat(np.arange(len(truth.ends)), np.diff(truth.ends, prepend=0))[~truth.ignored]
+    label, (x1, y1, x2, y2) = truth.labels[~truth.ignored], truth.boxes[~truth.ignored].astype(np.float64).T
+    names = [printable(name, 100) for name in truth.classes.tolist()]
+    names += [str(number) for number in range(len(names), truth.labels.max(initial=-1) + 1)]
+    counts = np.bincount(image, minlength=len(truth.ends))
+    return Contents(bool(truth.detection), image, label, (x2 - x1) * (y2 - y1), names, counts)
 
 
 def class_shares(contents: Contents, chosen: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:

@@ -10,11 +10,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
 
-from mmacs.datasets.data_paths import check_data, move_data_root
-from mmacs.datasets.distinct_images import DistinctImages
+from mmacs.utils.errors import printable
 from mmacs.utils.files import writing
 from mmacs.visualization.charts import Chart, inline, to_svg
 from mmacs.visualization.coreset_report.charts import cost_chart, course_charts, score_chart, usage_charts
@@ -25,52 +22,48 @@ from mmacs.visualization.coreset_report.rounds import (
     History,
     Record,
     columns,
-    read_config,
     read_image_ids,
     read_metric,
     read_round,
     read_seconds,
     round_files,
 )
+from mmacs.visualization.coreset_report.run import read_run, require_same_images, run_of_config
 
 _MAX_ROUNDS = 6  # whose scores are drawn
 
 
-def write_report(work_dir: os.PathLike, data_root: Optional[str] = None) -> Path:
+def write_report(work_dir: os.PathLike, data_root: Optional[str] = None, config: Optional[str] = None) -> Path:
     """Write the report of a run's coreset: ``<work_dir>/coreset_report/index.html`` and its pictures beside it.
 
-    The page holds its pictures itself. The folder is replaced as a whole, so that nobody sees half a report.
+    The page holds its pictures itself. The folder is replaced as a whole, so that nobody sees half a report. Nothing of
+    the work dir is executed.
 
     Args:
         work_dir (os.PathLike): Of a run with :class:`mmacs.CoresetHook`, finished or not.
-        data_root (str, optional): Where the training data lies; None is where the config says.
+        data_root (str, optional): Where the training data lies; None is where the run had it.
+        config (str, optional): The run's config, which is executed to build its data set. Needed for runs of earlier
+            versions, and for pictures of images that lie in no files of their own.
 
     Returns:
         Path: The page.
 
     Raises:
-        MmacsError: If there are no rounds, no config or no data, or the data set is not that of the run.
+        MmacsError: If there are no rounds or no data, or the data set is not that of the run.
     """
     work_dir = Path(work_dir)
     files = round_files(work_dir)
-    cfg = read_config(work_dir)
-    if data_root is not None:
-        move_data_root(cfg, data_root)
-    check_data(cfg, ['train_dataloader'])
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    if hasattr(dataset, 'full_init'):
-        dataset.full_init()
-    images = DistinctImages(dataset, [])
-    contents = read_contents(images, (dataset.metainfo or {}).get('classes') or ())
+    run = read_run(work_dir, data_root) if config is None else run_of_config(config, data_root)
+    num_indices, num_images = int(run.truth.num_indices), len(run.truth.ends)
+    unit, end = run.about['unit'], run.about['end']
+    contents = read_contents(run.truth)
 
-    unit = 'epoch' if 'max_epochs' in cfg.train_cfg else 'iteration'
-    end = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
-    history = History.of((read_round(path, len(dataset), len(images)) for path in files), contents, unit)
+    history = History.of((read_round(path, num_indices, num_images) for path in files), contents, unit)
     numbers = np.unique(np.linspace(0, len(files) - 1, min(len(files), _MAX_ROUNDS)).round().astype(int)).tolist()
-    shown = {number: read_round(files[number], len(dataset), len(images)) for number in numbers}
+    shown = {number: read_round(files[number], num_indices, num_images) for number in numbers}
     last = shown[numbers[-1]]
-    last['image_ids'] = read_image_ids(files[-1], len(images))
+    last['image_ids'] = read_image_ids(files[-1], num_images)
+    require_same_images(run.truth, last['image_ids'])
     seconds, metric = read_seconds(work_dir), read_metric(work_dir)
 
     charts = {
@@ -82,21 +75,31 @@ def write_report(work_dir: os.PathLike, data_root: Optional[str] = None) -> Path
     report = work_dir / 'coreset_report'
     with writing(report, elsewhere='copy the work dir to where there is room'), _replaced(report) as folder:
         page = {
-            'galleries': draw_galleries(last, images, contents, folder),
-            'name': Path(cfg.filename).stem,
+            'galleries': [] if run.no_pictures else draw_galleries(last, run.info, contents, folder),
+            'no_pictures': run.no_pictures,
+            'name': run.about['name'],
             'date': datetime.fromtimestamp(files[-1].stat().st_mtime).strftime('%Y-%m-%d %H:%M'),
-            'facts': _facts(history, last, len(dataset), metric, unit),
-            'settings': _settings(cfg),
+            'facts': _facts(history, last, num_indices, metric, unit),
+            'settings': [*run.about['settings'].items()],
             'table': _table(history, unit),
-            'cost': _cost_sentences(history, seconds, len(last['indices']) / len(dataset)),
+            'cost': _cost_sentences(history, seconds, len(last['indices']) / num_indices),
             'some_rounds': len(shown) < len(files),
             'charts': {part: [_written(chart, folder) for chart in some] for part, some in charts.items()},
         }
         templates = Environment(
-            loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+            loader=FileSystemLoader(Path(__file__).parent),
+            autoescape=True,
+            finalize=_shown,
+            undefined=StrictUndefined,
+            trim_blocks=True,
         )
         (folder / 'index.html').write_text(templates.get_template('page.html.j2').render(page), encoding='utf-8')
     return report / 'index.html'
+
+
+def _shown(value: Any) -> Any:
+    """Escapes control characters of all that the page shows but what is written for it; jinja escapes the rest."""
+    return printable(value) if type(value) is str else value
 
 
 @contextmanager
@@ -142,23 +145,6 @@ def _facts(
     if values:
         facts.append((name, f'{values[max(values)]:.4g} after {unit} {max(values)}'))
     return facts
-
-
-def _settings(cfg: Config) -> List[Tuple[str, str]]:
-    """Returns what the config says of the selection, such as ``('interval', '4')``."""
-
-    def name(value: Any) -> str:
-        return str(value).split('.')[-1].strip("'>")  # of a registered name, or of a class
-
-    def written(value: Any) -> str:
-        if not isinstance(value, dict):
-            return str(value)
-        arguments = ', '.join(f'{key}={written(part)}' for key, part in value.items() if key != 'type')
-        return f'{name(value["type"])}{f"({arguments})" if arguments else ""}' if 'type' in value else arguments
-
-    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
-    ours = next((hook for hook in hooks if isinstance(hook, dict) and name(hook.get('type')) == 'CoresetHook'), {})
-    return [(key, written(value)) for key, value in ours.items() if key not in ('type', 'pipeline')]
 
 
 def _table(history: History, unit: str) -> Dict[str, List[Any]]:

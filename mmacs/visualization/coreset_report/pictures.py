@@ -3,16 +3,15 @@
 import base64
 import io
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import rankdata
 
 from mmacs.coreset.selection.trimming import noise_counts
-from mmacs.datasets.distinct_images import DistinctImages
-from mmacs.utils.errors import MmacsError
 from mmacs.visualization.charts import PALETTE
 from mmacs.visualization.coreset_report.contents import Contents
 from mmacs.visualization.coreset_report.rounds import Record, columns
@@ -98,12 +97,14 @@ def _galleries(record: Record) -> Iterator[Tuple[str, str, str, np.ndarray]]:
     yield 'suspect', 'Suspected label errors', text, order[:_PICTURES]
 
 
-def draw_galleries(record: Record, images: DistinctImages, contents: Contents, folder: Path) -> List[Dict[str, Any]]:
+def draw_galleries(
+    record: Record, info: Callable[[int], Dict[str, Any]], contents: Contents, folder: Path
+) -> List[Dict[str, Any]]:
     """Draw the galleries of a round, and write their pictures.
 
     Args:
         record (Dict[str, np.ndarray]): The round, with the images' ids.
-        images (DistinctImages): The images.
+        info (Callable[[int], dict]): Returns what the data set knows of an image, as MMEngine's ``get_data_info``.
         contents (Contents): Their annotations.
         folder (Path): Where the pictures are written.
 
@@ -111,7 +112,7 @@ def draw_galleries(record: Record, images: DistinctImages, contents: Contents, f
         List[dict]: Of each gallery what the page needs: ``title``, ``text``, and ``pictures`` with their captions.
 
     Raises:
-        MmacsError: If an image cannot be read, or is not the one of the run.
+        MmacsError: If an image cannot be read.
     """
     percentiles = {
         name: (rankdata(values, 'min', nan_policy='omit') - 1) / len(values)
@@ -121,14 +122,9 @@ def draw_galleries(record: Record, images: DistinctImages, contents: Contents, f
     for stem, title, text, positions in _galleries(record):
         pictures = []
         for number, position in enumerate(positions.tolist(), start=1):
-            was, now = str(record['image_ids'][position]), str(images.image_id(position))
-            if Path(was).name != Path(now).name:  # of paths, the folder may have moved
-                raise MmacsError(
-                    f'the data set has changed: what was image {was} is now {now}; name the data of that run'
-                )
-            png = _picture(images.info(position), contents.names)
+            png = _picture(info(position), contents.names)
             (folder / f'{stem}_{number:02d}.png').write_bytes(png)
             caption = _caption(record, contents, position, percentiles)
-            pictures.append({'png': base64.b64encode(png).decode(), **caption})
+            pictures.append({'png': Markup(base64.b64encode(png).decode()), **caption})
         galleries.append({'title': title, 'text': text, 'pictures': pictures})
     return galleries

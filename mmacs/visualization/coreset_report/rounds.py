@@ -1,12 +1,12 @@
 """What a run left of its selection rounds, and what is kept of them."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
-from mmengine.config import Config
 from scipy.stats import spearmanr
 
 from mmacs.coreset import round_record
@@ -20,20 +20,6 @@ _REMEDY = 'delete it to have the report without that round'
 _REQUIRED = ('epoch', 'iteration', *_FACTS, 'indices', 'positions', 'importance')
 
 Record = Dict[str, np.ndarray]
-
-
-def read_config(work_dir: Path) -> Config:
-    """Returns the config that MMEngine wrote into a work dir, the newest if there are several.
-
-    Raises:
-        MmacsError: If there is none.
-    """
-    configs = sorted(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime)
-    if not configs:
-        raise MmacsError(
-            f"{work_dir} holds no config (<name>.py), which a run writes as it starts: is it the run's own?"
-        )
-    return Config.fromfile(configs[-1])
 
 
 def round_files(work_dir: Path) -> List[Path]:
@@ -104,6 +90,8 @@ def _fault(record: Record, num_indices: int, num_images: int) -> Optional[str]:
     """What no round can be; None if there is nothing."""
     numbers, per_image = ('epoch', 'iteration', 'beta', 'seconds'), ('noisy', 'trimmed', 'suspicion', 'trained_at')
     for name, array in record.items():
+        if not re.fullmatch(r'[\w.-]{1,100}', name):  # charts are files of these names
+            return f'it has the name {name!r:.100}'
         image = name == 'importance' or name.startswith('score_') or name in (*per_image, 'scored_at')
         shape = (num_images,) if image else (num_indices,) if name == 'positions' else ()
         kinds = 'U' if name == 'digest' else 'b' if name in ('noisy', 'trimmed') else 'iu' if name in _WHOLE else 'fiu'
