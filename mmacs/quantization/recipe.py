@@ -1,7 +1,6 @@
 """What is quantized, and how: a preset, changed by settings and ordered rules, resolved for a given model."""
 
 import inspect
-import json
 import re
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -14,6 +13,7 @@ from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
 from mmacs.quantization.quantizers.base import check_bits
 from mmacs.quantization.roles import ROLES, find_roles
 from mmacs.utils.errors import MmacsError, unknown_name
+from mmacs.utils.json_file import read_object
 from mmacs.utils.registry import QUANTIZERS
 
 PRESETS = ('w8a8', 'w4a8', 'w4a4', 'w3a3', 'w2a2', 'w4a32', 'w2a32', 'w1a32')
@@ -31,6 +31,7 @@ _DEFAULTS: LayerSettings = {
 _GIVEN_BY_CONVERSION = {'self', 'args', 'kwargs', 'kind', 'num_channels', 'num_levels'}
 _GIVEN_BY_CONVERSION |= {'signed', 'shape', 'channel_axis'}
 _OPERATIONS = ('additions', 'concatenations')  # of feature maps, in blocks
+_LONGEST_PATTERN = 1000
 _SELECTORS = ('name', 'type', 'role')
 
 
@@ -75,17 +76,6 @@ def _changed(kind: str, settings: Settings, change: Settings) -> Settings:
     return settings
 
 
-def _read(file: str) -> Dict[str, Any]:
-    """Returns a recipe from a JSON file."""
-    try:
-        recipe = json.loads(Path(file).read_text())
-    except (OSError, ValueError) as error:
-        raise MmacsError(f'cannot read the recipe {file}: {error}') from error
-    if not isinstance(recipe, dict):
-        raise MmacsError(f'the recipe {file} is not a JSON object')
-    return recipe
-
-
 class Recipe:
     """Ordered rules that say what is quantized; later rules win.
 
@@ -116,7 +106,7 @@ class Recipe:
         if not isinstance(recipe, (str, dict)):
             raise MmacsError(f"a recipe is a preset's name, a JSON file or a dict, got {recipe!r}")
         if isinstance(recipe, str):
-            recipe = _read(recipe) if recipe.endswith('.json') else {'preset': recipe}
+            recipe = read_object(Path(recipe), 'recipe') if recipe.endswith('.json') else {'preset': recipe}
         self.given = recipe = dict(recipe)
         _check_keys('recipe key', recipe, ('preset', 'weight', 'activation', *_OPERATIONS, 'rules'))
         self.preset = recipe.get('preset', 'w4a4')
@@ -138,6 +128,8 @@ class Recipe:
             _check_keys('rule key', rule, (*_SELECTORS, 'weight', 'activation', 'skip'))
             if not any(key in rule for key in _SELECTORS):
                 raise MmacsError(f'the rule {rule} selects nothing: give it a name, a type or a role')
+            if len(str(rule.get('name', ''))) > _LONGEST_PATTERN:
+                raise MmacsError(f'a name in a rule has more than {_LONGEST_PATTERN} characters: {rule["name"]!r:.60}')
             if rule.get('role', 'input') not in ROLES:
                 raise unknown_name('role', rule['role'], ROLES)
 

@@ -162,7 +162,7 @@ class Specification:
                 raise _malformed('it has no version, and its recipe and quantizers are no texts')
             try:
                 recipe = json.loads(recipe)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise _malformed(f'its recipe is {_short(recipe)}') from error
         if not isinstance(recipe, dict):
             raise _malformed(f'its recipe is {_short(recipe)}')

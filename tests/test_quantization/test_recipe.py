@@ -58,11 +58,55 @@ def test_settings_beside_the_preset_and_skip():
         (None, "a recipe is a preset's name, a JSON file or a dict"),
         (dict(rules=[dict(weight=dict(bits=4))]), 'selects nothing'),
         (dict(rules=[dict(role='last', skip=True)]), "unknown role 'last'"),
+        (dict(rules=[dict(name='a*' * 10**6, skip=True)]), 'a name in a rule has more than 1000 characters'),
     ],
 )
 def test_mistakes_are_one_clear_sentence(recipe, message):
     with pytest.raises(MmacsError, match=message):
         Recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('', 'Expecting value'),
+        ('\x00\xff', 'codec'),
+        ('{"preset": "w4a4"', "Expecting ',' delimiter"),
+        ('[]', 'is not a JSON object'),
+        ('"w4a4"', 'is not a JSON object'),
+        ('{"preset": NaN}', 'it holds NaN, which is no number'),
+        ('{"weight": {"bits": 4, "bits": 2}}', "it has the key 'bits' twice"),
+        ('{"weight": {"bits": 1%s}}' % ('0' * 400), 'which is too large'),
+        ('{"weight": {"bits": 1e400}}', 'which is too large'),
+        ('{"weight": {"bits": 1%s}}' % ('0' * 5000), 'cannot read the recipe'),
+        ('{"rules": ' + '[' * 10**5, 'it is nested more than 20 deep'),
+        ('{"rules": ' + '[' * 30 + ']' * 30 + '}', 'it is nested more than 20 deep'),
+        ('{"a":' * 10**5, 'it is nested more than 20 deep'),
+        ('{"\\u001b[2Kall is well": 1}', r'\\x1b\[2Kall is well'),
+        ('{"preset": %s1}' % (' ' * 10**7), 'it has more than 10000000 bytes'),
+        ('{"weight": {"bits": 1000000}}', 'bits must be an integer from 1 to 16'),
+    ],
+    ids=range(16),
+)
+def test_a_file_that_is_no_recipe_says_why(tmp_path, text, message):
+    (tmp_path / 'a.json').write_text(text, encoding='latin1')
+    with pytest.raises(MmacsError, match=message) as caught:
+        Recipe(str(tmp_path / 'a.json'))
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 600
+
+
+def test_a_folder_is_no_recipe(tmp_path):
+    with pytest.raises(MmacsError, match='cannot read the recipe .*: Is a directory'):
+        (tmp_path / 'a.json').mkdir()
+        Recipe(str(tmp_path / 'a.json'))
+
+
+def test_patterns_are_matched_in_no_time():
+    """Patterns with many stars make regular expressions that try everything, where these go back."""
+    with pytest.raises(MmacsError, match='matches no layer'):
+        Recipe(dict(rules=[dict(name='*' + 'a*' * 40 + '!', skip=True)])).resolve(
+            nn.ModuleDict({'a' * 200: nn.Conv2d(1, 1, 1)})
+        )
 
 
 def test_a_rule_that_matches_nothing_lists_near_names():

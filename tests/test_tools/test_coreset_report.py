@@ -189,7 +189,7 @@ def change(run, name, **arrays):
         ),
         (lambda run: write_rounds(run, IDS[1:]), 'the data set has changed: 9 images'),
         (lambda run: write_rounds(run, range(101, 111)), 'the data set has changed: what was image 101'),
-        (lambda run: (run / 'coreset' / 'run.json').write_text('[' * 10**5), 'run.json is damaged'),
+        (lambda run: (run / 'coreset' / 'run.json').write_text('[' * 10**5), 'run.json: it is nested'),
         (lambda run: (run / 'coreset' / 'run.json').write_text('{"name": 5}'), 'its name is missing or of another'),
         (lambda run: (run / 'coreset' / 'ground_truth.npz').write_bytes(b'PK'), 'ground_truth.npz is damaged'),
         (lambda run: change(run, 'ground_truth.npz', boxes=None), 'ground_truth.npz is damaged'),

@@ -1,6 +1,6 @@
 """What a report knows of a run beside its rounds: from what the run wrote, or from a config that the user names."""
 
-import json
+import errno
 import os
 from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Optional, Union
@@ -14,6 +14,7 @@ from mmacs.datasets.data_paths import check_data, move_data_root
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.run_record import describe_run
 from mmacs.utils.errors import MmacsError, printable
+from mmacs.utils.json_file import read_object
 
 _KINDS: Dict[str, Any] = {'name': str, 'unit': str, 'end': int, 'data_root': (str, type(None)), 'settings': dict}
 _NO_PICTURE = 'the images lie in no files of their own: say --config CONFIG to see them, which executes that config'
@@ -69,12 +70,11 @@ def read_run(work_dir: Path, data_root: Optional[str]) -> Run:
 
 
 def _read_about(path: Path) -> Dict[str, Any]:
-    try:
-        about = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise MmacsError(f'{path} is damaged ({error}): the next start of the run writes it anew') from error
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    about = read_object(path, 'record of the run')
     for key, kind in _KINDS.items():
-        if not isinstance(about, dict) or not isinstance(about.get(key), kind):
+        if not isinstance(about.get(key), kind):
             raise MmacsError(f'{path} is damaged (its {key} is missing or of another type)')
     if about['unit'] not in ('epoch', 'iteration') or not 0 < about['end'] < 10**12:
         raise MmacsError(f'{path} is damaged (it has no end)')
