@@ -22,6 +22,7 @@ from mmacs.coreset.annotations import read_annotations
 from mmacs.datasets.data_paths import check_data
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.checkpoints import latest_checkpoint
+from mmacs.utils.checks import is_number
 from mmacs.utils.errors import MmacsError, unknown_name
 from mmacs.utils.files import write_whole
 
@@ -56,7 +57,10 @@ class TrainingTime(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Take up the sum of a resumed run."""
-        self.seconds = checkpoint.get('training_seconds', 0.0)
+        seconds = checkpoint.get('training_seconds', 0.0)
+        if not is_number(seconds) or seconds < 0:
+            raise MmacsError(f'cannot resume: the checkpoint says that training took {seconds!r} seconds')
+        self.seconds = seconds
 
 
 def prepare(args: argparse.Namespace, prefix: str) -> Tuple[Config, Path]:

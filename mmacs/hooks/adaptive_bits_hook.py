@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from typing import Any, Dict, Optional
 
@@ -24,7 +24,8 @@ from mmacs.quantization.learned_bits import (
 from mmacs.quantization.recipe import ROLE_BITS
 from mmacs.registry import HOOKS
 from mmacs.teacher.side_effects import without_side_effects
-from mmacs.utils.errors import MmacsError
+from mmacs.utils.checks import is_number, is_whole
+from mmacs.utils.errors import MmacsError, printable
 
 STATE_KEY = 'mmacs_adaptive_bits'
 
@@ -131,12 +132,14 @@ class AdaptiveBitsHook(Hook):
         if state is None:
             return
         self._prepare(unwrapped(runner))
+        if not isinstance(state, dict):
+            raise _damaged(state)
         if state.keys() != self.learned.keys():
             raise MmacsError(
                 f'the checkpoint has learned bits for {_listed(state)}, but the recipe leaves {_listed(self.learned)} '
                 f'to learn: use the recipe that it was trained with'
             )
-        self.learned = {kind: LearnedBits(**learned) for kind, learned in state.items()}
+        self.learned = {kind: _learned(learned) for kind, learned in state.items()}
         change_bits(unwrapped(runner), self._participants, self.bits)
 
     def before_train(self, runner: Runner) -> None:
@@ -287,3 +290,20 @@ def _described(learned: Dict[str, LearnedBits]) -> str:
     return ', '.join(
         f'{kind} {each.bits} ({"fixed" if each.frozen else f"{each.value:.2f}"})' for kind, each in learned.items()
     )
+
+
+def _learned(state: Any) -> LearnedBits:
+    """Returns what a checkpoint holds of a kind."""
+    if not isinstance(state, dict) or state.keys() != {each.name for each in fields(LearnedBits)}:
+        raise _damaged(state)
+    found = LearnedBits(**state)
+    crossings = found.crossings.items() if isinstance(found.crossings, dict) else [(None, None)]
+    if not (is_number(found.value) and 1 <= found.value <= ROLE_BITS and isinstance(found.frozen, bool)):
+        raise _damaged(state)
+    if not all(is_whole(bits) and is_whole(count) for bits, count in crossings):
+        raise _damaged(state)
+    return found
+
+
+def _damaged(state: Any) -> MmacsError:
+    return MmacsError(f'the learned bits in the checkpoint are damaged: {printable(repr(state), 200)}')

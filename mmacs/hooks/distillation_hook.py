@@ -113,7 +113,10 @@ class DistillationHook(Hook):
     def _expected_teacher(self) -> str:
         if self._resumed is None:
             raise MmacsError('cannot resume: the checkpoint was written by a run without DistillationHook')
-        return self._resumed['teacher']
+        teacher = self._resumed.get('teacher') if isinstance(self._resumed, dict) else None
+        if not isinstance(teacher, str):
+            raise MmacsError('cannot resume: the checkpoint does not say which teacher its run had')
+        return teacher
 
 
 def build_teacher(student: nn.Module, config: Union[str, Dict[str, Any]], checkpoint: str) -> nn.Module:

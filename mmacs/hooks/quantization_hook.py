@@ -193,19 +193,29 @@ def check_fit(model: nn.Module, weights: Dict[str, torch.Tensor]) -> None:
     """Require every weight of a model in a checkpoint, in its shape; steps of quantizers may be missing.
 
     Raises:
-        MmacsError: If weights are missing or of another shape; the message counts and names them.
+        MmacsError: If weights are missing, of another shape, or not finite; the message counts and names them.
     """
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     for name, module in model.named_modules():
         if isinstance(module, PerLevelBatchNorm2d):
             module.spread_shared(weights, f'{name}.')
     missing: List[str] = []
+    diverged: List[str] = []
     for key, value in full_precision_state(model).items():
         if key not in weights:
             if not key.endswith('num_batches_tracked'):
                 missing.append(key)
+        elif not isinstance(weights[key], torch.Tensor):
+            missing.append(f'{key} is a {type(weights[key]).__name__}')
         elif weights[key].shape != value.shape:
             missing.append(f'{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}')
+        elif value.isfinite().all() and not weights[key].isfinite().all():
+            diverged.append(key)
+    if diverged:
+        raise MmacsError(
+            f'the checkpoint holds NaN or Inf in {len(diverged)} weights, first {", ".join(diverged[:3])}: its run has '
+            f'diverged, take an earlier one'
+        )
     if missing:
         raise MmacsError(
             f'the checkpoint does not fit this {type(model).__name__}: {len(missing)} of its weights are missing or of '

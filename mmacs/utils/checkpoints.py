@@ -16,6 +16,7 @@ from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner
 from mmacs.utils.checkpoint_file import read_checkpoint
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import atomic_path, write_whole
+from mmacs.utils.optimizer_state import require_sound_states
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -122,6 +123,7 @@ def _without_execution(resume: Callable[..., None]) -> Callable[..., None]:
         try:
             with _replaced(Config, 'fromstring', staticmethod(lambda *_, **__: Config())):
                 resume(runner, filename, *args, **kwargs)
+            require_sound_states(getattr(runner, 'optim_wrapper', None), getattr(runner, 'param_schedulers', None))
         except MmacsError:
             raise
         except KeyError as error:
