@@ -201,10 +201,18 @@ def _expect(value: Any, *kinds: type) -> Any:
 
 
 def _put(mapping: Any, items: Any) -> None:
-    """Sets items of a dict. Keys are single values: hashing deep tuples exhausts the stack of the process."""
+    """Sets items of a dict."""
     _expect(mapping, dict, OrderedDict, Counter, defaultdict)
     for key, value in items:
-        mapping[_expect(key, str, int, float, bool, type(None))] = value
+        mapping[_key(key)] = value
+
+
+def _key(value: Any) -> Any:
+    """Returns a single value, or a tuple of such: hashing tuples in tuples can exhaust the stack of the process."""
+    for part in value if type(value) is tuple else (value,):
+        if not isinstance(part, np.number):
+            _expect(part, str, int, float, bool, bytes, type(None))
+    return value
 
 
 def _type_name(value: Any) -> str:
@@ -237,7 +245,7 @@ def _default_dict(factory: Any = None) -> defaultdict:
 
 
 def _set(kind: type) -> Callable[[Any], Any]:
-    return lambda items: kind([_expect(item, str, int, float, bool, type(None)) for item in _expect(items, list)])
+    return lambda items: kind(map(_key, _expect(items, list)))
 
 
 def _slice(*bounds: Any) -> slice:
@@ -375,6 +383,7 @@ _CALLS: Dict[str, Callable[..., Any]] = {
     'collections.OrderedDict': _ordered_dict,
     'collections.Counter': _counter,
     'collections.defaultdict': _default_dict,
+    'mmengine.config.config.ConfigDict': lambda items: _expect(items, dict),  # part of a config, as a plain dict
     'builtins.set': _set(set),
     'builtins.frozenset': _set(frozenset),
     'builtins.slice': _slice,

@@ -13,6 +13,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleLR
 from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner
@@ -124,7 +125,7 @@ FUNCTIONS = (
         'numpy.rec.array',
         'numpy.core.records.recarray',
     ),
-    *('mmengine.config.config.Config.fromstring', 'mmengine.config.config.ConfigDict', 'argparse.Namespace'),
+    *('mmengine.config.config.Config.fromstring', 'argparse.Namespace'),
     *('builtins.bytearray', 'builtins.type', 'builtins.setattr', 'builtins.open', 'copyreg._reconstructor'),
     *('collections.deque', 'collections.UserDict', 'pickle.loads', 'mmacs.hooks.coreset_hook.CoresetHook'),
 )
@@ -352,6 +353,7 @@ def honest():
     meta = dict(epoch=3, iter=2**40, config="model = dict(type='A')\n", classes=('é', 'b'), size=torch.Size([1, 2]))
     meta.update(device=torch.device('cpu'), dtype=torch.float16, milestones=Counter([3, 3, 8]), cut=slice(1, None))
     meta.update(array=np.arange(6.0).reshape(2, 3).T, names=np.array(['ab', 'c']), mean=np.float32(0.5), none=None)
+    meta.update({(0, 'a'): 1, np.int64(3): 2})
     meta.update(kept=defaultdict(list, a=[1]), seen={1, 2}, flags=frozenset('a'), data=b'\0\xff', nan=float('inf'))
     hub = dict(log_scalars=OrderedDict(loss=buffer), runtime_info=OrderedDict(seed=0))
     return dict(state_dict=state, meta=meta, message_hub=hub, param_schedulers=[schedule.state_dict()])
@@ -390,6 +392,13 @@ def test_sound_checkpoints_are_read_as_they_were_written(tmp_path, zipped):
     found['state_dict']['all'][4] = 99
     assert found['state_dict']['rows'][0, 0] == 99
     require_same(read_checkpoint(io.BytesIO((tmp_path / 'a.pth').read_bytes())), expected)
+
+
+def test_parts_of_configs_are_dicts(tmp_path):
+    meta = dict(dataset_meta=dict(classes=('a',), parts=ConfigDict(a=ConfigDict(b=[1]))))
+    torch.save(dict(state_dict={}, meta=meta), tmp_path / 'a.pth')
+    found = read_checkpoint(tmp_path / 'a.pth')['meta']['dataset_meta']['parts']
+    assert type(found) is type(found['a']) is dict and found == {'a': {'b': [1]}}
 
 
 def test_types_that_are_newer_than_their_storages(tmp_path):
