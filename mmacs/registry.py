@@ -6,6 +6,7 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
 from mmacs.utils.checkpoints import guard_loading, write_atomically
@@ -17,6 +18,7 @@ __all__ = [
     'DATA_SAMPLERS',
     'HOOKS',
     'MODELS',
+    'OPTIM_WRAPPERS',
     'OPTIM_WRAPPER_CONSTRUCTORS',
     'QUANTIZERS',
     'SCORERS',
@@ -39,5 +41,8 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmacs',
     locations=['mmacs.hooks.optim_constructor'],
+)
+OPTIM_WRAPPERS = Registry(
+    'optimizer wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmacs', locations=['mmacs.hooks.optim_wrapper']
 )
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmacs', locations=['mmacs.hooks'])

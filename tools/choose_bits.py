@@ -26,6 +26,7 @@ def main() -> None:
     )
     from mmacs.quantization.analysis.sensitivity import Record, layers_to_choose, measure_drops
     from mmacs.quantization.quantizers.base import check_bits
+    from mmacs.utils.checks import is_number
     from mmacs.utils.errors import MmacsError
     from mmacs.utils.files import write_whole
 
@@ -61,6 +62,8 @@ def main() -> None:
         raise MmacsError('no quantized weight is left to choose bits for: say --all-layers, or change the recipe')
     contributions = bit_costs if args.mean_bits is not None else size_costs
     limit = args.size_mb if args.mean_bits is None else args.mean_bits
+    if not is_number(limit) or limit <= 0:
+        raise MmacsError(f'the budget must be a number above 0, got {limit}')
     costs, fixed_cost = contributions(model, list(layers), candidates)
     free = {layer: dict.fromkeys(candidates, 0.0) for layer in layers}
     choose(costs, free, fixed_cost, limit)  # refuses a budget that can't be met before anything is measured

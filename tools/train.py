@@ -6,15 +6,13 @@ from mmacs import cli
 def main() -> None:
     """Parse the options, build the runner, train."""
     # imported here, so that a missing framework is answered with one sentence
-    import torch
-
     from mmacs.cli import commands
     from mmacs.cli.surroundings import surroundings
     from mmacs.utils.checkpoints import latest_checkpoint
     from mmacs.utils.errors import MmacsError
 
     parser = commands.common_parser('Train a quantized (or full-precision) model on a coreset')
-    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
+    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision; on a CPU in bfloat16')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the batch size')
     parser.add_argument(
         '--resume',
@@ -25,8 +23,6 @@ def main() -> None:
     args = parser.parse_args()
     cfg = commands.load_config(args)
     if args.amp:
-        if not torch.cuda.is_available():
-            raise MmacsError('--amp needs a GPU')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
@@ -38,7 +34,7 @@ def main() -> None:
         checkpoint = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
         if checkpoint is not None:  # a run that was killed before its first checkpoint starts anew, from load_from
             cfg.resume, cfg.load_from = True, checkpoint
-        commands.build_runner(cfg, ['train_dataloader', 'val_dataloader']).train()
+        commands.train(commands.build_runner(cfg, ['train_dataloader', 'val_dataloader']))
 
 
 if __name__ == '__main__':

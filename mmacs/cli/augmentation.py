@@ -4,6 +4,7 @@ from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
+from mmacs.cli.commands import check_loader
 from mmacs.utils.errors import MmacsError
 
 # What MMDetection's and MMPreTrain's own tools/test.py take where a config has no tta_model.
@@ -23,8 +24,12 @@ def augment_testing(cfg: Config) -> None:
         cfg (Config): A config with a ``test_dataloader``.
 
     Raises:
-        MmacsError: If the config has no ``tta_model`` and is none of MMDetection or MMPreTrain.
+        MmacsError: If the config has no ``tta_model`` and is none of MMDetection or MMPreTrain, or is not as TTA needs.
     """
+    check_loader('test_dataloader', cfg.get('test_dataloader'))
+    for key, kind in (('tta_model', dict), ('tta_pipeline', list)):
+        if not isinstance(cfg.get(key, kind()), kind):
+            raise MmacsError(f'{key} must be a {kind.__name__}, got {cfg[key]!r}')
     scope = cfg.get('default_scope')
     if 'tta_model' not in cfg:
         if scope not in _MODELS:
@@ -33,6 +38,8 @@ def augment_testing(cfg: Config) -> None:
     data = cfg.test_dataloader.dataset
     while 'dataset' in data:
         data = data.dataset
+    if 'pipeline' not in data:
+        raise MmacsError('--tta needs a test_dataloader.dataset with a pipeline of its own')
     if 'tta_pipeline' not in cfg:
         *before, pack = deepcopy(data.pipeline)
         if scope == 'mmdet':

@@ -5,16 +5,24 @@ import atexit
 import gc
 import os
 from pathlib import Path
-from typing import List
+from typing import Any, List
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmacs.cli.config_file import Options, change_config, read_config
+from mmacs.cli.failures import parts
 from mmacs.datasets.data_paths import check_data, move_data_root
+from mmacs.hooks.batches import require_a_batch
 from mmacs.hooks.work_dir import take
 from mmacs.utils.errors import MmacsError
+
+# of a run that names no others: None leaves them out
+_MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 
 
 def common_parser(description: str) -> argparse.ArgumentParser:
@@ -26,7 +34,7 @@ def common_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Options,
         help='settings to change in the config, such as train_dataloader.sampler.fraction=0.1',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
@@ -38,27 +46,15 @@ def load_config(args: argparse.Namespace) -> Config:
     """Read a config and apply the shared options to it.
 
     Raises:
-        MmacsError: If the config, or something that it inherits, is not there.
+        MmacsError: If the config, or something that it inherits, is not there, or it cannot be read or changed so.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    try:
-        cfg = Config.fromfile(args.config)
-    except FileNotFoundError as error:
-        raise MmacsError(f'no such config: {error}') from error
-    except ImportError as error:
-        raise _failed_import(error) from error
-    except ValueError as error:
-        if '_get_package_and_cfg_path' not in str(error):
-            raise
-        raise MmacsError(
-            'a config that is inherited from a package is named with its folder, such as '
-            'mmacs::retinanet/retinanet_r18_w4a4_acs.py'
-        ) from error
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
     if args.data_root is not None:
         move_data_root(cfg, args.data_root)
     if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+        change_config(cfg, args.cfg_options)
     if 'recipe' in cfg:
         raise MmacsError('recipe belongs to the model: model=dict(recipe=...), or --cfg-options model.recipe=...')
     if args.work_dir is not None:
@@ -66,17 +62,6 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     return cfg
-
-
-def _failed_import(error: ImportError) -> MmacsError:
-    """Say what failed at the bottom of an import that MMEngine tried."""
-    while error.__cause__ is not None or error.__context__ is not None:
-        error = error.__cause__ or error.__context__
-    if str(getattr(error, 'name', None) or '').startswith('mmacs.'):
-        why = 'it moved in 0.2, see "Moved modules" in CHANGELOG.md; what is public is imported from mmacs itself'
-    else:
-        why = 'is its folder on PYTHONPATH?'
-    return MmacsError(f'cannot import what custom_imports names ({error}): {why}')
 
 
 def take_work_dir(cfg: Config) -> None:
@@ -103,16 +88,85 @@ def build_runner(cfg: Config, loaders: List[str]) -> Runner:
     Raises:
         MmacsError: If data is missing or is not what the config says.
     """
+    for loader in loaders:
+        if cfg.get(loader) is not None:
+            check_loader(loader, cfg[loader])
     check_data(cfg, loaders)
+    leave_out_hooks(cfg)
+    if get_device() == 'cpu':
+        compute_in_bfloat16(cfg)
     start = cfg.get('load_from')
+    if start is not None and not isinstance(start, str):
+        raise MmacsError(f'load_from must name a checkpoint, got {start!r}')
     if start and '://' not in start and not Path(start).exists():
         raise MmacsError(
-            f'the checkpoint {start} is missing: train the full-precision config that ends with it first, or set '
-            f'load_from to another one'
+            f'the checkpoint {start} is missing: train the config that ends with it first (for load_from, the one in '
+            f'full precision), or name another one'
         )
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         _start_cpu_processes(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def train(runner: Runner) -> None:
+    """Train, if there is anything to train on.
+
+    Raises:
+        MmacsError: If an epoch has no batch; MMEngine's schedules refuse that without saying why.
+    """
+    if runner.train_loop is not None:
+        require_a_batch(runner.train_dataloader)
+    runner.train()
+
+
+def leave_out_hooks(cfg: Config) -> None:
+    """Take hooks that are None out of a config; MMEngine does so with its own alone."""
+    hooks = cfg.get('default_hooks')
+    for name in [name for name, hook in hooks.items() if hook is None] if isinstance(hooks, dict) else ():
+        if name not in _MMENGINE_HOOKS:
+            del hooks[name]
+    if isinstance(cfg.get('custom_hooks'), list):
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook is not None]
+
+
+def compute_in_bfloat16(cfg: Config) -> None:
+    """Give a config with mixed precision an optimizer wrapper that works without a GPU.
+
+    Raises:
+        MmacsError: If the config names a precision that a CPU does not have.
+    """
+    wrapper = cfg.get('optim_wrapper')
+    kind = wrapper.get('type') if isinstance(wrapper, dict) else None
+    if kind not in ('AmpOptimWrapper', 'mmengine.AmpOptimWrapper', AmpOptimWrapper):
+        return
+    if wrapper.get('dtype') not in (None, 'bfloat16', torch.bfloat16):
+        raise MmacsError(
+            f'optim_wrapper.dtype={wrapper.dtype!r} needs a GPU, and there is none: take bfloat16, or OptimWrapper in '
+            f'the place of AmpOptimWrapper'
+        )
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):
+        wrapper.pop(key, None)
+    wrapper.type = 'mmacs.CpuAmpOptimWrapper'
+
+
+def check_loader(name: str, loader: Any) -> None:
+    """Require of a data loader's config what MMEngine takes for granted.
+
+    Args:
+        name (str): Its key in the config.
+        loader (Any): What is there.
+
+    Raises:
+        MmacsError: If it is no dict, has no data set, or one without transforms.
+    """
+    for key, value in ((name, loader), (f'{name}.dataset', loader.get('dataset') if isinstance(loader, dict) else {})):
+        if not isinstance(value, dict):
+            raise MmacsError(f'{key} must be a dict with a type, got {value!r}')
+    for key, part in parts(loader, name):
+        inner = not isinstance(part, dict) or 'dataset' in part or 'datasets' in part
+        pipeline = None if inner else part.get('pipeline')
+        if pipeline is not None and not (isinstance(pipeline, (list, tuple)) and pipeline):
+            raise MmacsError(f'{key}.pipeline must be a list of transforms (dicts with a type), got {pipeline!r}')
 
 
 def _start_cpu_processes(cfg: Config) -> None:

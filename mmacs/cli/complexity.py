@@ -13,7 +13,7 @@ from mmacs.quantization import disabled, quantizers
 from mmacs.quantization.analysis.cost import bit_operations, count_macs, model_bytes
 from mmacs.quantization.recipe import FULL_PRECISION_BITS
 from mmacs.registry import MODELS
-from mmacs.utils.errors import MmacsError
+from mmacs.utils.errors import MmacsError, reason
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -39,7 +39,7 @@ def complexity(model: nn.Module, shape: Tuple[int, int]) -> Dict[str, float]:
         ``bit_operations`` and ``bit_operations_full_precision``, ``bytes`` and ``bytes_full_precision``, ``params``.
 
     Raises:
-        MmacsError: If a number of pixels is below 1.
+        MmacsError: If a number of pixels is below 1, or too small or large for the model.
     """
     if min(shape) < 1:
         raise MmacsError(f'an image has at least one pixel, got the shape {shape[0]} x {shape[1]}')
@@ -48,7 +48,10 @@ def complexity(model: nn.Module, shape: Tuple[int, int]) -> Dict[str, float]:
         dict(inputs=[torch.zeros(3, *shape, dtype=torch.uint8)], data_samples=[sample]), False
     )
     with disabled(model):  # ranges that nobody set don't matter to counts
-        macs = count_macs(model, lambda: model(**data, mode='tensor'))
+        try:
+            macs = count_macs(model, lambda: model(**data, mode='tensor'))
+        except (RuntimeError, ValueError) as error:
+            raise MmacsError(f'the model cannot see an image of {shape[0]} x {shape[1]}: {reason(error)}') from error
     quantized, full = model_bytes(model)
     total = sum(macs.values())
     return {

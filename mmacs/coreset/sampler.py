@@ -9,6 +9,7 @@ from torch.utils.data import Sampler
 
 from mmacs.coreset.selection.selectors import coreset_size
 from mmacs.registry import DATA_SAMPLERS
+from mmacs.utils.checks import require_switch
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.random_streams import Purpose, random_stream, require_seed
 
@@ -47,6 +48,8 @@ class CoresetSampler(Sampler):
         redraw: bool = True,
         seed: Optional[int] = None,
     ) -> None:
+        require_switch('shuffle', shuffle)
+        require_switch('redraw', redraw)
         self.dataset = dataset
         self.fraction = fraction
         self.shuffle = shuffle

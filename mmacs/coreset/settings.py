@@ -17,7 +17,7 @@ from mmacs.coreset.selection.policy import Policy
 from mmacs.coreset.selection.selectors import Selector
 from mmacs.coreset.state import scored_columns
 from mmacs.quantization.convert import quantizers
-from mmacs.utils.checks import is_number, is_whole
+from mmacs.utils.checks import is_number, require_whole
 from mmacs.utils.errors import MmacsError, unknown_name
 from mmacs.utils.registry import SCORERS, SELECTORS
 from mmacs.utils.settings import read_group
@@ -36,15 +36,20 @@ class Images:
         batch_size (int, optional): Images per batch and process; None takes that of training.
 
     Raises:
-        MmacsError: If the batch size is no positive integer.
+        MmacsError: If the batch size is no positive integer, or the pipeline no list of transforms.
     """
 
     pipeline: Optional[List[Dict[str, Any]]] = None
     batch_size: Optional[int] = None
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and (not is_whole(self.batch_size) or self.batch_size < 1):
-            raise MmacsError(f'batch_size must be a whole number, at least 1, got {self.batch_size!r}')
+        pipeline = self.pipeline
+        if pipeline is not None and not (
+            isinstance(pipeline, (list, tuple)) and pipeline and all(isinstance(step, Mapping) for step in pipeline)
+        ):
+            raise MmacsError(f'scoring.pipeline must be a list of transforms (dicts with a type), got {pipeline!r}')
+        if self.batch_size is not None:
+            require_whole('batch_size', self.batch_size)
 
 
 def read_max_weight(unbiased: Union[bool, float]) -> Optional[float]:
@@ -118,7 +123,7 @@ class CoresetSettings:
             built,
             _read('importance', importance),
             Policy(
-                SELECTORS.build(selector or {'type': 'mmacs.TopK'}, Selector),
+                SELECTORS.build({'type': 'mmacs.TopK'} if selector is None else selector, Selector),
                 _read('constraints', constraints),
             ),
             _read('schedule', schedule),

@@ -8,12 +8,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Callable, Dict, Mapping, Optional, Type, TypeVar
 
+from mmacs.utils.checks import require_whole
 from mmacs.utils.errors import MmacsError, unknown_name
 from mmacs.utils.files import writing
 
 MANIFEST = 'manifest.json'
 
 Spec = TypeVar('Spec')
+
+
+LARGEST_SPEC = 10**7  # images drawn, pixels
 
 
 def parse_spec(spec_type: Type[Spec], values: Optional[Mapping[str, int]]) -> Spec:
@@ -29,13 +33,14 @@ def parse_spec(spec_type: Type[Spec], values: Optional[Mapping[str, int]]) -> Sp
     Raises:
         MmacsError: If a field does not exist or its value is no natural number.
     """
-    values = values or {}
+    values = {} if values is None else values
+    if not isinstance(values, Mapping):
+        raise MmacsError(f'spec must be a dict of settings of the data set, got {values!r}')
     known = [field.name for field in fields(spec_type)]
     for name, value in values.items():
         if name not in known:
             raise unknown_name('field of the data set spec', name, known)
-        if type(value) is not int or value < 0:
-            raise MmacsError(f'{name} of the data set spec has to be an integer of at least 0, not {value!r}')
+        require_whole(f'{name} of the data set spec', value, least=0, most=LARGEST_SPEC)
     return spec_type(**values)
 
 

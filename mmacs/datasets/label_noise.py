@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS as ALL_DATASETS
 
 from mmacs.registry import DATASETS
-from mmacs.utils.checks import is_number
+from mmacs.utils.checks import is_number, require_whole
 from mmacs.utils.errors import MmacsError, unknown_name
 
 _SETTINGS = ('symmetric', 'asymmetric', 'mapping', 'drop_boxes', 'jitter_boxes', 'jitter')
@@ -55,6 +55,8 @@ def parse_noise(settings: Mapping[str, Any], classes: Sequence[str]) -> Noise:
     Raises:
         MmacsError: If there is no such setting, a value is out of range, or labels have no other class to take.
     """
+    if not isinstance(settings, Mapping):
+        raise MmacsError(f'noise must be a dict of settings, such as dict(symmetric=0.2), got {settings!r}')
     for name, value in settings.items():
         if name not in _SETTINGS:
             raise unknown_name('setting of label noise', name, _SETTINGS)
@@ -218,9 +220,10 @@ def noisy_labels(dataset: Dict[str, Any], noise: Dict[str, Any], seed: int = 0) 
     Raises:
         MmacsError: If the noise is not understood, or the data set is a wrapper or has neither objects nor classes.
     """
-    if type(seed) is not int or seed < 0:
-        raise MmacsError(f'seed of label noise must be an integer of at least 0, got {seed!r}')
-    config = dataset.copy()
+    require_whole('seed of label noise', seed, least=0)
+    if not isinstance(dataset, Mapping):
+        raise MmacsError(f'the dataset of NoisyLabels must be the config of one, got {dataset!r}')
+    config = dict(dataset)
     indices = config.pop('indices', None)  # taken below, so that an image has the same noise in any subset
     built = ALL_DATASETS.build(config)
     if not isinstance(built, BaseDataset):

@@ -12,7 +12,8 @@ from mmacs.adapters.kinds import ClassifierAdapter
 from mmacs.distillation.capture import Recorder, match_layers
 from mmacs.distillation.correspondence import prediction_losses, require_same_shape, student_adapter, teacher_adapter
 from mmacs.distillation.losses import FORMS, relative_error
-from mmacs.utils.errors import MmacsError, unknown_name
+from mmacs.utils.checks import is_number, require_known, require_patterns
+from mmacs.utils.errors import MmacsError
 from mmacs.utils.nested import tensors_of
 
 
@@ -50,7 +51,7 @@ class Distiller:
         layers: Optional[Union[str, Sequence[str]]] = None,
         layer_weight: float = 1.0,
     ) -> None:
-        check_settings(weight, temperature, form, box_weight, layer_weight)
+        check_settings(weight, temperature, form, box_weight, layers, layer_weight)
         self._student = student_adapter(model, same_start)
         self._replaces_labels = isinstance(self._student, ClassifierAdapter)
         if self._replaces_labels and weight > 1:
@@ -133,19 +134,23 @@ class Distiller:
         return losses
 
 
-def check_settings(weight: float, temperature: float, form: str, box_weight: float, layer_weight: float) -> None:
+def check_settings(
+    weight: float,
+    temperature: float,
+    form: str,
+    box_weight: float,
+    layers: Optional[Union[str, Sequence[str]]],
+    layer_weight: float,
+) -> None:
     """Raise an :class:`~mmacs.utils.errors.MmacsError` unless the settings of a :class:`Distiller` are in range."""
     for name, value in (('weight', weight), ('temperature', temperature), ('layer_weight', layer_weight)):
-        if not _is_number(value) or value <= 0:
+        if not is_number(value) or value <= 0:
             raise MmacsError(f'{name} must be a number above 0, got {value!r}')
-    if not _is_number(box_weight) or box_weight < 0:
+    if not is_number(box_weight) or box_weight < 0:
         raise MmacsError(f'box_weight must be a number of at least 0, got {box_weight!r}')
-    if form not in FORMS:
-        raise unknown_name('form', form, FORMS)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float('inf')
+    require_known('form', form, FORMS)
+    if layers is not None:
+        require_patterns('layers', layers)
 
 
 def _arguments(args: Sequence[Any], kwargs: Dict[str, Any]) -> Dict[str, Any]:

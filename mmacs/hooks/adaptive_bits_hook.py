@@ -24,7 +24,7 @@ from mmacs.quantization.learned_bits import (
 from mmacs.quantization.recipe import ROLE_BITS
 from mmacs.registry import HOOKS
 from mmacs.teacher.side_effects import without_side_effects
-from mmacs.utils.checks import is_number, is_whole
+from mmacs.utils.checks import is_number, is_whole, require_whole
 from mmacs.utils.errors import MmacsError, printable
 
 STATE_KEY = 'mmacs_adaptive_bits'
@@ -93,18 +93,17 @@ class AdaptiveBitsHook(Hook):
         freeze_epoch: Optional[int] = None,
     ) -> None:
         for name, value, high in (('cost_weight', cost_weight, math.inf), ('lr', lr, math.inf), ('target', target, 1)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
+            if not is_number(value) or not 0 <= value <= high:
                 raise MmacsError(f'{name} must be a number, at least 0{" and at most 1" * (high == 1)}, got {value!r}')
         for name, value in (('interval', interval), ('max_crossings', max_crossings)):
-            if not _is_integer(value):
-                raise MmacsError(f'{name} must be a whole number, at least 1, got {value!r}')
-        if not (_is_integer(min_bits) and _is_integer(max_bits) and min_bits < max_bits <= ROLE_BITS):
+            require_whole(name, value)
+        if not (is_whole(min_bits) and is_whole(max_bits) and 1 <= min_bits < max_bits <= ROLE_BITS):
             raise MmacsError(
                 f'min_bits and max_bits must be integers, 1 <= min_bits < max_bits <= {ROLE_BITS}, got {min_bits!r} '
                 f'and {max_bits!r}'
             )
-        if freeze_epoch is not None and not _is_integer(freeze_epoch):
-            raise MmacsError(f'freeze_epoch must be an epoch, at least 1, or None, got {freeze_epoch!r}')
+        if freeze_epoch is not None:
+            require_whole('freeze_epoch', freeze_epoch)
         self.cost_weight = cost_weight
         self.target = target
         self.lr = lr
@@ -275,10 +274,6 @@ class AdaptiveBitsHook(Hook):
 
 def _bits(learned: Dict[str, LearnedBits]) -> Dict[str, int]:
     return {kind: each.bits for kind, each in learned.items()}
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _listed(kinds: Dict[str, Any]) -> str:

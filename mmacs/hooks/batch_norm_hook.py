@@ -13,6 +13,7 @@ from mmacs.hooks.run import unwrapped
 from mmacs.quantization.batch_norm import reestimate_batch_norm
 from mmacs.registry import HOOKS
 from mmacs.teacher.side_effects import without_side_effects
+from mmacs.utils.checks import require_whole
 from mmacs.utils.errors import MmacsError
 
 
@@ -41,8 +42,7 @@ class BatchNormReestimationHook(Hook):
     priority = 'LOW'  # after EMAHook (NORMAL), before CheckpointHook (VERY_LOW)
 
     def __init__(self, num_images: int = 512) -> None:
-        if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
-            raise MmacsError(f'num_images must be a positive integer, got {num_images!r}')
+        require_whole('num_images', num_images)
         self.num_images = num_images
 
     def before_train(self, runner: Runner) -> None:

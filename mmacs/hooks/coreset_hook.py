@@ -1,5 +1,6 @@
 """Every R epochs: score images, choose the coreset, tell the sampler."""
 
+from pathlib import Path
 from typing import Any, Dict, Optional, Union
 
 from mmengine.dist import get_world_size
@@ -7,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmacs.coreset.settings import CoresetSettings, Group
+from mmacs.hooks.batches import require_batches
 from mmacs.hooks.coreset_run import CoresetRun
 from mmacs.hooks.run import saves_checkpoint_now
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
@@ -72,6 +74,8 @@ class CoresetHook(Hook):
         self.settings = CoresetSettings.read(
             scorer, importance, selector, constraints, schedule, cost, scoring, unbiased, others
         )
+        if cache_dir is not None and (not isinstance(cache_dir, (str, Path)) or not str(cache_dir)):
+            raise MmacsError(f'cache_dir must be the name of a folder, got {cache_dir!r}')
         self.cache_dir = cache_dir
         self._resumed: Optional[Dict[str, Any]] = None
         self._run: Optional[CoresetRun] = None
@@ -81,6 +85,7 @@ class CoresetHook(Hook):
         take_work_dir(runner)
         if runner.iter > 0 and self._resumed is None:
             raise MmacsError('cannot resume: the checkpoint was written by a run without CoresetHook')
+        require_batches(runner)
         self._run = CoresetRun(runner, self.settings, self.cache_dir)
         self._run.start(self._resumed if runner.iter > 0 else None)
         self._resumed = None

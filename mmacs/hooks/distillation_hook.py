@@ -1,6 +1,7 @@
 """Trains a quantized model on what its full-precision teacher predicts, beside the labels."""
 
-from typing import Any, Dict, Optional, Sequence, Union
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Union
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -15,7 +16,7 @@ from mmacs.hooks.run import unwrapped
 from mmacs.hooks.teacher import run_teacher
 from mmacs.registry import HOOKS, MODELS
 from mmacs.teacher.model import as_teacher, fingerprint, full_precision_weights
-from mmacs.utils.errors import MmacsError
+from mmacs.utils.errors import MmacsError, reason
 
 STATE_KEY = 'mmacs_distillation'
 
@@ -67,9 +68,9 @@ class DistillationHook(Hook):
         layer_weight: float = 1.0,
         teacher: Optional[Dict[str, Any]] = None,
     ) -> None:
-        check_settings(weight, temperature, form, box_weight, layer_weight)
-        if teacher is not None and set(teacher) != {'config', 'checkpoint'}:
-            raise MmacsError(f'teacher needs a config and a checkpoint, and nothing else, got {sorted(teacher)}')
+        check_settings(weight, temperature, form, box_weight, layers, layer_weight)
+        if teacher is not None and not (isinstance(teacher, Mapping) and set(teacher) == {'config', 'checkpoint'}):
+            raise MmacsError(f'teacher must be a dict of config and checkpoint, and nothing else, got {teacher!r}')
         self.teacher = teacher
         self.settings = dict(
             weight=weight,
@@ -134,16 +135,17 @@ def build_teacher(student: nn.Module, config: Union[str, Dict[str, Any]], checkp
     Raises:
         MmacsError: If there is no such file, the weights don't fit, or it normalises images otherwise than the student.
     """
-    try:
+    given = repr(config) if isinstance(config, str) else type(config).__name__
+    with _saying(f'cannot read the config of the teacher ({given})'):
         if isinstance(config, str):
             cfg = get_config(config) if '::' in config else Config.fromfile(config)
             config = dict(cfg.model)
             if cfg.get('data_preprocessor') is not None:
                 config.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with _saying(f'cannot load the weights of the teacher ({checkpoint!r})'):
         weights = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    except FileNotFoundError as error:
-        raise MmacsError(f"cannot find the teacher's config or checkpoint: {error}") from error
-    teacher = MODELS.build(config)
+    with _saying(f'cannot build the teacher of that config ({given})'):
+        teacher = MODELS.build(config)
     weights = weights.get('state_dict', weights)
     check_fit(teacher, weights)
     teacher.load_state_dict({key.removeprefix('module.'): value for key, value in weights.items()}, strict=False)
@@ -155,6 +157,15 @@ def build_teacher(student: nn.Module, config: Union[str, Dict[str, Any]], checkp
                 f'it was not trained on: choose a teacher trained on images normalised alike'
             )
     return as_teacher(teacher).to(next(student.parameters()).device)
+
+
+@contextmanager
+def _saying(what: str) -> Iterator[None]:
+    """What fails inside is told with what the user gave."""
+    try:
+        yield
+    except Exception as error:
+        raise MmacsError(f'{what}: {reason(error)}') from error
 
 
 def _normalisation(model: nn.Module) -> Dict[str, Any]:

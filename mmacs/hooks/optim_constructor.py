@@ -1,6 +1,5 @@
 """The optimizer's parameter groups: step sizes and the like are no weights."""
 
-import math
 from typing import Any, Dict, List, Optional
 
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -8,6 +7,7 @@ from torch import nn
 
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmacs.utils.checks import is_number, require_switch
 from mmacs.utils.errors import MmacsError
 
 
@@ -40,9 +40,10 @@ class QuantizationOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def __init__(self, optim_wrapper_cfg: Dict[str, Any], paramwise_cfg: Optional[Dict[str, Any]] = None) -> None:
         defaults = dict(quantizer_lr_mult=1.0, quantizer_decay_mult=0.0, bypass_duplicate=True)
         super().__init__(optim_wrapper_cfg, {**defaults, **(paramwise_cfg or {})})
+        require_switch('paramwise_cfg.bypass_duplicate', self.paramwise_cfg['bypass_duplicate'])
         for key, neutral, base in (('quantizer_lr_mult', 1, 'lr'), ('quantizer_decay_mult', 0, 'weight_decay')):
             value = self.paramwise_cfg[key]
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            if not is_number(value) or value < 0:
                 raise MmacsError(f'paramwise_cfg.{key} must be a number of at least 0, got {value!r}')
             if value != neutral and self.optimizer_cfg.get(base) is None:
                 raise MmacsError(f'paramwise_cfg.{key}={value} needs optimizer.{base} to multiply: set it')

@@ -1,17 +1,20 @@
 """Checks the checkpoint, calibrates before the first step, prints what is quantized."""
 
-from typing import Any, Dict, List, Optional
+from fnmatch import fnmatchcase
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.dist import all_reduce, broadcast
+from mmengine.dist import broadcast
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmacs.datasets.distinct_images import DistinctImages
+from mmacs.hooks.batches import require_batches
+from mmacs.hooks.nonfinite import NonfiniteWatch
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, refuse_unsound_progress, unwrapped
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.quantization import Specification, calibrate, layer_table, quantizers
@@ -21,6 +24,7 @@ from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.synchronise import following_quantizers, synchronise_ranges
 from mmacs.registry import HOOKS
 from mmacs.teacher.side_effects import without_side_effects
+from mmacs.utils.checks import require_patterns, require_whole
 from mmacs.utils.errors import MmacsError
 
 STATE_KEY = 'mmacs_quantization'
@@ -37,25 +41,42 @@ class QuantizationHook(Hook):
     - The table of layers goes to the log.
     - With several processes, ranges that follow the data are averaged after each iteration.
     - On a GPU, where looking at each tensor would cost time, every ``check_interval`` iterations it is asked whether
-      any quantizer has met NaN or Inf; on a CPU they are an error where they appear.
+      any quantizer has met NaN or Inf; on a CPU they are an error where they appear. A loss scale that skips the steps
+      that they spoil is given some time, see :class:`~mmacs.hooks.nonfinite.NonfiniteWatch`.
 
     Args:
         num_images (int): Training images to calibrate on. Defaults to 64.
         batch_size (int): Images per calibration batch. Defaults to 8.
         check_interval (int): Iterations between the questions after NaN and Inf. Defaults to 50.
+        start_anew (str or Sequence[str], optional): Patterns of the weights that may be missing in ``load_from``, or
+            have another shape there, and then keep their initial values: ``'bbox_head.retina_cls.*'`` to start from a
+            detector of other classes. They are named in the log. None requires all weights.
+
+    Raises:
+        MmacsError: If a value is out of range; when weights are loaded, if they do not fit.
     """
 
     priority = 'HIGH'
 
-    def __init__(self, num_images: int = 64, batch_size: int = 8, check_interval: int = 50) -> None:
+    def __init__(
+        self,
+        num_images: int = 64,
+        batch_size: int = 8,
+        check_interval: int = 50,
+        start_anew: Optional[Union[str, Sequence[str]]] = None,
+    ) -> None:
         given = {'num_images': num_images, 'batch_size': batch_size, 'check_interval': check_interval}
         for name, value in given.items():
-            if not isinstance(value, int) or value < 1:
-                raise MmacsError(f'{name} must be a positive integer, got {value!r}')
+            require_whole(name, value)
+        if start_anew is not None:
+            require_patterns('start_anew', start_anew)
+        self.start_anew = [start_anew] if isinstance(start_anew, str) else list(start_anew or ())
+        self._anew: List[str] = []
         self.num_images = num_images
         self.check_interval = check_interval
         self.batch_size = batch_size
         self._has_loaded = False
+        self._watch = NonfiniteWatch()
         self._following: List[Quantizer] = []
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
@@ -66,8 +87,9 @@ class QuantizationHook(Hook):
         if STATE_KEY in checkpoint:
             found = Specification.from_state(checkpoint[STATE_KEY])
             Specification.of(model).require_same(found, resume=runner._resume)
+        allowed = () if runner._resume else self.start_anew
         weights = checkpoint.get('state_dict', checkpoint)
-        check_fit(model, weights)
+        self._anew = check_fit(model, weights, allowed, option=True)
         refuse_unsound_steps(model, weights)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
@@ -80,7 +102,7 @@ class QuantizationHook(Hook):
         """Bring ranges that follow the data together; ask now and then whether a quantizer has met NaN or Inf."""
         synchronise_ranges(self._following)
         if self.every_n_train_iters(runner, self.check_interval):
-            refuse_nonfinite(unwrapped(runner))
+            self._watch.ask(unwrapped(runner), runner.optim_wrapper)
 
     def before_train(self, runner: Runner) -> None:
         """Calibrate what has no steps yet; print the table."""
@@ -89,6 +111,7 @@ class QuantizationHook(Hook):
         sampler = coreset_sampler(runner)
         if sampler is not None:
             agree_on_seed(runner, sampler)
+        require_batches(runner)
         if next(quantizers(model), None) is None:
             raise MmacsError("QuantizationHook found nothing quantized: wrap the model in type='mmacs.QuantizedModel'")
         if not all(quantizer.is_initialized() for _, quantizer in quantizers(model)):
@@ -98,6 +121,11 @@ class QuantizationHook(Hook):
                     'costs accuracy, and a teacher made of them knows nothing. Set load_from to a trained checkpoint.'
                 )
             self.calibrate(runner)
+        if self._anew:
+            runner.logger.warning(
+                f'{len(self._anew)} weights are not those of the checkpoint and start anew: {", ".join(self._anew)}. A '
+                f'teacher that is made of this model has them untrained too.'
+            )
         self._following = following_quantizers(model)
         runner.logger.info(f'Quantized layers of {type(model).__name__}:\n{layer_table(model)}')
 
@@ -115,13 +143,18 @@ class QuantizationHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Ask whether a quantizer has met NaN or Inf."""
-        refuse_nonfinite(unwrapped(runner))
+        self._watch.ask(unwrapped(runner))
 
     def after_test_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Ask whether a quantizer has met NaN or Inf."""
-        refuse_nonfinite(unwrapped(runner))
+        self._watch.ask(unwrapped(runner))
 
     def _require_steps(self, runner: Runner) -> None:
+        if self._anew and runner.iter == 0:
+            raise MmacsError(
+                f'the checkpoint does not fit: {", ".join(self._anew[:3])} would be evaluated untrained, since '
+                f'start_anew is for training'
+            )
         if not any(quantizer.is_initialized() for _, quantizer in quantizers(unwrapped(runner))):
             raise MmacsError(
                 'this checkpoint is in full precision and has no step sizes: train the quantized model first, or '
@@ -162,18 +195,6 @@ def _run_as_in_training(model: nn.Module, data: Dict[str, Any]) -> None:
     model(**data, mode='loss')
 
 
-def refuse_nonfinite(model: nn.Module) -> None:
-    """Raise the error of the first quantizer that has met NaN or Inf."""
-    found = [quantizer for _, quantizer in quantizers(model)]
-    if not found:
-        return
-    flags = torch.cat([quantizer.met_nonfinite for quantizer in found]).int()
-    all_reduce(flags, op='max')  # all processes stop, and none waits for one that has
-    for quantizer, met in zip(found, flags.tolist()):
-        if met:
-            quantizer.refuse_nonfinite()
-
-
 def refuse_unsound_steps(model: nn.Module, weights: Dict[str, torch.Tensor]) -> None:
     """Refuse a checkpoint in which a step, or what stands for one, is NaN or Inf.
 
@@ -189,26 +210,40 @@ def refuse_unsound_steps(model: nn.Module, weights: Dict[str, torch.Tensor]) -> 
                 )
 
 
-def check_fit(model: nn.Module, weights: Dict[str, torch.Tensor]) -> None:
+def check_fit(
+    model: nn.Module, weights: Dict[str, torch.Tensor], start_anew: Sequence[str] = (), option: bool = False
+) -> List[str]:
     """Require every weight of a model in a checkpoint, in its shape; steps of quantizers may be missing.
 
+    Args:
+        model (nn.Module): The model.
+        weights (Dict[str, torch.Tensor]): Those of the checkpoint.
+        start_anew (Sequence[str]): Patterns of weights that need not be there.
+        option (bool): Whether the message may point at ``start_anew``. Defaults to False.
+
+    Returns:
+        List[str]: Names of the weights that match these patterns, and are missing or of another shape.
+
     Raises:
-        MmacsError: If weights are missing, of another shape, or not finite; the message counts and names them.
+        MmacsError: If other weights are missing or of another shape, or any is not finite; the message counts and names
+            them.
     """
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     for name, module in model.named_modules():
         if isinstance(module, PerLevelBatchNorm2d):
             module.spread_shared(weights, f'{name}.')
-    missing: List[str] = []
+    missing: Dict[str, str] = {}
+    reshaped: List[str] = []
     diverged: List[str] = []
     for key, value in full_precision_state(model).items():
         if key not in weights:
             if not key.endswith('num_batches_tracked'):
-                missing.append(key)
+                missing[key] = key
         elif not isinstance(weights[key], torch.Tensor):
-            missing.append(f'{key} is a {type(weights[key]).__name__}')
+            missing[key] = f'{key} is a {type(weights[key]).__name__}'
         elif weights[key].shape != value.shape:
-            missing.append(f'{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}')
+            missing[key] = f'{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}'
+            reshaped.append(key)
         elif value.isfinite().all() and not weights[key].isfinite().all():
             diverged.append(key)
     if diverged:
@@ -216,8 +251,18 @@ def check_fit(model: nn.Module, weights: Dict[str, torch.Tensor]) -> None:
             f'the checkpoint holds NaN or Inf in {len(diverged)} weights, first {", ".join(diverged[:3])}: its run has '
             f'diverged, take an earlier one'
         )
-    if missing:
+    anew = [key for key in missing if any(fnmatchcase(key, pattern) for pattern in start_anew)]
+    found = [text for key, text in missing.items() if key not in anew]
+    if found:
+        advice = ''
+        if option and len(reshaped) == len(missing):
+            layers = list(dict.fromkeys(key.rpartition('.')[0] + '.*' for key in reshaped))
+            advice = (
+                f'; if another number of classes is meant, let these start anew: '
+                f"QuantizationHook's start_anew={layers if len(layers) > 1 else layers[0]!r}"
+            )
         raise MmacsError(
-            f'the checkpoint does not fit this {type(model).__name__}: {len(missing)} of its weights are missing or of '
-            f'another shape, first {", ".join(missing[:3])}'
+            f'the checkpoint does not fit this {type(model).__name__}: {len(found)} of its weights are missing or of '
+            f'another shape, first {", ".join(found[:3])}{advice}'
         )
+    return anew

@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmacs.utils.checks import MAX_LEVELS, require_whole
 from mmacs.utils.errors import MmacsError
 
 
@@ -37,8 +38,7 @@ class PerLevelBatchNorm2d(nn.ModuleList):
     _abbr_ = 'bn'  # mmcv names the layer after it, as it names the one that it replaces
 
     def __init__(self, num_features: int, num_levels: int, **kwargs: Any) -> None:
-        if isinstance(num_levels, bool) or not isinstance(num_levels, int) or num_levels < 1:
-            raise MmacsError(f'num_levels must be the number of pyramid levels, at least 1, got {num_levels!r}')
+        require_whole('num_levels', num_levels, most=MAX_LEVELS)
         super().__init__(nn.BatchNorm2d(num_features, **kwargs) for _ in range(num_levels))
         self.num_levels = num_levels
         self.calls = 0

@@ -4,11 +4,28 @@ from typing import Any, Callable, Iterable, List, Optional
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmacs.quantization.convert import quantizers
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.utils.errors import MmacsError
+
+_STATISTICS = ('running_mean', 'running_var')
+
+
+def untrained_batch_norms(model: nn.Module) -> List[nn.Module]:
+    """Returns each BatchNorm that normalises by the batch in training, and whose statistics are still the initial ones.
+
+    The model is left in train mode.
+    """
+    model.train()
+    found = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    return [
+        module
+        for module in found
+        if module.running_mean is not None and not module.running_mean.any() and (module.running_var == 1).all()
+    ]
 
 
 @torch.no_grad()
@@ -16,6 +33,8 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
     """Initialise quantizers that have no steps: weights' from the weights, inputs' from the inputs in ``batches``.
 
     The model runs in eval mode, where it is not calibrated yet in full precision, and is left in the modes it was in.
+    A BatchNorm that was never trained, and will be, normalises by the batch, as it does when training starts: by its
+    initial statistics (mean 0, variance 1) it would show its successors values of another magnitude.
     Nothing but the quantizers' steps and flags changes, and if a batch fails nothing does.
 
     Args:
@@ -34,9 +53,13 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
     forward = forward or model
     uninitialized: List[Quantizer] = [found for _, found in quantizers(model) if not found.is_initialized()]
     modes = {module: module.training for module in model.modules()}
+    untrained = untrained_batch_norms(model)
     model.eval()
     for quantizer in uninitialized:
         quantizer.start_observing()
+    statistics = [(module, name, module._buffers[name]) for module in untrained for name in _STATISTICS]
+    for module, name, _ in statistics:
+        module._buffers[name] = None  # it then takes those of the batch, in eval mode too
     try:
         empty = True
         for batch in batches:
@@ -50,6 +73,8 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
         for quantizer in uninitialized:
             quantizer.finish_observing()
     finally:
+        for module, name, value in statistics:
+            module._buffers[name] = value
         for quantizer in uninitialized:
             quantizer.forget_observations()
         for module, training in modes.items():

@@ -12,6 +12,7 @@ from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.recipe import ROLE_BITS, LayerSettings, Recipe, Settings, parameters_of
 from mmacs.quantization.sharing import head_of, mark_forward, mark_per_level_norms, num_pyramid_levels
+from mmacs.utils.checks import MAX_LEVELS
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import QUANTIZERS
 
@@ -134,8 +135,10 @@ def _build(settings: Settings, kind: str, num_levels: int = 1, **more: Any) -> n
     if settings.pop('per_channel', False):
         settings['num_channels'] = more['shape'][0]
     per_level = settings.pop('per_level', False)
-    if not isinstance(per_level, int) or per_level < 0:
-        raise MmacsError(f'per_level must be True, False or the number of calls per forward, got {per_level!r}')
+    if not isinstance(per_level, int) or not 0 <= per_level <= MAX_LEVELS:
+        raise MmacsError(
+            f'per_level must be True, False or the number of calls per forward, at most {MAX_LEVELS}, got {per_level!r}'
+        )
     settings['num_levels'] = num_levels if per_level is True else per_level or 1
     settings.update((key, value) for key, value in more.items() if key in parameters_of(quantizer))
     return quantizer(**settings)

@@ -12,6 +12,7 @@ from torch import nn
 from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
 from mmacs.quantization.quantizers.base import check_bits
 from mmacs.quantization.roles import ROLES, find_roles
+from mmacs.utils.checks import require_switch
 from mmacs.utils.errors import MmacsError, unknown_name
 from mmacs.utils.json_file import read_object
 from mmacs.utils.registry import QUANTIZERS
@@ -120,12 +121,17 @@ class Recipe:
             if kind in recipe:
                 self.settings[kind] = _changed(kind, self.settings[kind], recipe[kind])
         self.additions, self.concatenations = (self._of_operation(key) for key in _OPERATIONS)
-        rules = recipe.get('rules') or []
+        rules = [] if recipe.get('rules') is None else recipe['rules']
         if not isinstance(rules, (list, tuple)) or not all(isinstance(rule, dict) for rule in rules):
             raise MmacsError(f'rules must be a list of dicts, got {rules!r}')
         self.rules: List[Dict[str, Any]] = [dict(rule) for rule in rules]
         for rule in self.rules:
             _check_keys('rule key', rule, (*_SELECTORS, 'weight', 'activation', 'skip'))
+            for key in _SELECTORS:
+                if not isinstance(rule.get(key, ''), str):
+                    raise MmacsError(f'{key} of a rule must be a name, got {rule[key]!r}')
+            if rule.get('skip') is not None:
+                require_switch('skip of a rule', rule['skip'])
             if not any(key in rule for key in _SELECTORS):
                 raise MmacsError(f'the rule {rule} selects nothing: give it a name, a type or a role')
             if len(str(rule.get('name', ''))) > _LONGEST_PATTERN:
@@ -137,6 +143,8 @@ class Recipe:
         given = self.given.get(key)
         if given is None:
             return None
+        if not isinstance(given, dict):
+            raise MmacsError(f'{key} must be a dict of settings, such as dict(bits=8), or None, got {given!r}')
         if 'per_level' in given:
             raise MmacsError(f'{key} have no per_level: each has one range for all levels')
         return _changed('activation', self.settings['activation'], given)

@@ -1,7 +1,11 @@
-"""The one exception type that users are meant to read, and the close-match helper behind it."""
+"""The one exception type that users are meant to read, and what goes into its sentence."""
 
+import linecache
+import traceback
 from difflib import get_close_matches
 from typing import Iterable
+
+_LONGEST = 300  # characters of another library's text
 
 
 def printable(value: object, limit: int = 2000) -> str:
@@ -68,3 +72,17 @@ def unknown_setting(owner: str, name: str, known: Iterable[str]) -> MmacsError:
     """
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return MmacsError(f'{owner} has no setting {name!r}{f", did you mean {close[0]!r}?" if close else ""}')
+
+
+def reason(error: BaseException) -> str:
+    """Returns what an exception says, on one line; if that is nothing, the line of code that raised it."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f'{error.strerror}: {error.filename}'
+    if isinstance(error, KeyError) and len(error.args) == 1 and ' ' not in str(error.args[0]):
+        return f'there is no {error.args[0]!r}'
+    text = ' '.join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    if text:
+        return text if len(text) <= _LONGEST else f'{text[:_LONGEST]} ...'
+    *_, (frame, number) = traceback.walk_tb(error.__traceback__) if error.__traceback__ else [(None, 0)]
+    line = linecache.getline(frame.f_code.co_filename, number).strip() if frame else ''
+    return f'{type(error).__name__} at {line!r}' if line else type(error).__name__

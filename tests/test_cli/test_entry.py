@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from mmdet.registry import MODELS
+from torch.distributed import TCPStore
 
 from mmacs import cli
 from mmacs.datasets.data_paths import check_coco
@@ -28,7 +29,10 @@ def test_no_coco_names_the_missing_paths_and_the_ways_out(command):
         (['default_hooks.coreset.schedule.interval=0'], 'error: interval must be a whole number, at least 1, got 0'),
         (['model.recipe.weight.bits=0'], 'error: bits must be an integer from 1 to 16, or 32 for full precision'),
         (['model.recipe.preset=w4a5'], "error: unknown preset 'w4a5': did you mean 'w4a"),
-        (['default_hooks.coreset.type=mmacs.CoresetHok'], "unknown hook 'mmacs.CoresetHok': did you mean 'mmacs.Cor"),
+        (
+            ['default_hooks.coreset.type=mmacs.CoresetHok'],
+            "unknown hook 'mmacs.CoresetHok' in default_hooks.coreset: did you mean 'mmacs.CoresetHook'?",
+        ),
         (['default_hooks.coreset.scorer.type=Dense'], "error: unknown scorer 'Dense'"),
         (['load_from=nowhere.pth'], 'nowhere.pth'),
         (['train_dataloader.sampler.fraktion=1'], "CoresetSampler has no setting 'fraktion', did you mean 'fraction'"),
@@ -157,21 +161,45 @@ def test_a_missing_framework_is_one_sentence(command, monkeypatch):
     assert message.startswith('error: mmacs needs mmengine, which is not installed')
 
 
-def test_bugs_keep_their_traceback():
+def test_bugs_keep_their_traceback_and_are_called_so(capsys):
     def bug():
         raise RuntimeError('a bug')
 
-    with pytest.raises(RuntimeError, match='a bug'):
+    with pytest.raises(SystemExit):
         cli.run(bug)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[0].startswith('Traceback') and "raise RuntimeError('a bug')" in ''.join(lines)
+    assert lines[-1].startswith('error: this should not happen, please report it') and '(a bug)' in lines[-1]
 
 
 def test_text_that_frameworks_put_around_a_message_is_taken_off():
-    wrapped = MmacsError('class `CoresetSampler` in mmacs/coreset/sampler.py: fraction must be above 0')
-    assert cli.explain(wrapped) == 'fraction must be above 0'
+    try:
+        try:
+            raise MmacsError('fraction must be above 0')
+        except MmacsError as error:
+            raise MmacsError(f'class `CoresetSampler` in mmacs/coreset/sampler.py: {error}')  # noqa: B904
+    except MmacsError as wrapped:
+        assert cli.explain(wrapped) == 'fraction must be above 0'
     worker = MmacsError(
         'Caught MmacsError in DataLoader worker process 0.\n  File x\nmmacs.errors.MmacsError: cannot read'
     )
     assert cli.explain(worker) == 'cannot read'
+
+
+def test_of_processes_that_make_one_mistake_one_says_it(monkeypatch, capsys):
+    def mistake():
+        raise MmacsError('said once')
+
+    store = TCPStore('localhost', 0, is_master=True, wait_for_workers=False)  # as torchrun has one
+    given = {'TORCHELASTIC_USE_AGENT_STORE': 'True', 'MASTER_ADDR': 'localhost', 'MASTER_PORT': str(store.port)}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    for _ in range(2):
+        with pytest.raises(SystemExit) as stop:
+            cli.run(mistake)
+        assert stop.value.code == 1
+    assert capsys.readouterr().err == 'error: said once\n'
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_parse_spec():
     'values, message',
     [
         ({'num_trian': 10}, "did you mean 'num_train'"),
-        ({'num_train': -1}, 'num_train of the data set spec has to be an integer of at least 0, not -1'),
+        ({'num_train': -1}, 'num_train of the data set spec must be a whole number, at least 0, got -1'),
         ({'seed': 'zero'}, "not 'zero'"),
         ({'seed': True}, 'not True'),
     ],

@@ -211,7 +211,7 @@ def test_noise_that_makes_no_sense(noise, message):
 
 @pytest.mark.parametrize('seed', [-1, 0.5, None, True])
 def test_seed_out_of_range(seed):
-    with pytest.raises(MmacsError, match='seed of label noise must be an integer of at least 0'):
+    with pytest.raises(MmacsError, match='seed of label noise must be a whole number, at least 0'):
         noisy_toy(seed=seed)
 
 

@@ -235,7 +235,7 @@ def test_a_loss_that_is_not_finite_is_named(model):
         (dict(max_crossings=2.5), 'max_crossings must be a whole number'),
         (dict(min_bits=4, max_bits=4), 'min_bits and max_bits must be integers'),
         (dict(max_bits=9), 'min_bits < max_bits <= 8, got 2 and 9'),
-        (dict(freeze_epoch=0), 'freeze_epoch must be an epoch, at least 1, or None, got 0'),
+        (dict(freeze_epoch=0), 'freeze_epoch must be a whole number, at least 1, got 0'),
     ],
 )
 def test_wrong_settings(settings, message):

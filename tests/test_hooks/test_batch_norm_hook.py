@@ -96,5 +96,5 @@ def test_images_are_spread_over_the_data_and_over_processes(monkeypatch):
 
 @pytest.mark.parametrize('num_images', [0, True, 1.5])
 def test_a_wrong_number_of_images_is_a_clear_error(num_images):
-    with pytest.raises(MmacsError, match='num_images must be a positive integer'):
+    with pytest.raises(MmacsError, match='num_images must be a whole number, at least 1'):
         BatchNormReestimationHook(num_images=num_images)

@@ -154,8 +154,8 @@ def test_an_unfit_teacher_is_refused(tiny_retinanet, tmp_path, trained, wider):
     other.data_preprocessor.mean = [0, 0, 0]
     for change, message in (
         (dict(checkpoint=trained), 'does not fit this RetinaNet'),
-        (dict(checkpoint=str(tmp_path / 'none.pth')), "cannot find the teacher's config or checkpoint"),
-        (dict(config='none.py'), "cannot find the teacher's config or checkpoint"),
+        (dict(checkpoint=str(tmp_path / 'none.pth')), 'cannot load the weights of the teacher .*none.pth'),
+        (dict(config='none.py'), 'cannot read the config of the teacher .*none.py'),
         (dict(config=other), "the teacher's data preprocessor has another mean"),
     ):
         with pytest.raises(MmacsError, match=message):
@@ -167,7 +167,7 @@ def test_an_unfit_teacher_is_refused(tiny_retinanet, tmp_path, trained, wider):
     [
         (dict(weight=-1), 'weight must be a number above 0, got -1'),
         (dict(form='kld'), "unknown form 'kld': did you mean 'kl'"),
-        (dict(teacher=dict(config='a.py')), 'teacher needs a config and a checkpoint'),
+        (dict(teacher=dict(config='a.py')), 'teacher must be a dict of config and checkpoint'),
     ],
 )
 def test_wrong_settings(settings, message):

@@ -64,3 +64,26 @@ def test_steps_that_exist_are_kept_and_missing_ones_are_added(model):
     calibrate(model, [10 * torch.randn(2, 3, 8, 8)])
     changed = [key for key, value in model.state_dict().items() if not torch.equal(before[key], value)]
     assert changed == ['3.input_quantizer.step', '3.input_quantizer.initialized']
+
+
+@pytest.mark.parametrize('trained', [False, True])
+def test_batch_norm_that_was_never_trained_shows_what_it_will_show_in_training(model, trained):
+    model[0].weight.data.mul_(0.05)  # by the initial statistics, values after the BatchNorm would be as small
+    if trained:
+        model[1].running_var.fill_(4)
+    before = {key: value.clone() for key, value in model[1].state_dict().items()}
+    images, seen = torch.randn(4, 3, 8, 8), []
+    calibrate(model, [images])
+    assert all(torch.equal(value, before[key]) for key, value in model[1].state_dict().items())
+    model[3].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model.train()(images)
+    largest = 255 * model[3].input_quantizer.step.item()  # 8 bits, without sign
+    assert (0.3 < largest / seen[0].max().item() < 10) is not trained
+
+
+def test_frozen_batch_norm_shows_its_own_statistics(model):
+    model[0].weight.data.mul_(1e-3)
+    model[1].train = lambda mode=True: model[1]  # as a backbone with norm_eval=True keeps it
+    model[1].training = False
+    calibrate(model, [torch.randn(4, 3, 8, 8)])
+    assert model[3].input_quantizer.step.item() < 1e-2

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from mmacs.utils.checks import is_whole
+from mmacs.utils.checks import require_whole
 from mmacs.utils.errors import MmacsError
 
 
@@ -29,12 +29,8 @@ class Schedule:
     def __post_init__(self) -> None:
         for name, least in (('interval', 1), ('warmup', 0), ('full_data_last', 0), ('rounds', 1)):
             value = getattr(self, name)
-            if (
-                not is_whole(value)
-                and not (name == 'rounds' and value is None)
-                or (value is not None and value < least)
-            ):
-                raise MmacsError(f'{name} must be a whole number, at least {least}, got {value!r}')
+            if value is not None or name != 'rounds':
+                require_whole(name, value, least)
 
     def check(self, end: int) -> None:
         """Requires that a run that ends at ``end`` has time for a round.

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 from mmacs.coreset.selection.selectors.base import Selection, Selector
 from mmacs.coreset.selection.selectors.top_k import top_k
-from mmacs.utils.checks import is_number, is_whole
+from mmacs.utils.checks import is_number, require_whole
 from mmacs.utils.errors import MmacsError
 
 
@@ -44,10 +44,9 @@ class Constraints:
     trim: float = 0.0
 
     def __post_init__(self) -> None:
-        if not is_whole(self.class_floor) or self.class_floor < 0:
-            raise MmacsError(f'class_floor must be a whole number of images, at least 0, got {self.class_floor!r}')
-        if self.max_gap is not None and (not is_whole(self.max_gap) or self.max_gap < 1):
-            raise MmacsError(f'max_gap must be a whole number of rounds, at least 1, or None, got {self.max_gap!r}')
+        require_whole('class_floor', self.class_floor, least=0)
+        if self.max_gap is not None:
+            require_whole('max_gap', self.max_gap)
         if not is_number(self.random_share) or not 0 <= self.random_share <= 1:
             raise MmacsError(f'random_share must be from 0 to 1, got {self.random_share!r}')
         if not is_number(self.trim) or not 0 <= self.trim < 1:

@@ -3,7 +3,8 @@
 import math
 from typing import Callable, Dict, Union
 
-from mmacs.utils.errors import MmacsError, unknown_name
+from mmacs.utils.checks import require_known
+from mmacs.utils.errors import MmacsError
 
 _SCHEDULES: Dict[str, Callable[[float], float]] = {
     'cosine': lambda x: math.cos(math.pi * x / 2),
@@ -36,8 +37,7 @@ def beta(schedule: Union[str, float], epoch: float, max_epochs: float) -> float:
         if not 0 <= schedule <= 1:
             raise MmacsError(f'a constant beta must be from 0 to 1, got {schedule}')
         return float(schedule)
-    if schedule not in _SCHEDULES:
-        raise unknown_name('beta schedule', schedule, _SCHEDULES)
+    require_known('beta schedule', schedule, _SCHEDULES)
     if not 0 <= epoch <= max_epochs or max_epochs <= 0:
         raise MmacsError(f'epoch must be from 0 to max_epochs={max_epochs}, got {epoch}')
     return min(1.0, max(0.0, _SCHEDULES[schedule](epoch / max_epochs)))

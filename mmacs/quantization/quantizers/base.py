@@ -10,6 +10,7 @@ from mmacs.quantization.fake_quant import level_bounds, per_element, power_of_tw
 from mmacs.quantization.memory_order import memory_rows
 from mmacs.quantization.processes import world_size
 from mmacs.quantization.recompute import keeping_inputs, remember
+from mmacs.utils.checks import is_number, is_whole
 from mmacs.utils.errors import MmacsError
 
 MAX_BITS = 16
@@ -18,8 +19,14 @@ KINDS = ('weight', 'activation')
 
 def check_bits(bits: object) -> None:
     """Raise an :class:`MmacsError` unless ``bits`` is an integer from 1 to 16."""
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= MAX_BITS:
+    if not is_whole(bits) or not 1 <= bits <= MAX_BITS:
         raise MmacsError(f'bits must be an integer from 1 to {MAX_BITS}, or 32 for full precision, got {bits!r}')
+
+
+def check_momentum(momentum: object) -> None:
+    """Raise an :class:`MmacsError` unless this is the share of a new batch in a range that follows the data."""
+    if not is_number(momentum) or not 0 < momentum <= 1:
+        raise MmacsError(f'momentum, the share of a new batch, must be above 0 and at most 1, got {momentum!r}')
 
 
 class Grid(NamedTuple):

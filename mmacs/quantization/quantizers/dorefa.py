@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mmacs.quantization.fake_quant import clip_and_round, fill_zeros, per_element, round_to_levels
 from mmacs.quantization.quantizers.base import Grid, Quantizer
+from mmacs.utils.checks import require_switch
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import QUANTIZERS
 
@@ -32,6 +33,7 @@ class DoReFa(Quantizer):
 
     def __init__(self, rescale: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        require_switch('rescale', rescale)
         self.rescale = rescale
         self.register_buffer('unit', torch.ones(self.num_ranges))
 

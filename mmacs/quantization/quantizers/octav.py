@@ -7,8 +7,7 @@ from torch import Tensor
 
 from mmacs.quantization.fake_quant import keep_positive, per_element, round_to_levels
 from mmacs.quantization.mse_clip import channel_sample, clipped_straight_through, mse_clip_of_bits
-from mmacs.quantization.quantizers.base import Grid, Quantizer
-from mmacs.utils.errors import MmacsError
+from mmacs.quantization.quantizers.base import Grid, Quantizer, check_momentum
 from mmacs.utils.registry import QUANTIZERS
 
 
@@ -39,8 +38,7 @@ class OCTAV(Quantizer):
 
     def __init__(self, momentum: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not 0 < momentum <= 1:
-            raise MmacsError(f'momentum, the share of a new batch, must be above 0 and at most 1, got {momentum}')
+        check_momentum(momentum)
         self.momentum = momentum if self.kind == 'activation' else 1.0
         self.register_buffer('clip', torch.ones(self.num_ranges))
 
@@ -62,10 +60,10 @@ class OCTAV(Quantizer):
         self.at(self.clip, level).copy_(statistic[int(self.level_is_signed(level))])
 
     def refresh(self, x: Tensor, level: int) -> None:
-        """Follow the values; a range that is all zero stays."""
+        """Follow the values; a range stays where they are all zero, or not finite."""
         found = self.best_clip(x, self.level_is_signed(level))
         clip = self.at(self.clip, level)
-        clip.lerp_(torch.where(found > 0, found, clip), self.momentum)
+        clip.lerp_(torch.where((found > 0) & found.isfinite(), found, clip), self.momentum)
 
     def grid_step(self, level: int, q_min: int, q_max: int) -> Tensor:
         """Returns the clip in its number of steps."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from mmacs.quantization.fake_quant import fill_zeros, round_to_levels
-from mmacs.quantization.quantizers.base import Quantizer
+from mmacs.quantization.quantizers.base import Quantizer, check_momentum
+from mmacs.utils.checks import is_number, require_switch
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import QUANTIZERS
 
@@ -30,6 +31,7 @@ class MinMax(Quantizer):
 
     def __init__(self, symmetric: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        require_switch('symmetric', symmetric)
         self.symmetric = symmetric
         self.register_buffer('low', torch.zeros(self.num_ranges))
         self.register_buffer('high', torch.ones(self.num_ranges))
@@ -55,7 +57,8 @@ class MinMax(Quantizer):
         """Take the weight's range; follow that of activations."""
         seen = self.statistic(x)
         if self.kind == 'activation':
-            seen = self.moved(torch.stack([self.at(self.low, level), self.at(self.high, level)]), seen)
+            before = torch.stack([self.at(self.low, level), self.at(self.high, level)])
+            seen = torch.where(seen.isfinite().all(), self.moved(before, seen), before)  # a loss scale skips such steps
         self.set_range(seen, level, 0, 0)
 
     def options(self) -> Dict[str, Any]:
@@ -100,8 +103,7 @@ class EMAMinMax(MinMax):
 
     def __init__(self, momentum: float = 0.01, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not 0 < momentum <= 1:
-            raise MmacsError(f'momentum must lie in (0, 1], got {momentum!r}')
+        check_momentum(momentum)
         self.momentum = momentum
 
     def combine(self, statistics: Tensor) -> Tensor:
@@ -130,7 +132,7 @@ class Percentile(EMAMinMax):
 
     def __init__(self, percentile: float = 99.9, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not 50 < percentile <= 100:
+        if not is_number(percentile) or not 50 < percentile <= 100:
             raise MmacsError(f'percentile must lie in (50, 100], got {percentile!r}')
         self.percentile = percentile
 

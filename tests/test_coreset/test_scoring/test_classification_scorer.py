@@ -162,7 +162,7 @@ def test_mistakes_are_named_before_the_run():
     with pytest.raises(MmacsError, match="unknown column of ClassificationScorer 'margins': did you mean 'margin'"):
         ClassificationScorer().check(classifier(), ['margins'])
     for wrong in (0, True, 2.5):
-        with pytest.raises(MmacsError, match='num_probs must be a positive integer'):
+        with pytest.raises(MmacsError, match='num_probs must be a whole number, at least 1'):
             ClassificationScorer(num_probs=wrong)
 
 

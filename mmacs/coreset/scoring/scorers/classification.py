@@ -18,7 +18,7 @@ from mmacs.coreset.scoring.probabilities import (
 )
 from mmacs.coreset.scoring.scorers.base import Scorer
 from mmacs.coreset.scoring.scores import error_vector_score, reducible_error
-from mmacs.utils.checks import is_whole
+from mmacs.utils.checks import require_whole
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import SCORERS
 
@@ -59,8 +59,8 @@ class ClassificationScorer(Scorer):
     normalisation = 'none'
 
     def __init__(self, num_probs: Optional[int] = None) -> None:
-        if num_probs is not None and (not is_whole(num_probs) or num_probs < 1):
-            raise MmacsError(f'num_probs must be a positive integer or None, got {num_probs!r}')
+        if num_probs is not None:
+            require_whole('num_probs', num_probs)
         self.num_probs = num_probs
 
     def check(self, model: nn.Module, columns: Sequence[str]) -> None:

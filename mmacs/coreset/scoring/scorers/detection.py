@@ -30,7 +30,7 @@ from mmacs.coreset.scoring.scorers.detection_scores import (
     most_probable_classes,
 )
 from mmacs.coreset.scoring.scores import reducible_error
-from mmacs.utils.checks import is_whole
+from mmacs.utils.checks import is_number, require_whole
 from mmacs.utils.errors import MmacsError
 
 
@@ -93,9 +93,8 @@ class DetectionScorer(Scorer):
 
     def __init__(self, num_candidates: int = 100, num_hard_negatives: int = 32, score_threshold: float = 0.3) -> None:
         for name, value in (('num_candidates', num_candidates), ('num_hard_negatives', num_hard_negatives)):
-            if not is_whole(value) or value < 1:
-                raise MmacsError(f'{name} must be a positive integer, got {value!r}')
-        if not isinstance(score_threshold, (int, float)) or not 0 <= score_threshold <= 1:
+            require_whole(name, value)
+        if not is_number(score_threshold) or not 0 <= score_threshold <= 1:
             raise MmacsError(f'score_threshold must lie in [0, 1], got {score_threshold!r}')
         self.num_candidates = num_candidates
         self.num_hard_negatives = num_hard_negatives

@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 from mmacs.coreset.selection.selectors.base import Selection, Selector
 from mmacs.coreset.selection.selectors.quotas import even_quotas, members
 from mmacs.coreset.selection.selectors.top_k import top_k
-from mmacs.utils.checks import is_number, is_whole
+from mmacs.utils.checks import is_number, require_whole
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import SELECTORS
 
@@ -36,8 +36,7 @@ class Stratified(Selector):
     def __init__(self, hard_cut: float = 0.0, bins: int = 50) -> None:
         if not is_number(hard_cut) or not 0 <= hard_cut < 1:
             raise MmacsError(f'hard_cut must be at least 0 and below 1, got {hard_cut!r}')
-        if not is_whole(bins) or bins < 1:
-            raise MmacsError(f'bins must be a positive integer, got {bins!r}')
+        require_whole('bins', bins, most=10**6)
         self.hard_cut = hard_cut
         self.bins = bins
 

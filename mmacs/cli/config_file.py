@@ -1,0 +1,161 @@
+"""Reading a config and changing it on the command line: what MMEngine cannot read is told by file, key and value."""
+
+import argparse
+import inspect
+import os
+import traceback
+from difflib import get_close_matches
+from pathlib import Path
+from types import FrameType
+from typing import Any, Iterator, List, Mapping, Tuple
+
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config.utils import _get_package_and_cfg_path
+from mmengine.runner import Runner
+
+from mmacs.utils.errors import MmacsError, reason
+
+_READ, _MERGE = Config._file2dict.__code__, Config._merge_a_into_b.__code__
+_LARGEST = 60  # characters of a value that is shown
+
+
+class Options(DictAction):
+    """``--cfg-options KEY=VALUE ...``, as MMEngine reads them."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *args: Any) -> None:
+        """Adds the options to a namespace.
+
+        Raises:
+            MmacsError: If one has no value, or one that is neither a number, a word nor a list of them.
+        """
+        for option in values:
+            if not option.partition('=')[1] or option.startswith('='):
+                raise MmacsError(f'--cfg-options takes KEY=VALUE, such as train_cfg.max_epochs=3, got {option!r}')
+            try:
+                super().__call__(parser, namespace, [option], *args)
+            except Exception as error:
+                raise MmacsError(
+                    f'--cfg-options reads numbers, words and lists of them, not {option!r}: give the keys of a dict '
+                    f'one by one, as in a.b.c=value, or write it into a config (a recipe also into a JSON file: '
+                    f'model.recipe=recipe.json)'
+                ) from error
+
+
+def read_config(file: os.PathLike) -> Config:
+    """Returns a config with what it inherits.
+
+    Raises:
+        MmacsError: If it is not there, cannot be read, or does not fit what it inherits.
+    """
+    if Path(file).is_dir():
+        raise MmacsError(f'{file} is a folder, not a config')
+    try:
+        return Config.fromfile(file)
+    except MmacsError:
+        raise
+    except FileNotFoundError as error:
+        raise MmacsError(f'no such config: {error}') from error
+    except ImportError as error:
+        raise _failed_import(error) from error
+    except Exception as error:
+        raise MmacsError(_unreadable(Path(file), error)) from error
+
+
+def change_config(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Changes a config, in place, by options such as ``{'train_cfg.max_epochs': 3}``.
+
+    Where the config has None, options give it a dict.
+
+    Raises:
+        MmacsError: If a key leads through something that has no keys, or is a misspelled one of the whole config.
+    """
+    for option in options:
+        first, *rest = option.split('.')
+        known = [*cfg, *inspect.signature(Runner).parameters]
+        close = get_close_matches(first, known, n=1, cutoff=0.8)
+        if first not in known and close:
+            raise MmacsError(f'--cfg-options {option}: the config has no {first!r}, did you mean {close[0]!r}?')
+        inside, path = cfg._cfg_dict, []
+        for key, following in zip([first, *rest], rest):
+            path.append(key)
+            if isinstance(inside, list):
+                inside = _entry(inside, key, option)
+            else:
+                if inside.get(key, ...) is None:
+                    inside[key] = ConfigDict()
+                inside = inside.get(key)
+            if inside is None:
+                break  # nothing there yet
+            if not isinstance(inside, (dict, list)):
+                raise _no_keys('.'.join(path), inside, f'--cfg-options sets {following} of it')
+            if isinstance(inside, list):
+                _entry(inside, following, option)
+    cfg.merge_from_dict(dict(options))
+
+
+def _entry(entries: List[Any], key: str, option: str) -> Any:
+    if not key.isdigit() or int(key) >= len(entries):
+        raise MmacsError(
+            f'--cfg-options {option}: there is a list of {len(entries)} entries, counted from 0, and {key!r} is none '
+            f'of them'
+        )
+    return entries[int(key)]
+
+
+def _no_keys(path: str, value: Any, given: str) -> MmacsError:
+    """The error for a dict, or a key of one, in the place of something else."""
+    if path in ('model.model', 'model.model.model'):
+        return MmacsError(
+            "the config's model names its type, and its settings stand beside it: write model.backbone and the like in "
+            'place of model.model.backbone'
+        )
+    return MmacsError(f'{path} is {_shown(value)}, which has no keys, and {given}')
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _LARGEST else f'{shown[:_LARGEST]} ...'
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    """Returns what is wrong with a config, and where."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    read = [Path(frame.f_locals['filename']) for frame, _ in frames if frame.f_code is _READ]
+    inner = read[-1] if read else file  # one that it inherits, perhaps
+    of = '' if inner == file or inner.samefile(file) else f', which {file} inherits'
+    if frames[-1][0].f_code is _get_package_and_cfg_path.__code__:
+        return (
+            f'{inner}: a config that is inherited from a package is named with its folder, such as '
+            f'mmacs::retinanet/retinanet_r18_w4a4_acs.py'
+        )
+    keys = [frame.f_locals['k'] for frame, _ in frames if frame.f_code is _MERGE]
+    if keys and isinstance(error, TypeError):
+        base = frames[-1][0].f_locals['b'][keys[-1]]
+        return (
+            f'{inner}: {_no_keys(".".join(keys), base, "this config has a dict for it: add _delete_=True to the dict")}'
+        )
+    if isinstance(error, RecursionError) and len(set(read)) < len(read):
+        return f'the config {file} inherits itself: {" from ".join(dict.fromkeys(map(str, read)))}'
+    return f'cannot read the config {inner}{of}: {reason(error)}{_line(frames, inner)}'
+
+
+def _line(frames: List[Tuple[FrameType, int]], file: Path) -> str:
+    """Returns the last line of the config itself that was executed."""
+    lines = [number for frame, number in frames if frame.f_code.co_filename in ('', str(file))]
+    return f' (line {lines[-1]})' if lines else ''
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _failed_import(error: ImportError) -> MmacsError:
+    """Say what failed at the bottom of an import that MMEngine tried."""
+    *_, last = _causes(error)
+    if str(getattr(last, 'name', None) or '').startswith('mmacs.'):
+        why = 'it moved in 0.2, see "Moved modules" in CHANGELOG.md; what is public is imported from mmacs itself'
+    else:
+        why = 'is its folder on PYTHONPATH?'
+    return MmacsError(f'cannot import what custom_imports names ({last}): {why}')
