@@ -197,9 +197,7 @@ def _check_checkpoint(found: Any) -> None:
                 raise _NoCheckpointError(f'{key!r} is no name of a weight')
             if weights is not found and not isinstance(value, torch.Tensor) and not key.endswith('_extra_state'):
                 raise _NoCheckpointError(f'{printable(key, 200)} is a {type(value).__name__}, not a tensor')
-    for counter in ('epoch', 'iter'):
-        count = found.get('meta', {}).get(counter, 0)
-        if type(count) is not int or not 0 <= count < 2**63:
-            raise _NoCheckpointError(
-                f'its meta says {counter} {printable(repr(count), 80)}, which is no natural number'
-            )
+    for counter, limit in (('epoch', 2**63), ('iter', 2**63), ('seed', 2**32)):
+        count = found.get('meta', {}).get(counter)
+        if count is not None and (type(count) is not int or not 0 <= count < limit):
+            raise _NoCheckpointError(f'its meta says {counter} {printable(repr(count), 80)}, which is none')

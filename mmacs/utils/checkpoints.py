@@ -131,7 +131,7 @@ def _without_execution(resume: Callable[..., None]) -> Callable[..., None]:
                 f'cannot resume from {filename}: it has no {error}, as checkpoints of runs have; to start from its '
                 f'weights alone, set load_from'
             ) from error
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise MmacsError(f'cannot resume from {filename}, which does not fit this run: {error}') from error
 
     return resume_without_execution

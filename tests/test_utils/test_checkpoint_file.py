@@ -277,6 +277,10 @@ SHAPES = {
     'a meta that is text': (pickled(text('meta'), text('a')), 'its meta is a str'),
     'messages that are text': (pickled(text('message_hub'), text('a')), 'its message_hub is a str'),
     'an epoch that is text': (pickled(text('meta'), mapping(text('epoch'), text('a'))), "says epoch 'a'"),
+    'a seed that is a text': (
+        pickled(text('meta'), mapping(text('seed'), text('1\nall is well'))),
+        r"seed '1\nall is well'",
+    ),
     'an iteration below 0': (pickled(text('meta'), mapping(text('iter'), number(-1))), 'says iter -1'),
 }
 

@@ -404,10 +404,11 @@ class Quantizer(nn.Module):
                 f'{self.name} is a {type(self).__name__} with the state {", ".join(sorted(own))}, but the checkpoint '
                 f'has {", ".join(sorted(given))}: {advice}'
             )
-        bits = int(given['step_bits'])
-        if bits != self.bits:
+        bits = given['step_bits'].flatten().tolist()
+        if bits != [self.bits]:
             raise MmacsError(
-                f'{self.name} has {self.bits} bits, but the checkpoint has step sizes for {bits}: {advice}'
+                f'{self.name} has {self.bits} bits, but the checkpoint has step sizes for '
+                f'{", ".join(map(str, bits)) or "none"}: {advice}'
             )
         for key, value in own.items():
             if given[key].shape != value.shape:
