@@ -18,7 +18,7 @@ SHOWN = 3
 LONGEST = 300  # characters of a recipe in an error message
 
 # Checkpoints of mmacs 0.1 hold a text per quantizer, such as 'LSQ, 4 bits, 64 ranges, powers of two'.
-_TEXT = re.compile(r'(\w+), (\d+) bits, (\d+) ranges?((?:, [^,]+)*)')
+_TEXT = re.compile(r'(\w+), (\d{1,9}) bits, (\d{1,9}) ranges?((?:, [^,]+)*)')
 _TEXT_OPTIONS = {'powers of two': ('power_of_two', True), 'asymmetric': ('symmetric', False)}
 
 
@@ -75,7 +75,7 @@ class QuantizerSpecification:
             'bits': type(found.bits) is int and found.bits >= 1,
             'granularity': found.granularity in GRANULARITIES,
             'ranges': type(found.ranges) is int and found.ranges >= 1,
-            'options': isinstance(found.options, dict),
+            'options': type(found.options) is dict and _is_plain(found.options),
         }
         for key, right in is_right.items():
             if not right:

@@ -184,6 +184,7 @@ def test_what_is_no_specification_is_one_sentence(state):
         lambda state: state['quantizers'][NAME].update(granularity=torch.zeros(2)),
         lambda state: state['quantizers'][NAME].update(ranges=0),
         lambda state: state['quantizers'][NAME].update(options=['power_of_two']),
+        lambda state: state['quantizers'][NAME].update(options={'alpha': torch.zeros(2)}),
     ],
 )
 def test_damaged_specifications_are_one_sentence(damage):
@@ -201,6 +202,8 @@ def test_damaged_specifications_are_one_sentence(damage):
         dict(recipe=None),
         dict(quantizers={NAME: 'LSQ of 4 bits'}),
         dict(quantizers={NAME: 4}),
+        dict(quantizers={NAME: f'LSQ, 4 bits, {"9" * 5000} ranges'}),
+        dict(recipe='[' * 10**5),
     ],
 )
 def test_damaged_texts_are_one_sentence(damage):
