@@ -18,6 +18,7 @@ from mmacs.cli.config_file import Options, change_config, read_config
 from mmacs.cli.failures import parts
 from mmacs.datasets.data_paths import check_data, move_data_root
 from mmacs.hooks.batches import require_a_batch
+from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.work_dir import take
 from mmacs.utils.errors import MmacsError
 
@@ -105,7 +106,9 @@ def build_runner(cfg: Config, loaders: List[str]) -> Runner:
         )
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         _start_cpu_processes(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    follow_config(runner)
+    return runner
 
 
 def train(runner: Runner) -> None:

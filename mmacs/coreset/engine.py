@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 import numpy as np
 from mmengine.dist import all_gather_object, broadcast_object_list
@@ -75,6 +75,7 @@ class CoresetEngine:
         self.state = CoresetState(
             len(data), settings.columns, settings.cost.plan(settings.schedule), settings.schedule.warmup
         )
+        self._asked = self.state.plan
         self._exact = scoring
         self._undrawn: Optional[Dict[str, float]] = None  # facts of a round that no coreset was drawn from yet
 
@@ -336,6 +337,7 @@ class CoresetEngine:
         return {
             **self.state.state_dict(),
             'seed': self.sampler.seed,
+            'asked': list(self._asked),
             'sweep_start': self.sampler.sweep_start,
             'data': self.data.fingerprint,
             'contents': None if self.data.contents is None else self.data.contents.stored,
@@ -351,7 +353,6 @@ class CoresetEngine:
         Raises:
             MmacsError: If it is of another data set, other columns or another fraction.
         """
-        asked = self.state.plan
         self.state.load_state_dict(state)
         if state['data'] != self.data.fingerprint:
             raise MmacsError(
@@ -365,8 +366,13 @@ class CoresetEngine:
                 'that its scores are of other images: put the files back, or start a new run from these weights with '
                 'load_from'
             )
-        if self.settings.cost.budget is None:
-            self.state.plan = asked  # the config's, which may have been changed
+        self._follow_plan(state.get('asked'))
+        if self.sampler.seed != state['seed']:
+            print_log(
+                f"The run goes on with the seed {state['seed']} of the checkpoint's coreset, not {self.sampler.seed}.",
+                'current',
+                logging.WARNING,
+            )
         self.sampler.seed = state['seed']
         if state['sweep_start'] is not None and self.sweeps(now):
             self.sampler.sweep(state['sweep_start'])
@@ -381,3 +387,21 @@ class CoresetEngine:
             print_log(
                 f'Resumed the coreset of round {self.state.round}, digest {digest(self.sampler.indices)}.', 'current'
             )
+
+    def _follow_plan(self, asked_before: Optional[Sequence[float]]) -> None:
+        """Has a resumed run hold its rounds as its config says, which may be another than the one that it began with.
+
+        Args:
+            asked_before (Sequence[float], optional): The plan that the config of the checkpoint asked for; None in
+                checkpoints of mmacs 0.1, where it was that of the run unless a budget changed it.
+        """
+        state, asked = self.state, self._asked
+        if state.round < 0:
+            state.next_round = self.settings.schedule.warmup
+        if asked_before is None:
+            asked_before = asked if self.settings.cost.budget is not None else state.plan
+        if tuple(asked_before) == tuple(asked):
+            return
+        if state.round >= 0:
+            state.next_round += asked.interval - state.plan.interval
+        state.plan = asked

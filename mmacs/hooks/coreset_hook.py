@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from mmacs.coreset.settings import CoresetSettings, Group
 from mmacs.hooks.batches import require_batches
 from mmacs.hooks.coreset_run import CoresetRun
+from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.run import saves_checkpoint_now
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.registry import HOOKS
@@ -79,6 +80,10 @@ class CoresetHook(Hook):
         self.cache_dir = cache_dir
         self._resumed: Optional[Dict[str, Any]] = None
         self._run: Optional[CoresetRun] = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Has a resumed run follow its config."""
+        follow_config(runner)
 
     def before_train(self, runner: Runner) -> None:
         """Makes the teacher, or takes up a resumed run's coreset."""

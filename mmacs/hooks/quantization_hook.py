@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.batches import require_batches
 from mmacs.hooks.nonfinite import NonfiniteWatch
+from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, refuse_unsound_progress, unwrapped
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.quantization import Specification, calibrate, layer_table, quantizers
@@ -78,6 +79,10 @@ class QuantizationHook(Hook):
         self._has_loaded = False
         self._watch = NonfiniteWatch()
         self._following: List[Quantizer] = []
+
+    def before_run(self, runner: Runner) -> None:
+        """Has a resumed run follow its config."""
+        follow_config(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Refuse a checkpoint that doesn't fit, before it is loaded."""

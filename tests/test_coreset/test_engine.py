@@ -86,7 +86,16 @@ class GivenScores(ScoringPass):
 
 
 def engine(
-    weights=None, harvest=False, policy=None, normalisation='rank', data=None, seed=3, size=100, rescore=1.0, **schedule
+    weights=None,
+    harvest=False,
+    policy=None,
+    normalisation='rank',
+    data=None,
+    seed=3,
+    size=100,
+    rescore=1.0,
+    force=False,
+    **schedule,
 ):
     data = TrainingData.read(DistinctImages(RepeatDataset(data or Images(), 2), []))
     settings = CoresetSettings(
@@ -94,7 +103,7 @@ def engine(
         Importance(weights or {'evs': 'beta', 'ds': '1 - beta'}, normalisation=normalisation),
         policy or Policy(TopK(), Constraints()),
         Schedule(**schedule),
-        Cost(harvest=harvest, rescore=rescore),
+        Cost(harvest=harvest, rescore=rescore, force=force),
     )
     indices = len(data.positions)
     sampler = CoresetSampler(range(indices), fraction=min(size, indices) / indices, seed=seed)
@@ -319,7 +328,7 @@ def test_class_floors_take_objects_as_labels():
 # -------------------------------------------------------------------- a run
 def test_rounds_and_epochs_of_a_run(monkeypatch):
     schedule = dict(interval=2, warmup=1, rounds=2, full_data_last=1)
-    own = engine({'evs': 1.0}, policy=Policy(GumbelTopK(), Constraints()), **schedule)
+    own = engine({'evs': 1.0}, policy=Policy(GumbelTopK(), Constraints()), force=True, **schedule)
     monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
     shown, reported = [], []
     for epoch in range(8):
@@ -393,7 +402,7 @@ def test_a_slow_round_widens_the_interval_and_says_so_once_per_change(monkeypatc
 def test_what_tells_no_image_from_another_is_said_once_per_round(monkeypatch):
     said = []
     monkeypatch.setattr(module, 'print_log', lambda text, *_: said.append(text))
-    own = engine({'evs': 1.0, 'ds': 1.0}, policy=Policy(GumbelTopK(), Constraints()), interval=2)
+    own = engine({'evs': 1.0, 'ds': 1.0}, policy=Policy(GumbelTopK(), Constraints()), force=True, interval=2)
     monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
     monkeypatch.setattr(own.scoring, 'truth', lambda positions, column, number: RELEVANT[column][positions])
     for epoch in range(4):
@@ -406,7 +415,7 @@ def test_what_tells_no_image_from_another_is_said_once_per_round(monkeypatch):
 
 def test_where_all_images_are_equal_each_round_is_a_uniform_draw_of_the_seed(monkeypatch):
     def rounds(seed):
-        own = engine({'ds': 1.0}, seed=seed, size=40, interval=1)
+        own = engine({'ds': 1.0}, seed=seed, size=40, force=True, interval=1)
         monkeypatch.setattr(own.scoring, 'truth', lambda positions, column, number: RELEVANT[column][positions])
         for epoch in range(6):
             own.hold_round(None, epoch)
@@ -439,14 +448,37 @@ def test_costs_are_at_full_resolution_and_the_step_is_measured_once_there_was_tr
     assert seen == [Costs(0.04, 0.08, None, 0.02), Costs(0.04, 0.0, 0.02, None)]
 
 
-def test_without_a_budget_a_resumed_run_has_the_plan_of_its_config():
-    own = engine(rescore=0.5)
-    state = engine(rescore=0.2).state_dict()
-    own.load_state_dict(state, 0)
-    assert own.state.plan.rescore == 0.5
-    own.settings = replace(own.settings, cost=replace(own.settings.cost, budget=0.5))
-    own.load_state_dict(state, 0)
-    assert own.state.plan.rescore == 0.2
+def test_a_resumed_run_has_the_plan_of_its_config_unless_costs_changed_it():
+    def state_of(own, plan=None, number=1):
+        own.state.round, own.state.next_round, own.state.plan = number, 20, plan or own.state.plan
+        return own.state_dict()
+
+    own = engine(rescore=0.5, interval=4)
+    widened = own.state.plan._replace(interval=16)
+    own.load_state_dict(state_of(engine(rescore=0.5, interval=4), widened), 8)
+    assert (own.state.plan, own.state.next_round) == (widened, 20)
+    own = engine(rescore=0.5, interval=4)
+    asked = own.state.plan
+    own.load_state_dict(state_of(engine(rescore=0.2, interval=10)), 8)  # whose last round was at 10
+    assert (own.state.plan, own.state.next_round) == (asked, 14)
+    own = engine(interval=4, warmup=3)
+    own.load_state_dict(state_of(engine(interval=4, warmup=7), number=-1), 1)
+    assert own.state.next_round == 3
+    old = state_of(engine(rescore=0.2, interval=10))
+    del old['asked']  # as checkpoints of 0.1 have it
+    own = engine(rescore=0.5, interval=4)
+    own.load_state_dict(old, 8)
+    assert (own.state.plan, own.state.next_round) == (asked, 14)
+
+
+def test_a_resumed_run_keeps_the_seed_of_its_checkpoint_and_says_so(monkeypatch):
+    said = []
+    monkeypatch.setattr(module, 'print_log', lambda text, *_: said.append(text))
+    for seed in (3, 4):
+        own = engine(seed=seed)
+        own.load_state_dict(engine(seed=3).state_dict(), 0)
+        assert own.sampler.seed == 3
+    assert said == ["The run goes on with the seed 3 of the checkpoint's coreset, not 4."]
 
 
 # -------------------------------------------------------------------- checkpoints
