@@ -1,9 +1,11 @@
 """What ends a run from outside: a full disk, full shared memory. MMEngine and torch write without asking us."""
 
+import io
 import logging
 import os
 import shutil
 import sys
+import traceback
 from contextlib import contextmanager
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -60,12 +62,21 @@ def _stop_worker(error: Exception, handed_over: Any) -> None:
 def _full_disk(error: Exception, work_dir: Path) -> Optional[MmacsError]:
     if not isinstance(error, OSError):
         return None
-    name = error.filename if isinstance(error.filename, (str, os.PathLike)) else None
+    name = error.filename if isinstance(error.filename, (str, os.PathLike)) else _open_file(error)
     inside = name is not None and Path(os.path.abspath(name)).is_relative_to(os.path.abspath(work_dir))
     denied = inside and isinstance(error, (PermissionError, FileExistsError, NotADirectoryError))
     if error.errno not in DISK_ERRORS and not denied:
         return None
     return cannot_write(name or work_dir, error, elsewhere=_ELSEWHERE)
+
+
+def _open_file(error: OSError) -> Optional[str]:
+    """Returns the file that was open nearest to where an error arose, which the error of a write doesn't name."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        for value in frame.f_locals.values():
+            if isinstance(value, io.IOBase) and isinstance(getattr(value, 'name', None), str):
+                return value.name
+    return None
 
 
 def _chain(error: Optional[BaseException]) -> Iterator[BaseException]:

@@ -24,6 +24,9 @@ _NO_FILE = -1  # size of a file that is not there
 HASH_BYTES = 16  # kept of the SHA-256 of an image
 _IN_FACTS = ('img_id', 'height', 'width', 'gt_label', 'instances', 'sample_idx', 'noise')
 
+_NAMES = {'fingerprint', 'by_shape', 'counts', 'noisy', 'paths', 'places', 'ids', 'sizes', 'arrays', 'others'}
+_NAMES |= {'classes', 'class_ends'}
+
 Arrays = Dict[str, np.ndarray]
 
 encode = json.JSONEncoder(default=lambda value: np.asarray(value).tolist()).encode
@@ -201,6 +204,8 @@ def _load(path: Path) -> Optional[Arrays]:
     try:
         with np.load(path, allow_pickle=False) as file:  # it verifies checksums
             arrays = dict(file)
+        if lacking := _NAMES - arrays.keys():
+            raise ValueError(f'it has no {", ".join(sorted(lacking))}')
         same = [*map(_file_size, arrays['paths'].tolist())] == arrays['sizes'].tolist()
     except Exception as error:  # whatever a damaged file leads to
         print_log(f'{path} is damaged ({error}).', 'current')

@@ -49,8 +49,9 @@ class CoresetHook(Hook):
         unbiased (bool or float): Whether an image's loss is weighted by the inverse of its inclusion probability, so
             that the expected gradient is that of all data; needs a selector that knows probabilities. A number is the
             bound on these weights, which costs a little of the unbiasedness; True bounds them by 10. Defaults to False.
-        cache_dir (str, optional): Folder for the teacher's outputs, which several runs may share; None takes
-            ``<work dir>/teacher_cache``.
+        cache_dir (str, optional): Folder for the teacher's outputs, which several runs may share, also at the same
+            time; None takes ``<work dir>/teacher_cache``. Outputs that were computed of other pixels are never taken:
+            each image file is read once for that, and again when its size, inode or times change.
         **others: Refused, with a hint at the group that a setting belongs to.
 
     Raises:

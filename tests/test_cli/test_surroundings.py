@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.visualization import LocalVisBackend
 
 from mmacs.cli.surroundings import surroundings
 from mmacs.utils.errors import MmacsError
@@ -45,6 +46,14 @@ def test_what_cannot_be_written_is_said_in_one_sentence(tmp_path, error, message
         error.filename = error.filename.format(dir=tmp_path)
     with pytest.raises(MmacsError, match=message.format(dir=tmp_path)):
         raise_in(tmp_path, error)
+
+
+def test_the_file_that_was_open_is_named(tmp_path):
+    backend = LocalVisBackend(str(tmp_path))
+    backend.add_scalars({'loss': 1.0, 'step': 1})
+    backend._scalar_save_file = '/dev/full'
+    with pytest.raises(MmacsError, match='cannot write /dev/full .No space left'), surroundings(tmp_path):
+        backend.add_scalars({'loss': 1.0, 'step': 2})
 
 
 @pytest.mark.parametrize(

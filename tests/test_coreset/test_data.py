@@ -16,6 +16,8 @@ from mmacs.coreset import annotations
 from mmacs.coreset.data import TrainingData
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.errors import MmacsError
+from tests.test_coreset.test_image_contents import LOAD, files, write
+from tests.test_coreset.test_image_contents import contents as image_contents_of
 from tests.test_datasets.test_distinct_images import Listed, coco
 
 
@@ -374,6 +376,10 @@ def test_a_damaged_file_is_read_anew(tiny_coco, tmp_path, passes, at):
     assert len(passes) == 3
     read(build(tiny_coco), folder)
     assert len(passes) == 3  # it is sound again
+    np.savez(file, paths=np.asarray([b'a']), sizes=np.asarray([1]))  # of nobody knows what
+    assert read(build(tiny_coco), folder).fingerprint == before.fingerprint
+    assert len(passes) == 4
+    read(build(tiny_coco), folder)
     assert list(folder.iterdir()) == [file]
 
 
@@ -399,10 +405,16 @@ def process(rank, folder):
     bad = DistinctImages(Listed(classes(-1)), [])
     with pytest.raises(MmacsError, match='has the class -1'):
         _ = TrainingData.read(bad).labels
+    contents = image_contents_of(files(folder / 'visible', 5), LOAD, kept=folder / 'contents')
+    (folder / f'{rank}.txt').write_text(repr(contents))
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_the_main_process_reads_and_tells_the_other(tmp_path):
+    for number in range(5):
+        write(tmp_path / 'visible' / f'{number}.bmp', number)
     spawn(process, (tmp_path,), nprocs=2)
+    contents = image_contents_of(files(tmp_path / 'visible', 5), LOAD)
+    assert [(tmp_path / f'{rank}.txt').read_text() for rank in range(2)] == [repr(contents)] * 2
     assert len(list((tmp_path / 'kept').iterdir())) == 1 and not (tmp_path / 'elsewhere').exists()
