@@ -8,6 +8,7 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
 from mmacs.coreset.selection.selectors import coreset_size
+from mmacs.datasets.items import Item, items, load_by_items
 from mmacs.registry import DATA_SAMPLERS
 from mmacs.utils.checks import require_switch
 from mmacs.utils.errors import MmacsError
@@ -24,7 +25,9 @@ class CoresetSampler(Sampler):
     ``redraw=False`` the static random subset. After :meth:`sweep` it shows all of the data in turn.
 
     Subset and order of an epoch are functions of seed, epoch and indices alone, not of the number of processes. Two
-    seeds share neither.
+    seeds share neither. What the transforms of an image draw is one of seed, epoch and index, see
+    :class:`mmacs.datasets.items.Item`, whatever the workers and batches. Other images that they ask for are of the
+    epoch.
 
     Args:
         dataset (Sized): The data set.
@@ -57,6 +60,7 @@ class CoresetSampler(Sampler):
         self.seed = sync_random_seed() if seed is None else require_seed('seed of CoresetSampler', seed)
         self.rank, self.world_size = get_dist_info()
         self.size = coreset_size(fraction, len(dataset))
+        load_by_items(dataset)
         self.epoch = 0
         self.indices: Optional[np.ndarray] = None
         self.sweep_start: Optional[int] = None
@@ -107,10 +111,11 @@ class CoresetSampler(Sampler):
             return np.sort(indices)
         return random_stream(self.seed, Purpose.ORDER, self.epoch).permutation(np.sort(indices))
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Item]:
         """Images of this process; the first few images fill up an uneven split, as in MMEngine's samplers."""
-        indices = np.resize(self.epoch_indices(), len(self) * self.world_size)
-        return map(int, indices[self.rank :: self.world_size])
+        order = self.epoch_indices()
+        places = np.resize(np.arange(len(order)), len(self) * self.world_size)
+        return items(order, places[self.rank :: self.world_size].tolist(), self.seed, self.epoch)
 
     def __len__(self) -> int:
         """Returns the number of images of one process in each epoch."""

@@ -5,10 +5,11 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import cv2
 import numpy as np
-from mmengine.dataset import BaseDataset, ClassBalancedDataset, Compose, ConcatDataset, RepeatDataset
+from mmengine.dataset import BaseDataset, Compose
 from torch.utils.data import Dataset
 
 from mmacs.adapters.transforms import loads
+from mmacs.adapters.wrappers import below
 from mmacs.teacher.side_effects import without_side_effects
 from mmacs.utils.errors import MmacsError
 
@@ -30,24 +31,22 @@ def locate(dataset: Dataset) -> Tuple[List[BaseDataset], np.ndarray]:
     bases: List[BaseDataset] = []
     starts: Dict[int, int] = {}  # by the data set's id
 
-    def numbers(dataset: Dataset) -> np.ndarray:
+    def numbers(dataset: Dataset, indices: np.ndarray) -> np.ndarray:
         if isinstance(dataset, BaseDataset):
             if id(dataset) not in starts:
                 starts[id(dataset)] = sum(map(len, bases))
                 bases.append(dataset)
-            return starts[id(dataset)] + np.arange(len(dataset))
-        if isinstance(dataset, ConcatDataset):
-            return np.concatenate([numbers(part) for part in dataset.datasets])
-        if isinstance(dataset, RepeatDataset):
-            return np.tile(numbers(dataset.dataset), dataset.times)
-        if isinstance(dataset, ClassBalancedDataset):
-            return numbers(dataset.dataset)[dataset.repeat_indices]
-        if type(dataset).__name__ == 'MultiImageMixDataset':  # MMDetection's; an image leads, others are mixed in
-            return numbers(dataset.dataset)
-        raise MmacsError(f'cannot score through the data set wrapper {type(dataset).__name__}')
+            return starts[id(dataset)] + indices
+        parts = below(dataset, indices)
+        if parts is None:
+            raise MmacsError(f'cannot score through the data set wrapper {type(dataset).__name__}')
+        found = np.empty_like(indices)
+        for part, places, inner in parts:
+            found[places] = numbers(part, inner)
+        return found
 
-    len(dataset)  # a wrapper that is lazy finds its images now
-    return bases, numbers(dataset)
+    size = len(dataset)  # a wrapper that is lazy finds its images now
+    return bases, numbers(dataset, np.arange(size))
 
 
 def scoring_pipeline(train: Sequence[Dict[str, Any]], test: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:

@@ -7,8 +7,9 @@ import numpy as np
 from mmengine.dist import get_dist_info, get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
+from mmacs.datasets.items import items, load_by_items
 from mmacs.hooks.run import unwrapped
 from mmacs.quantization.batch_norm import reestimate_batch_norm
 from mmacs.registry import HOOKS
@@ -70,7 +71,8 @@ class BatchNormReestimationHook(Hook):
         trained = unwrapped(runner)
         averaging = next((hook for hook in runner.hooks if isinstance(hook, EMAHook)), None)
         model = trained if averaging is None else averaging.ema_model.module
-        loader = self._loader(runner.train_dataloader)
+        # numbered as the epoch or pass after the last
+        loader = self._loader(runner.train_dataloader, runner.seed, runner.max_iters)
         with without_side_effects(model):
             count = reestimate_batch_norm(
                 model, loader, lambda batch: model(**model.data_preprocessor(batch, False), mode='tensor')
@@ -82,11 +84,11 @@ class BatchNormReestimationHook(Hook):
                 if name.endswith(('running_mean', 'running_var')):
                     buffer.copy_(averaged[name])
         runner.logger.info(
-            f'Re-estimated {count} BatchNorm layers on {len(loader.dataset)} images per process in '
+            f'Re-estimated {count} BatchNorm layers on {len(loader.sampler)} images per process in '
             f'{time.perf_counter() - start:.1f} s.'
         )
 
-    def _loader(self, training: DataLoader) -> DataLoader:
+    def _loader(self, training: DataLoader, seed: int = 0, epoch: int = 0) -> DataLoader:
         """Returns this process's share of the images, in batches as in training; every process has equally many."""
         rank, world_size = get_dist_info()
         batch_size = training.batch_size or training.batch_sampler.batch_size
@@ -94,10 +96,12 @@ class BatchNormReestimationHook(Hook):
         count = max(1, min(self.num_images, size) // world_size)
         if count > batch_size:
             count -= count % batch_size  # a smaller last batch would count as much as the others
-        chosen = np.linspace(0, size - 1, count * world_size).astype(int)[rank::world_size].tolist()
+        chosen = np.linspace(0, size - 1, count * world_size).astype(int)
+        load_by_items(training.dataset)
         return DataLoader(
-            Subset(training.dataset, chosen),
+            training.dataset,
             batch_size,
+            sampler=list(items(chosen, range(rank, len(chosen), world_size), seed, epoch)),
             num_workers=training.num_workers,
             collate_fn=training.collate_fn,
             worker_init_fn=training.worker_init_fn,

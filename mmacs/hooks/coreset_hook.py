@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from mmacs.coreset.settings import CoresetSettings, Group
 from mmacs.hooks.batches import require_batches
 from mmacs.hooks.coreset_run import CoresetRun
+from mmacs.hooks.draws_hook import draw_by_step
 from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.run import saves_checkpoint_now
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
@@ -83,8 +84,9 @@ class CoresetHook(Hook):
         self._run: Optional[CoresetRun] = None
 
     def before_run(self, runner: Runner) -> None:
-        """Has a resumed run follow its config."""
+        """Has a resumed run follow its config, and what is random depend on the seed and the step alone."""
         follow_config(runner)
+        draw_by_step(runner)
 
     def before_train(self, runner: Runner) -> None:
         """Makes the teacher, or takes up a resumed run's coreset."""

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.batches import require_batches
+from mmacs.hooks.draws_hook import draw_by_step
 from mmacs.hooks.nonfinite import NonfiniteWatch
 from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, refuse_unsound_progress, unwrapped
@@ -81,8 +82,9 @@ class QuantizationHook(Hook):
         self._following: List[Quantizer] = []
 
     def before_run(self, runner: Runner) -> None:
-        """Has a resumed run follow its config."""
+        """Has a resumed run follow its config, and what is random depend on the seed and the step alone."""
         follow_config(runner)
+        draw_by_step(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Refuse a checkpoint that doesn't fit, before it is loaded."""

@@ -8,6 +8,7 @@ from mmengine.hooks import CheckpointHook, IterTimerHook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import Sampler
 
 from mmacs.adapters.transforms import mixes_images, transform_name
 from mmacs.coreset.sampler import CoresetSampler
@@ -32,7 +33,7 @@ def coreset_sampler(runner: Runner) -> Optional[CoresetSampler]:
     return next((sampler for sampler in samplers if isinstance(sampler, CoresetSampler)), None)
 
 
-def agree_on_seed(runner: Runner, sampler: CoresetSampler) -> None:
+def agree_on_seed(runner: Runner, sampler: Sampler) -> None:
     """Give the samplers of all processes one seed, also where a run is resumed or seeds differ between processes.
 
     MMEngine draws a seed where none is given, builds the sampler, and only then restores that of a resumed run.

@@ -22,6 +22,9 @@ class Purpose(IntEnum):
     SCORING_ORDER = 5  # which of equally stale images are scored first
     HARVEST_CHECK = 6  # images of a round that harvested scores are compared on
     PROXY_CHECK = 7  # images that proxy scores are compared on
+    ITEM = 8  # what the transforms of an image draw, in an epoch
+    OTHERS = 9  # which images of an epoch the transforms of another may take
+    STEP = 10  # what a training step draws in the main process, such as dropout, in an iteration and process
 
 
 def random_stream(seed: int, purpose: Purpose, *numbers: int) -> np.random.Generator:
@@ -33,8 +36,13 @@ def random_stream(seed: int, purpose: Purpose, *numbers: int) -> np.random.Gener
         *numbers (int): What they are for in particular, such as an epoch, from 0 to 2^32 - 1; always as many for one
             purpose.
     """
+    return np.random.default_rng(seed_sequence(seed, purpose, *numbers))
+
+
+def seed_sequence(seed: int, purpose: Purpose, *numbers: int) -> np.random.SeedSequence:
+    """Returns what seeds the stream that :func:`random_stream` gives for the same arguments."""
     # the seed's words are padded before the key's, so that no two pairs of seed and key are laid out alike
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, *numbers)))
+    return np.random.SeedSequence(seed, spawn_key=(purpose, *numbers))
 
 
 def require_seed(name: str, seed: Any) -> int:

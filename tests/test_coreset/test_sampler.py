@@ -17,7 +17,7 @@ def test_registered_and_length_is_final_from_construction():
     sampler.set_indices(np.array([7, 1, 4]))
     assert len(sampler) == 3
     assert sorted(sampler) == [1, 4, 7]
-    assert all(type(index) is int for index in sampler)  # data sets index lists and files with them
+    assert all(isinstance(index, int) for index in sampler)  # data sets get plain ones, see test_items.py
 
 
 def test_order_depends_on_seed_and_epoch_alone():

@@ -38,9 +38,6 @@ def config(data, work_dir, trained, coreset=True, hook=(), **changes):
     cfg.custom_hooks = [dict(type='mmacs.DistillationHook', layers='backbone.layer*', **dict(hook))]
     if not coreset:
         cfg.default_hooks.pop('coreset')
-    for transform in cfg.train_dataloader.dataset.pipeline:
-        if transform.type == 'RandomFlip':  # MMEngine does not restore the workers' random state
-            transform.prob = 0.0
     return cfg
 
 

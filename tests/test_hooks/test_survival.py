@@ -18,6 +18,7 @@ import mmengine.config.config
 import numpy as np
 import pytest
 import torch
+import yapf.yapflib.yapf_api
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -71,7 +72,8 @@ def prepare(log):
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
     gc.freeze()
-    mmengine.config.config.FormatCode = lambda text, **kwargs: (text, True)
+    for module in (mmengine.config.config, yapf.yapflib.yapf_api):
+        module.FormatCode = lambda text, **kwargs: (text, True)
     Runner._log_env = lambda *args: None
 
 
@@ -138,9 +140,7 @@ def place(tmp_path_factory):
         schedule=dict(interval=2),
         cost=dict(rescore=0.5, harvest=True),
     )
-    for transform in cfg.train_dataloader.dataset.pipeline:
-        if transform.type == 'RandomFlip':  # MMEngine does not restore the random state
-            transform.prob = 0.0
+    cfg.train_dataloader.dataset.pipeline.insert(-1, dict(type='PhotoMetricDistortion'))  # beside RandomFlip
     cfg.dump(folder / 'config.py')
 
     context = multiprocessing.get_context('forkserver')
