@@ -13,10 +13,9 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.config.utils import _get_package_and_cfg_path
 from mmengine.runner import Runner
 
-from mmacs.utils.errors import MmacsError, reason
+from mmacs.utils.errors import MmacsError, reason, shortened
 
 _READ, _MERGE = Config._file2dict.__code__, Config._merge_a_into_b.__code__
-_LARGEST = 60  # characters of a value that is shown
 
 
 class Options(DictAction):
@@ -109,12 +108,7 @@ def _no_keys(path: str, value: Any, given: str) -> MmacsError:
             "the config's model names its type, and its settings stand beside it: write model.backbone and the like in "
             'place of model.model.backbone'
         )
-    return MmacsError(f'{path} is {_shown(value)}, which has no keys, and {given}')
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= _LARGEST else f'{shown[:_LARGEST]} ...'
+    return MmacsError(f'{path} is {shortened(value)}, which has no keys, and {given}')
 
 
 def _unreadable(file: Path, error: Exception) -> str:

@@ -20,10 +20,10 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import Registry, build_from_cfg, build_runner_from_cfg
-from mmengine.runner import CheckpointLoader, Priority, Runner, get_priority
+from mmengine.runner import BaseLoop, CheckpointLoader, Priority, Runner, get_priority
 
 import mmacs
-from mmacs.utils.errors import reason, unknown_setting
+from mmacs.utils.errors import reason, shortened, unknown_setting
 
 _STANDARD = Path(sysconfig.get_path('stdlib'))
 _OWN = str(Path(mmacs.__file__).parent)
@@ -90,6 +90,12 @@ def _sentence(error: BaseException, frames: List[FrameType]) -> Optional[str]:
         if frame.f_code is get_priority.__code__:
             names = ', '.join(one.name for one in Priority)
             return f'priority={local["priority"]!r} of a hook must be a number from 0 to 100, or one of {names}'
+        if frame.f_code.co_name == 'transform' and isinstance(local.get('results'), dict):
+            image = local['results'].get('img_path')
+            on = f' on {image}' if image else ''
+            return f'the transform {type(local["self"]).__name__} of the pipeline fails{on}: {reason(error)}'
+        if frame is frames[-1] and isinstance(local.get('self'), BaseLoop):
+            return f'{type(local["self"]).__name__} does not work as it is set: {reason(error)}'
         if isinstance(local.get('self'), BaseTTAModel):
             return (
                 f'test-time augmentation does not work: {reason(error)}; tta_model and tta_pipeline (which ends with '
@@ -190,7 +196,7 @@ def _of_building(frame: FrameType, last: FrameType, place: _Place, error: BaseEx
     section, registry, kind = local['cfg'], local['registry'], local.get('obj_cls')
     if not isinstance(section, dict) or 'type' not in section and 'type' not in (local.get('default_args') or {}):
         where = f'{place.key}: ' if place.key else ''
-        return f'{where}a {registry.name} must be a dict with a type, got {section!r}'
+        return f'{where}a {registry.name} must be a dict with a type, got {shortened(section)}'
     if kind is None and last.f_code in (build_from_cfg.__code__, Registry.get.__code__):  # it is not found
         return _unknown_type(registry, section['type'], place)
     if kind is not None and isinstance(error, TypeError) and (last is frame or last.f_code.co_name == '__init__'):

@@ -74,6 +74,12 @@ def unknown_setting(owner: str, name: str, known: Iterable[str]) -> MmacsError:
     return MmacsError(f'{owner} has no setting {name!r}{f", did you mean {close[0]!r}?" if close else ""}')
 
 
+def shortened(value: object, limit: int = 100) -> str:
+    """Returns how Python writes a value, cut after so many characters."""
+    text = repr(value)
+    return text if len(text) <= limit else f'{text[:limit]} ...'
+
+
 def reason(error: BaseException) -> str:
     """Returns what an exception says, on one line; if that is nothing, the line of code that raised it."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
