@@ -26,7 +26,7 @@ def augment_testing(cfg: Config) -> None:
     Raises:
         MmacsError: If the config has no ``tta_model`` and is none of MMDetection or MMPreTrain, or is not as TTA needs.
     """
-    check_loader('test_dataloader', cfg.get('test_dataloader'))
+    check_loader('test_dataloader', cfg.get('test_dataloader'), pipelines='tta_pipeline' not in cfg)
     for key, kind in (('tta_model', dict), ('tta_pipeline', list)):
         if not isinstance(cfg.get(key, kind()), kind):
             raise MmacsError(f'{key} must be a {kind.__name__}, got {cfg[key]!r}')

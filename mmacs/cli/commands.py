@@ -152,12 +152,13 @@ def compute_in_bfloat16(cfg: Config) -> None:
     wrapper.type = 'mmacs.CpuAmpOptimWrapper'
 
 
-def check_loader(name: str, loader: Any) -> None:
+def check_loader(name: str, loader: Any, pipelines: bool = True) -> None:
     """Require of a data loader's config what MMEngine takes for granted.
 
     Args:
         name (str): Its key in the config.
         loader (Any): What is there.
+        pipelines (bool): Whether data sets must have transforms. Defaults to True.
 
     Raises:
         MmacsError: If it is no dict, has no data set, or one without transforms.
@@ -165,7 +166,7 @@ def check_loader(name: str, loader: Any) -> None:
     for key, value in ((name, loader), (f'{name}.dataset', loader.get('dataset') if isinstance(loader, dict) else {})):
         if not isinstance(value, dict):
             raise MmacsError(f'{key} must be a dict with a type, got {value!r}')
-    for key, part in parts(loader, name):
+    for key, part in parts(loader, name) if pipelines else ():
         inner = not isinstance(part, dict) or 'dataset' in part or 'datasets' in part
         pipeline = None if inner else part.get('pipeline')
         if pipeline is not None and not (isinstance(pipeline, (list, tuple)) and pipeline):

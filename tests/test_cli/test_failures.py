@@ -119,7 +119,9 @@ def test_a_transform_that_fails_is_named_with_its_image():
     flip = TRANSFORMS.build(dict(type='mmcv.RandomFlip', prob=1.0))
     with pytest.raises(KeyError) as raised:
         flip(dict(img_path='a/b.png'))
-    assert cli.explain(raised.value).startswith('the transform RandomFlip of the pipeline fails on a/b.png: there is no')
+    assert cli.explain(raised.value).startswith(
+        'the transform RandomFlip of the pipeline fails on a/b.png: there is no'
+    )
 
 
 def test_a_mistake_of_mmacs_itself_is_no_mistake_of_the_user(tiny_coco, tmp_path, monkeypatch):
