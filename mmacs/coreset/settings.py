@@ -227,8 +227,9 @@ def refuse_others(others: Mapping[str, Any]) -> None:
         raise MmacsError(f'{", ".join(flat)} {belong} of CoresetHook: write {written}')
     for name, value in others.items():
         if name == 'max_weight':
+            bound = repr(value) if is_number(value) and value >= 1 else '<a bound of at least 1>'
             raise MmacsError(
-                f'CoresetHook has no setting max_weight: leave it out, or write unbiased={value!r} in the place of '
+                f'CoresetHook has no setting max_weight: leave it out, or write unbiased={bound} in the place of '
                 f'unbiased=True'
             )
         own = [*_GROUPS, 'scorer', 'selector', 'unbiased', 'cache_dir']

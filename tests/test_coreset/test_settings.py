@@ -79,6 +79,7 @@ def test_unbiased_is_a_switch_or_the_bound(given, bound):
         (dict(others=dict(class_floor=2)), r'write constraints=dict\(class_floor=2\)'),
         (dict(others=dict(batch_size=2)), r'write scoring=dict\(batch_size=2\)'),
         (dict(others=dict(max_weight=5.0)), 'leave it out, or write unbiased=5.0 in the place of unbiased=True'),
+        (dict(others=dict(max_weight=0)), 'or write unbiased=<a bound of at least 1> in the place of unbiased=True'),
         (dict(others=dict(scorrer=1)), "unknown setting of CoresetHook 'scorrer': did you mean 'scorer'"),
         (dict(others=dict(intervall=3)), r'did you mean schedule=dict\(interval=3\)\?'),
         (dict(others=dict(kache_dir='x')), "did you mean 'cache_dir'"),
