@@ -43,8 +43,9 @@ class QuantizationHook(Hook):
     - The table of layers goes to the log.
     - With several processes, ranges that follow the data are averaged after each iteration.
     - On a GPU, where looking at each tensor would cost time, every ``check_interval`` iterations it is asked whether
-      any quantizer has met NaN or Inf; on a CPU they are an error where they appear. A loss scale that skips the steps
-      that they spoil is given some time, see :class:`~mmacs.hooks.nonfinite.NonfiniteWatch`.
+      any quantizer has met NaN or Inf, or negative values in a range without; on a CPU they are an error, or a warning,
+      where they appear. A loss scale that skips the steps that NaN and Inf spoil is given some time, see
+      :class:`~mmacs.hooks.nonfinite.NonfiniteWatch`.
 
     Args:
         num_images (int): Training images to calibrate on. Defaults to 64.
@@ -110,6 +111,7 @@ class QuantizationHook(Hook):
         synchronise_ranges(self._following)
         if self.every_n_train_iters(runner, self.check_interval):
             self._watch.ask(unwrapped(runner), runner.optim_wrapper)
+            warn_of_negative(unwrapped(runner))
 
     def before_train(self, runner: Runner) -> None:
         """Calibrate what has no steps yet; print the table."""
@@ -200,6 +202,15 @@ def _run_as_in_training(model: nn.Module, data: Dict[str, Any]) -> None:
         if isinstance(module, _BatchNorm):
             module.eval()
     model(**data, mode='loss')
+
+
+def warn_of_negative(model: nn.Module) -> None:
+    """Warn of quantizers that met negative values in training and none while calibrating, each once."""
+    found = [quantizer for _, quantizer in quantizers(model) if not quantizer.warned_of_negative]
+    met = torch.cat([quantizer.met_negative for quantizer in found]).tolist() if found else []
+    for quantizer, negative in zip(found, met):
+        if negative:
+            quantizer.warn_of_negative()
 
 
 def refuse_unsound_steps(model: nn.Module, weights: Dict[str, torch.Tensor]) -> None:

@@ -69,10 +69,12 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
 def _convert(name: str, layer: nn.Module, settings: LayerSettings, num_levels: int) -> None:
     """Give a layer whose class was swapped its quantizers."""
     weight = layer.weight_to_quantize()
-    layer.weight_quantizer = _build(settings['weight'], 'weight', shape=tuple(weight.shape), signed=True)
+    layer.weight_quantizer = _build(
+        settings['weight'], 'weight', shape=tuple(weight.shape), num_channels=len(weight), signed=True
+    )
     for kind in layer.inputs:
-        axis = layer.input_channel_axis
-        setattr(layer, kind, _build(settings['activation'], 'activation', num_levels=num_levels, channel_axis=axis))
+        given = {'channel_axis': layer.input_channel_axis, 'num_channels': layer.num_input_channels()}
+        setattr(layer, kind, _build(settings['activation'], 'activation', num_levels, **given))
     for kind in ('weight_quantizer', *layer.inputs):
         quantizer = getattr(layer, kind)
         quantizer.to(weight.device)
@@ -120,25 +122,25 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
 
 def _build_operand(settings: Settings, block: nn.Module) -> nn.Module:
     """Returns a quantizer of an operand in a block; the image keeps at least the bits that it has in layers."""
-    settings = {**settings, 'per_level': False}
+    settings = {**settings, 'per_level': False, 'per_channel': False}
     if getattr(block, 'sees_image', False):
         settings['bits'] = max(ROLE_BITS, settings['bits'])
     return _build(settings, 'activation')
 
 
-def _build(settings: Settings, kind: str, num_levels: int = 1, **more: Any) -> nn.Module:
-    """A quantizer from its settings in a recipe and what the layer gives: weight shape or axis of input channels."""
+def _build(settings: Settings, kind: str, num_levels: int = 1, num_channels: int = 1, **more: Any) -> nn.Module:
+    """A quantizer from its settings in a recipe and what the layer gives: channels, shape of the weight."""
     if settings is None:
         return nn.Identity()
     settings = {**settings, 'kind': kind}
     quantizer = QUANTIZERS.find(settings.pop('type'))
-    if settings.pop('per_channel', False):
-        settings['num_channels'] = more['shape'][0]
+    num_channels = num_channels if settings.pop('per_channel', False) else 1
     per_level = settings.pop('per_level', False)
     if not isinstance(per_level, int) or not 0 <= per_level <= MAX_LEVELS:
         raise MmacsError(
             f'per_level must be True, False or the number of calls per forward, at most {MAX_LEVELS}, got {per_level!r}'
         )
-    settings['num_levels'] = num_levels if per_level is True else per_level or 1
+    num_levels = num_levels if per_level is True else per_level or 1
+    settings['num_channels'], settings['num_levels'] = num_channels, num_levels if num_channels == 1 else 1
     settings.update((key, value) for key, value in more.items() if key in parameters_of(quantizer))
     return quantizer(**settings)

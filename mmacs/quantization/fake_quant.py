@@ -212,7 +212,8 @@ class _LSQ(torch.autograd.Function):
         compute = _lsq_gradients_in_one if torch.compiler.is_compiling() else _lsq_gradients
         grad_x, grad_step = compute(grad, x, step, *ctx.levels)
         if ctx.scaled:
-            grad_step = grad_step / math.sqrt(x.numel() / step.numel() * ctx.levels[1])
+            q_min, q_max = ctx.levels
+            grad_step = grad_step / math.sqrt(x.numel() / step.numel() * max(q_max, -1 - q_min))
         return grad_x, grad_step, None, None, None, None
 
 
@@ -289,8 +290,9 @@ def lsq_quantize(
     Forward is that of torch's native fake-quant kernels, bit for bit in float32. Backward is equations 3 and 5 of Esser
     et al. 2020 (LSQ): with respect to ``x`` 1 inside the range, 0 at its ends and outside; with respect to the step
     ``round(x/s) - x/s`` inside, ``q_min`` below and ``q_max`` above, times ``1 / sqrt(n * q_max)`` where n counts the
-    elements **that share one step**. "Inside" is decided before rounding, as in the paper; torch's own learnable
-    fake-quant op decides it after rounding, which gives other gradients for values up to half a step outside the range.
+    elements **that share one step** (and ``-1 - q_min`` stands for ``q_max`` where most levels are below zero).
+    "Inside" is decided before rounding, as in the paper; torch's own learnable fake-quant op decides it after rounding,
+    which gives other gradients for values up to half a step outside the range.
     Only ``x``, in its own dtype, and the step are kept for backward, also by what uses the result through
     :func:`~.recompute.recomputed`.
 

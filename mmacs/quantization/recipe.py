@@ -26,7 +26,7 @@ LayerSettings = Dict[str, Settings]
 
 _DEFAULTS: LayerSettings = {
     'weight': {'type': 'LSQ', 'bits': 4, 'per_channel': True},
-    'activation': {'type': 'LSQ', 'bits': 4, 'signed': None, 'per_level': True},
+    'activation': {'type': 'LSQ', 'bits': 4, 'signed': None, 'per_level': True, 'per_channel': False},
 }
 # Arguments of quantizers that the conversion fills in.
 _GIVEN_BY_CONVERSION = {'self', 'args', 'kwargs', 'kind', 'num_channels', 'num_levels'}
@@ -92,9 +92,11 @@ class Recipe:
             keys. ``preset``: defaults to ``'w4a4'``. ``weight``, ``activation``: changes to the preset's settings,
             where None or ``bits=32`` keeps full precision: ``type`` (a quantizer), ``bits``, ``power_of_two`` and the
             options of that quantizer; for weights ``per_channel``; for activations ``signed``, where None decides from
-            the data, and ``per_level``, where True gives layers of a dense head a range per pyramid level and an
-            integer says how often the layer is called in one forward. ``additions``: settings like those of
-            activations, for the operands of residual and pyramid additions, which stay in full precision by default.
+            the data, ``per_level``, where True gives layers of a dense head a range per pyramid level and an integer
+            says how often the layer is called in one forward, and ``per_channel``, where True gives depthwise
+            convolutions, whose channels never mix, a range per channel (not all runtimes have that). ``additions``:
+            settings like those of activations, for the operands of residual and pyramid additions, which stay in full
+            precision by default.
             ``concatenations``: the same for those of concatenations, which share one range. ``rules``: a list of dicts
             that select layers by ``name`` (pattern with ``*``), ``type`` (such as ``Conv2d``) or ``role`` (``input``,
             ``prediction``), and change their ``weight`` or ``activation`` or ``skip=True`` them.
@@ -145,8 +147,9 @@ class Recipe:
             return None
         if not isinstance(given, dict):
             raise MmacsError(f'{key} must be a dict of settings, such as dict(bits=8), or None, got {given!r}')
-        if 'per_level' in given:
-            raise MmacsError(f'{key} have no per_level: each has one range for all levels')
+        for setting in ('per_level', 'per_channel'):
+            if setting in given:
+                raise MmacsError(f'{key} have no {setting}: each has one range for all')
         return _changed('activation', self.settings['activation'], given)
 
     def resolve(self, model: nn.Module) -> Dict[str, LayerSettings]:

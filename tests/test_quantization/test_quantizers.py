@@ -61,7 +61,9 @@ def test_first_training_batch_initialises_and_a_loaded_state_never_does_again():
 def test_a_full_precision_state_dict_loads_without_complaint_and_half_a_state_does_not():
     quantizer = LSQ()
     assert quantizer.load_state_dict({}, strict=True)
-    with pytest.raises(MmacsError, match='with the state initialized, signed, step, step_bits, but the checkpoint has'):
+    with pytest.raises(
+        MmacsError, match='with the state initialized, signed, step, step_bits, zero_point, but the checkpoint has'
+    ):
         quantizer.load_state_dict({'step': torch.ones(1)}, strict=False)
 
 

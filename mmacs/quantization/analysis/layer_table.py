@@ -11,6 +11,7 @@ from torch import nn
 from mmacs.quantization.blocks import Addition, Concatenation
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.quantizers.base import ASYMMETRIC
 
 
 def layer_table(model: nn.Module) -> str:
@@ -58,7 +59,7 @@ def _cells(quantizer: nn.Module, unit: str) -> tuple:
     grids = [quantizer.grid(level) for level in levels]
     if quantizer.bits == 1 and grids[0].offset is not None and quantizer.level_is_signed(levels[0]):
         kind += ' of both signs'
-    elif grids[0].offset is not None:
+    elif grids[0].offset is not None or quantizer.zero(levels[0]) == ASYMMETRIC:
         kind += ' asymmetric'
     else:
         kind += ' signed' if quantizer.level_is_signed(levels[0]) else ' unsigned'

@@ -52,6 +52,17 @@ class QuantizedLayer:
         """Returns what the weight quantizer gets, with the output channel as axis 0."""
         return self.original_weight()
 
+    def num_input_channels(self) -> int:
+        """Returns the number of input channels that never mix, as those of a depthwise convolution, or 1."""
+        groups = getattr(self, 'groups', 1)
+        return groups if groups == getattr(self, 'in_channels', None) else 1
+
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """The fake-quantized input, (N, C, ...), with its channels first where each has a range."""
+        if getattr(self.input_quantizer, 'num_channels', 1) == 1:
+            return self.input_quantizer(x)
+        return derive(self.input_quantizer(x.transpose(0, 1)), _swap_first_axes)
+
     def restore_layout(self, weight: Tensor) -> Tensor:
         """Bring what the weight quantizer returned into the layout that the layer's arithmetic wants."""
         return weight
@@ -89,7 +100,7 @@ class ReusedForward(QuantizedLayer):
             with shadowed(self, weight=weight, bias=bias):
                 return self.original_forward(x, *others[: len(args)], **dict(zip(kwargs, others[len(args) :])))
 
-        tensors = self.input_quantizer(x), self.quantized_weight(), getattr(self, 'bias', None)
+        tensors = self.quantized_input(x), self.quantized_weight(), getattr(self, 'bias', None)
         if not self._has_only_weight_and_bias():
             return original(*tensors, *args, *kwargs.values())
         return recomputed(original, *tensors, *args, *kwargs.values())
@@ -101,6 +112,10 @@ class ReusedForward(QuantizedLayer):
     def original_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Returns the forward in full precision, with the weight and bias that are read at the moment."""
         return super().forward(x, *args, **kwargs)
+
+
+def _swap_first_axes(x: Tensor) -> Tensor:
+    return x.transpose(0, 1)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W')."""
-        x, weight = self.input_quantizer(x), self.quantized_weight()
+        x, weight = self.quantized_input(x), self.quantized_weight()
         plain = x.dim() == 4 and self.padding_mode == 'zeros' and not isinstance(self.padding, str)
         convolve = (
             Convolution(self.stride, self.padding, self.dilation, False, (0, 0), self.groups)
@@ -39,7 +39,7 @@ class QuantizedConvTranspose2d(QuantizedLayer, nn.ConvTranspose2d):
             x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
         )
         convolve = Convolution(self.stride, self.padding, self.dilation, True, tuple(output_padding), self.groups)
-        x = self.input_quantizer(x)
+        x = self.quantized_input(x)
         if x.dim() == 3:
             return recomputed(convolve, x[None], self.quantized_weight(), self.bias)[0]
         return recomputed(convolve, x, self.quantized_weight(), self.bias)

@@ -1,6 +1,7 @@
 """What every quantizer has: bit-width, a grid of levels, flags, calibration, and per-level ranges of shared layers."""
 
 import math
+import warnings
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from mmacs.quantization.fake_quant import level_bounds, per_element, power_of_two_step, reads_are_free
 from mmacs.quantization.memory_order import memory_rows
+from mmacs.quantization.mse_clip import channel_sample
 from mmacs.quantization.processes import world_size
 from mmacs.quantization.recompute import keeping_inputs, remember
 from mmacs.utils.checks import is_number, is_whole
@@ -15,6 +17,7 @@ from mmacs.utils.errors import MmacsError
 
 MAX_BITS = 16
 KINDS = ('weight', 'activation')
+UNSIGNED, SYMMETRIC, ASYMMETRIC = range(3)  # where a grid has its zero: at its end, in its centre, or in between
 
 
 def check_bits(bits: object) -> None:
@@ -42,12 +45,24 @@ class Grid(NamedTuple):
     q_max: int
 
 
+class Flags(NamedTuple):
+    """What a range is, as Python values.
+
+    ``zero`` is :data:`UNSIGNED`, :data:`SYMMETRIC` or :data:`ASYMMETRIC`; ``zero_point`` counts the levels below zero
+    of an asymmetric grid.
+    """
+
+    initialized: bool
+    zero: int
+    zero_point: int = 0
+
+
 class Quantizer(nn.Module):
     """Fake-quantizes one tensor of one layer: its weight or an input.
 
     All state is present from construction, so that ``state_dict`` keys never depend on progress: what the range is
-    made of (parameters or buffers of each quantizer), and the uint8 buffers ``initialized``, ``signed`` and
-    ``step_bits``, the bit-width that the range is for.
+    made of (parameters or buffers of each quantizer), and the uint8 buffers ``initialized``, ``signed``
+    (:data:`UNSIGNED`, :data:`SYMMETRIC` or :data:`ASYMMETRIC`) and ``step_bits``, the bit-width that the range is for.
 
     A layer that is called several times within one forward, as RetinaNet's head is once per pyramid level, can have
     a range per call (``num_levels`` > 1), addressed by ``calls``, which the head sets to 0 as its forward begins.
@@ -59,9 +74,12 @@ class Quantizer(nn.Module):
 
     Args:
         bits (int): Bit-width, 1 to 16.
-        signed (bool, optional): Whether there are negative levels. None decides from the data at calibration.
+        signed (bool, optional): Whether there are negative levels, as many as positive ones. None decides from the data
+            at calibration: none for data without negative values; else an asymmetric grid for activations, if the
+            method has one.
         kind (str): ``'weight'`` or ``'activation'``.
-        num_channels (int): Number of ranges along the tensor's first axis; 1 is one range per tensor.
+        num_channels (int): Number of ranges along the tensor's first axis; 1 is one range per tensor. Their grids are
+            symmetric, or all without negative levels.
         num_levels (int): Number of calls per forward that have a range of their own. Only with ``num_channels=1``.
         power_of_two (bool): Whether steps are rounded to powers of two, which hardware multiplies by shifting.
 
@@ -78,6 +96,7 @@ class Quantizer(nn.Module):
     # Whether ``fake_quantize`` and ``refresh`` take any dtype, and ``fake_quantize`` keeps nothing but its arguments
     # for backward and calls ``watch``
     fused = False
+    asymmetric = False  # whether it has grids with an integer zero point, for activations with a few negative values
     replaces_weight = False  # whether it holds quantized weights of its own, so that the layer's stay as they were
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -114,8 +133,11 @@ class Quantizer(nn.Module):
         # On a GPU, where looking at every tensor would stall the stream: whether a NaN or Inf was met, by this process.
         # No buffer, which DistributedDataParallel would overwrite in each forward
         self.met_nonfinite = torch.zeros(1, dtype=torch.bool)
+        # Whether training met negative values where calibration met none, see `notice_negative`
+        self.met_negative = torch.zeros(1, dtype=torch.bool)
+        self.warned_of_negative = False
         self._signed_by_user = signed
-        self._flags_cache: Optional[List[Tuple[bool, bool]]] = None
+        self._flags_cache: Optional[List[Flags]] = None
         self._flags_versions: Tuple[int, ...] = ()
         self._observed: List[List[Tuple[Tensor, bool]]] = [[] for _ in range(num_levels)]
 
@@ -132,6 +154,10 @@ class Quantizer(nn.Module):
     def combine(self, statistics: Tensor) -> Tensor:
         """Statistics of calibration batches, stacked along a first axis, as one; the mean unless overridden."""
         return statistics.mean(0)
+
+    def combined(self, statistics: List[Tensor]) -> Tensor:
+        """Statistics of calibration batches as one: :meth:`combine`, unless their shapes differ."""
+        return self.combine(torch.stack(statistics))
 
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
         """Write the initial range of a level, see :meth:`at`, from the combined statistic."""
@@ -168,12 +194,13 @@ class Quantizer(nn.Module):
         if self.observing:
             self._observe(x, level)
             return x
-        if not self._flags()[level][0]:
+        if not self._flags()[level].initialized:
             self._initialize_from(x, level)
         with torch.autocast(x.device.type, enabled=False):
             if not self.fused:
                 self.watch(x.detach().sum(dtype=torch.float32))
             if self.training:  # evaluating changes no state
+                self.notice_negative(x.detach(), level)
                 with torch.no_grad():
                     self.refresh(x.detach() if self.fused else x.detach().float(), level)
             return self.fake_quantized(x, level)
@@ -222,6 +249,11 @@ class Quantizer(nn.Module):
         """Returns the part of a per-range tensor that belongs to a pyramid level: a view of its last axis."""
         return state[..., level : level + 1] if self.num_levels > 1 else state
 
+    @property
+    def range_axis(self) -> Optional[int]:
+        """Axis along which there are several ranges; None if there is one for all."""
+        return 0 if self.num_channels > 1 else None
+
     def by_channel(self, x: Tensor) -> Tensor:
         """Returns the values as (number of channels, elements that share a range)."""
         return x.reshape(self.num_channels, -1)
@@ -232,13 +264,21 @@ class Quantizer(nn.Module):
             return self.by_channel(x.float())
         return memory_rows(x, self.num_channels)[1].float()
 
+    def zero(self, level: int = 0) -> int:
+        """Returns where a level's grid has its zero: :data:`UNSIGNED`, :data:`SYMMETRIC` or :data:`ASYMMETRIC`."""
+        return self._flags()[level].zero
+
+    def zero_point_of(self, level: int = 0) -> int:
+        """Returns the number of levels below zero of an asymmetric grid."""
+        return self._flags()[level].zero_point
+
     def level_is_signed(self, level: int = 0) -> bool:
         """Returns whether the quantizer has negative levels at a pyramid level."""
-        return self._flags()[level][1]
+        return self.zero(level) != UNSIGNED
 
     def is_initialized(self) -> bool:
         """Returns whether at least one level has its range (a level that is never called never gets one)."""
-        return any(initialized for initialized, _ in self._flags())
+        return any(flags.initialized for flags in self._flags())
 
     def options(self) -> Dict[str, Any]:
         """Returns the settings beside type, bits and ranges that its levels depend on, where they are not the defaults.
@@ -282,6 +322,37 @@ class Quantizer(nn.Module):
         else:
             self.met_nonfinite.logical_or_(~total.isfinite())
 
+    def notice_negative(self, x: Tensor, level: int) -> None:
+        """Look for negative values where calibration met none: they become zero, and get no gradient.
+
+        At a sample, which costs less than the layer by far. On a CPU they are warned of where they appear; elsewhere
+        ``met_negative`` remembers them, and whoever runs the training calls :meth:`warn_of_negative`.
+
+        Args:
+            x (Tensor): Values of any shape and floating dtype.
+            level (int): Pyramid level.
+        """
+        if self._signed_by_user is not None or self.warned_of_negative or self.level_is_signed(level):
+            return
+        lowest = channel_sample(x).amin()
+        if not reads_are_free(lowest):
+            self.met_negative.logical_or_(lowest < 0)
+        elif lowest < 0:
+            self.warn_of_negative()
+
+    @torch.compiler.disable
+    def warn_of_negative(self) -> None:
+        """Warn, once, that negative values become zero."""
+        if not self.warned_of_negative:
+            warnings.warn(
+                f'{self.name} met negative values in training, and none on the calibration images: they become zero '
+                f'and get no gradient. Calibrate on more images (num_images of mmacs.QuantizationHook), or set '
+                f'signed=True for this activation in the recipe',
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self.warned_of_negative = True
+
     def refuse_nonfinite(self) -> None:
         """Raise the error for NaN or Inf."""
         own = [name for name, learned in self.named_parameters(recurse=False) if not learned.isfinite().all()]
@@ -315,15 +386,21 @@ class Quantizer(nn.Module):
         for level, observed in enumerate(self._observed):
             if not observed:
                 continue
-            signed = self._signed_by_user
-            if signed is None:
-                signed = any(negative for _, negative in observed)
-            self.signed[level] = int(signed)
+            self.signed[level] = self.zero_of(any(negative for _, negative in observed))
             self._flags_cache = None  # the bounds below depend on it
-            self.set_range(self.combine(torch.stack([found for found, _ in observed])), level, *self.bounds(level))
+            self.set_range(self.combined([found for found, _ in observed]), level, *self.bounds(level))
             self.initialized[level] = 1
         self.read_flags()
         self.forget_observations()
+
+    def zero_of(self, has_negative: bool) -> int:
+        """Where a grid has its zero, for data with or without negative values."""
+        if self._signed_by_user is not None:
+            return SYMMETRIC if self._signed_by_user else UNSIGNED
+        if not has_negative:
+            return UNSIGNED
+        one_range = self.kind == 'activation' and self.num_channels == 1
+        return ASYMMETRIC if self.asymmetric and one_range and self.bits > 1 else SYMMETRIC
 
     @torch.compiler.disable
     def _initialize_from(self, x: Tensor, level: int) -> None:
@@ -337,8 +414,8 @@ class Quantizer(nn.Module):
         self.finish_observing()
 
     # ---------------------------------------------------------------- state
-    def _flags(self) -> List[Tuple[bool, bool]]:
-        """(initialized, signed) per level as Python values.
+    def _flags(self) -> List[Flags]:
+        """What the ranges are, per level.
 
         Reading a buffer stalls a GPU and breaks a compiled graph, so they are read where they change: after
         calibration, loading, a move to another device or dtype, and, since ``tensor.data`` writes leave no trace, a
@@ -352,7 +429,11 @@ class Quantizer(nn.Module):
 
     def _versions_of_flags(self) -> Tuple[int, ...]:
         """Returns torch's counts of writes to the buffers behind the flags; those of inference mode have none."""
-        return tuple(flags._version for flags in (self.initialized, self.signed) if not flags.is_inference())
+        return tuple(flags._version for flags in self._flag_buffers() if not flags.is_inference())
+
+    def _flag_buffers(self) -> List[Tensor]:
+        zero_point = getattr(self, 'zero_point', None)
+        return [self.initialized, self.signed, *([] if zero_point is None else [zero_point])]
 
     def forget_range(self) -> None:
         """Forgets that there is a range, so that it is calibrated anew."""
@@ -360,11 +441,11 @@ class Quantizer(nn.Module):
         self.read_flags()
 
     @torch.compiler.disable
-    def read_flags(self) -> List[Tuple[bool, bool]]:
-        """Look at the buffers ``initialized`` and ``signed`` anew: after they were written to from outside."""
-        flags = [(bool(i), bool(s)) for i, s in torch.stack([self.initialized, self.signed], 1).tolist()]
+    def read_flags(self) -> List[Flags]:
+        """Look at ``initialized``, ``signed`` and ``zero_point`` anew: after they were written to from outside."""
+        flags = [Flags(bool(values[0]), *values[1:]) for values in torch.stack(self._flag_buffers(), 1).tolist()]
         # What a copy without ranges is given later may leave no trace
-        has_range = any(initialized for initialized, _ in flags)
+        has_range = any(each.initialized for each in flags)
         self._flags_cache = flags if has_range else None
         self._flags_versions = self._versions_of_flags()
         return flags
@@ -386,6 +467,7 @@ class Quantizer(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> 'Quantizer':
         self._flags_cache = None
         self.met_nonfinite = torch.zeros_like(fn(self.met_nonfinite))
+        self.met_negative = torch.zeros_like(fn(self.met_negative))
         return super()._apply(fn, *args, **kwargs)
 
     def _load_from_state_dict(self, state_dict, prefix, *args: Any) -> None:
@@ -398,6 +480,8 @@ class Quantizer(nn.Module):
         if not given:
             return
         own = {key.removeprefix(prefix): value for key, value in self.state_dict(prefix=prefix).items()}
+        if own.keys() - given.keys() == {'zero_point'} and 'signed' in given:  # before 0.2 no grid was asymmetric
+            given['zero_point'] = state_dict[f'{prefix}zero_point'] = torch.zeros_like(own['zero_point'])
         advice = 'use the recipe that the checkpoint was trained with, or start from a full-precision checkpoint'
         if given.keys() != own.keys():
             raise MmacsError(
@@ -416,8 +500,13 @@ class Quantizer(nn.Module):
                     f'{self.name} has {key} of shape {tuple(value.shape)}, but the checkpoint has '
                     f'{tuple(given[key].shape)}: {advice}'
                 )
+        if int(given['signed'].max()) > ASYMMETRIC or ('zero_point' in given and self._is_outside(given['zero_point'])):
+            raise MmacsError(f'{self.name} has a damaged state: its zero lies outside its levels')
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._flags_cache = None
+
+    def _is_outside(self, zero_point: Tensor) -> bool:
+        return bool(((zero_point < 0) | (zero_point >= 2**self.bits)).any())
 
     def extra_repr(self) -> str:
         """Returns the bit-width and number of ranges, for ``print(model)``."""

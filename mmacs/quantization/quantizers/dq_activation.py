@@ -31,7 +31,9 @@ class DQActivation(OCTAV):
         self.channel_axis = channel_axis
 
     def best_clip(self, x: Tensor, signed: bool) -> Tensor:
-        """Clip of float32 values that minimises the sum of their channels' relative errors, shape (1,)."""
+        """Clip of float32 values that minimises the sum of their channels' relative errors, of shape (ranges,)."""
+        if self.num_channels > 1:  # each by itself: relative errors are least where errors are
+            return super().best_clip(x, signed)
         rows = channel_sample(x, self.channel_axis)
         energy = rows.square().sum(1)
         # a channel without energy has no relative error

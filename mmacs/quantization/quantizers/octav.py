@@ -48,7 +48,7 @@ class OCTAV(Quantizer):
 
     def best_clip(self, x: Tensor, signed: bool) -> Tensor:
         """Clip of float32 values that minimises their mean squared error, shape (number of channels,)."""
-        rows = self.memory_rows_of(x) if self.kind == 'weight' else channel_sample(x)
+        rows = self.memory_rows_of(x) if self.kind == 'weight' else channel_sample(x, self.range_axis)
         return mse_clip_of_bits(rows, self.bits, signed)
 
     def statistic(self, x: Tensor) -> Tensor:

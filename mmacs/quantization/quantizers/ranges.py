@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmacs.quantization.fake_quant import fill_zeros, round_to_levels
-from mmacs.quantization.quantizers.base import Quantizer, check_momentum
+from mmacs.quantization.quantizers.base import ASYMMETRIC, Quantizer, check_momentum
 from mmacs.utils.checks import is_number, require_switch
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import QUANTIZERS
@@ -22,17 +22,20 @@ class MinMax(Quantizer):
     their ranges, see :func:`~..synchronise.synchronise_ranges`.
 
     Args:
-        symmetric (bool): Whether the grid is symmetric. Defaults to True.
+        symmetric (bool, optional): Whether the grid is symmetric. None, the default, is True for weights, and False for
+            activations with negative values.
         **kwargs: See :class:`~.base.Quantizer`.
     """
 
     recomputable = True
     followed = ('low', 'high')
 
-    def __init__(self, symmetric: bool = True, **kwargs: Any) -> None:
+    def __init__(self, symmetric: Optional[bool] = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        require_switch('symmetric', symmetric)
+        if symmetric is not None:
+            require_switch('symmetric', symmetric)
         self.symmetric = symmetric
+        self.asymmetric = symmetric is None
         self.register_buffer('low', torch.zeros(self.num_ranges))
         self.register_buffer('high', torch.ones(self.num_ranges))
 
@@ -63,16 +66,20 @@ class MinMax(Quantizer):
 
     def options(self) -> Dict[str, Any]:
         """Returns ``symmetric`` where it is False, beside what all quantizers tell."""
-        return {**super().options(), **({} if self.symmetric else {'symmetric': False})}
+        return {**super().options(), **({'symmetric': False} if self.symmetric is False else {})}
+
+    def is_symmetric(self, level: int) -> bool:
+        """Returns whether a level's grid has zero in its centre or at its end."""
+        return self.zero(level) != ASYMMETRIC if self.symmetric is None else self.symmetric
 
     def bounds(self, level: int = 0) -> tuple:
         """An asymmetric grid counts from zero."""
-        return super().bounds(level) if self.symmetric else (0, 2**self.bits - 1)
+        return super().bounds(level) if self.is_symmetric(level) else (0, 2**self.bits - 1)
 
     def grid_step(self, level: int, q_min: int, q_max: int) -> Tensor:
         """Returns the smallest step whose grid covers the range, before it may be rounded to a power of two."""
         low, high = self.at(self.low, level).clamp_max(0), self.at(self.high, level).clamp_min(0)
-        if not self.symmetric:
+        if not self.is_symmetric(level):
             return fill_zeros((high - low) / q_max)
         if self.bits == 1 and self.level_is_signed(level):
             return fill_zeros(torch.maximum(high, -low)) * 2
@@ -80,7 +87,7 @@ class MinMax(Quantizer):
 
     def grid_offset(self, level: int, step: Tensor, q_max: int) -> Optional[Tensor]:
         """Returns a whole number of steps, so that zero is a level."""
-        if self.symmetric:
+        if self.is_symmetric(level):
             return super().grid_offset(level, step, q_max)
         return step * (self.at(self.low, level).clamp_max(0) / step).round()
 

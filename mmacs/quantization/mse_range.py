@@ -1,0 +1,119 @@
+"""The range of least quantization error, found by trying: real rounding on a sample. Imports torch alone."""
+
+from typing import Callable, Tuple
+
+import torch
+from torch import Tensor
+
+SAMPLE_SIZE = 2**16  # values that candidates are tried on
+_COARSE = [2.0 ** (-k / 4) for k in range(33)]  # shares of the whole range, down to 1/256
+_FINE = [2.0 ** (k / 16) for k in range(-3, 4)]
+
+Error = Callable[[Tensor, Tensor], Tensor]  # of ranges [low, high], one number for each
+
+
+def relative_error(samples: Tensor, quantized: Tensor) -> Tensor:
+    """Mean over channels of ``e / (1 + e)``, e being a channel's squared error relative to its variance.
+
+    A layer's output channel is as sensitive as the input channels that it reads are small: before a depthwise
+    convolution with BatchNorm, whose channels differ a hundredfold, the plain squared error sees the large ones alone.
+    ``e / (1 + e)`` is the share of a channel that is lost to the best linear reader; a channel that is lost anyhow
+    costs 1, and no longer shrinks the range of all.
+
+    Args:
+        samples (Tensor): Values, float32, shape (number of channels, n).
+        quantized (Tensor): What they are quantized to, of the same shape.
+
+    Returns:
+        Tensor: Shape (1,), from 0 to 1. With one channel it is least where the squared error is.
+    """
+    error = (quantized - samples).square().mean(1)
+    error = error / samples.var(1, correction=0).clamp_min(torch.finfo(torch.float32).tiny)
+    return (1 - 1 / (1 + error)).mean(0, keepdim=True)
+
+
+def zero_based_range(samples: Tensor, bits: int, symmetric: bool) -> Tuple[Tensor, int]:
+    """Step and zero point of a grid ``step * (k - zero_point)``, k in [0, 2^bits - 1], of least relative error.
+
+    Args:
+        samples (Tensor): Values, float32, shape (number of channels, n), see :func:`relative_error`.
+        bits (int): Bit-width, at least 2 if symmetric.
+        symmetric (bool): Whether the zero point is in the middle. Otherwise it is 0 where no value is negative.
+
+    Returns:
+        Tuple[Tensor, int]: Step, shape (1,), 0 if all values are; integer zero point.
+    """
+    steps, middle = 2**bits - 1, 2 ** (bits - 1)
+
+    def grid(low: Tensor, high: Tensor) -> Tuple[Tensor, Tensor]:
+        if symmetric:
+            return high / (middle - 1), torch.full_like(high, middle)
+        step = (high - low) / steps
+        return step, (-low / step.clamp_min(torch.finfo(torch.float32).tiny)).round().clamp(0, steps)
+
+    def error(low: Tensor, high: Tensor) -> Tensor:
+        step, zero_point = grid(low, high)
+        levels = samples.mul(1 / step.clamp_min(torch.finfo(torch.float32).tiny)).round_()
+        return relative_error(samples, levels.clamp_(-zero_point, steps - zero_point).mul_(step))
+
+    low, high = samples.amin().clamp_max(0).view(1), samples.amax().clamp_min(0).view(1)
+    if symmetric:
+        low, high = -high.maximum(-low), high.maximum(-low)
+    # what holds integers, as images do, loses nothing to a step that is a power of two
+    whole = (high - low).clamp_min(torch.finfo(torch.float32).tiny) / steps
+    whole = torch.exp2(whole.log2().ceil()) * steps
+    exact = (low, low + whole)
+    low, high = least_error(error, low, high, torch.zeros_like(low), one_end=symmetric or not low.any().item())
+    if not symmetric and (error(*exact) < error(low, high)).item():
+        low, high = exact
+    step, zero_point = grid(low, high)
+    return step, int(zero_point.item())
+
+
+def offset_range(rows: Tensor, bits: int) -> Tuple[Tensor, Tensor]:
+    """Step and offset of grids ``step * k + offset``, k in [0, 2^bits - 1], of least squared error.
+
+    Args:
+        rows (Tensor): Values, float32, shape (R, n): n values that share one of R ranges.
+        bits (int): Bit-width.
+
+    Returns:
+        Tuple[Tensor, Tensor]: Steps, 0 where all values are the same, and offsets, shape (R,).
+    """
+    steps = 2**bits - 1
+
+    def error(low: Tensor, high: Tensor) -> Tensor:
+        step = ((high - low) / steps).clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+        levels = ((rows - low[:, None]) / step).round_().clamp_(0, steps)
+        return levels.mul_(step).add_(low[:, None]).sub_(rows).square_().mean(1)
+
+    low, high = least_error(error, rows.amin(1), rows.amax(1), rows.mean(1))
+    return (high - low) / steps, low
+
+
+def least_error(
+    error: Error, low: Tensor, high: Tensor, anchor: Tensor, one_end: bool = False
+) -> Tuple[Tensor, Tensor]:
+    """Move the ends of ranges towards an anchor, one after the other, to where an error is least.
+
+    Args:
+        error (Callable): Gives the error of each range, shape (R,), for ``low`` and ``high``.
+        low (Tensor): Lowest values, shape (R,).
+        high (Tensor): Highest values, shape (R,).
+        anchor (Tensor): What stays inside, shape (R,).
+        one_end (bool): Whether only the upper end is moved.
+
+    Returns:
+        Tuple[Tensor, Tensor]: Both ends, shape (R,); nothing larger than the error of the whole range is returned.
+    """
+    whole, best = (low - anchor, high - anchor), error(low, high)
+    for shares in (_COARSE, _FINE):
+        for upper in (True, False)[: 1 if one_end else 2]:
+            reach = whole[upper] if shares is _COARSE else (low, high)[upper] - anchor
+            for share in shares if upper else (*shares, 0.0):
+                candidate = (low, anchor + share * reach) if upper else (anchor + share * reach, high)
+                found = error(*candidate)
+                better = found < best
+                best = torch.where(better, found, best)
+                low, high = (torch.where(better, *ends) for ends in zip(candidate, (low, high)))
+    return low, high
