@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmacs.quantization.convert import quantizers
 from mmacs.quantization.layers import QuantizedLayer
+from mmacs.quantization.output_error import OutputError
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.utils.errors import MmacsError
 
@@ -60,6 +61,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
     statistics = [(module, name, module._buffers[name]) for module in untrained for name in _STATISTICS]
     for module, name, _ in statistics:
         module._buffers[name] = None  # it then takes those of the batch, in eval mode too
+    watched = {layer.input_quantizer: OutputError(layer) for layer in model.modules() if _starts_at_outputs(layer)}
     try:
         empty = True
         for batch in batches:
@@ -70,13 +72,28 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
         for layer in model.modules():  # also of layers that the batches did not reach
             if isinstance(layer, QuantizedLayer):
                 layer.weight_quantizer(layer.weight_to_quantize())
+        for quantizer, outputs in watched.items():
+            quantizer.per_input = outputs.per_input()
         for quantizer in uninitialized:
             quantizer.finish_observing()
     finally:
         for module, name, value in statistics:
             module._buffers[name] = value
+        for quantizer, outputs in watched.items():
+            outputs.stop()
+            quantizer.per_input = None
         for quantizer in uninitialized:
             quantizer.forget_observations()
         for module, training in modes.items():
             module.training = training
     return [quantizer.name for quantizer in uninitialized if not quantizer.is_initialized()]
+
+
+def _starts_at_outputs(layer: nn.Module) -> bool:
+    """Whether the range of a layer's only input starts where its outputs have the least error."""
+    return (
+        isinstance(layer, QuantizedLayer)
+        and len(layer.inputs) == 1
+        and hasattr(layer.input_quantizer, 'per_input')
+        and layer.input_quantizer.observing
+    )

@@ -1,44 +1,52 @@
 """The range of least quantization error, found by trying: real rounding on a sample. Imports torch alone."""
 
-from typing import Callable, Tuple
+from typing import Callable, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-SAMPLE_SIZE = 2**16  # values that candidates are tried on
+SAMPLE_SIZE = 2**15  # values that candidates are tried on
 _COARSE = [2.0 ** (-k / 4) for k in range(33)]  # shares of the whole range, down to 1/256
 _FINE = [2.0 ** (k / 16) for k in range(-3, 4)]
 
 Error = Callable[[Tensor, Tensor], Tensor]  # of ranges [low, high], one number for each
 
 
-def relative_error(samples: Tensor, quantized: Tensor) -> Tensor:
-    """Mean over channels of ``e / (1 + e)``, e being a channel's squared error relative to its variance.
+def lost_share(samples: Tensor, quantized: Tensor, per_input: Optional[Tensor] = None) -> Tensor:
+    """Mean over outputs of ``e / (1 + e)``, e being an output's squared error relative to its variance.
 
-    A layer's output channel is as sensitive as the input channels that it reads are small: before a depthwise
-    convolution with BatchNorm, whose channels differ a hundredfold, the plain squared error sees the large ones alone.
-    ``e / (1 + e)`` is the share of a channel that is lost to the best linear reader; a channel that is lost anyhow
-    costs 1, and no longer shrinks the range of all.
+    Where channels differ a hundredfold, as before the first depthwise convolution of a small detector, the plain
+    squared error of a tensor sees the large ones alone, and the outputs that read the small ones are lost.
+    ``e / (1 + e)`` is the share of an output that the best linear reader loses; an output that is lost anyhow costs 1,
+    and does not shrink the range of all.
 
     Args:
         samples (Tensor): Values, float32, shape (number of channels, n).
         quantized (Tensor): What they are quantized to, of the same shape.
+        per_input (Tensor, optional): Relative errors of outputs per squared error of channels, shape (number of
+            outputs, number of channels), see :class:`~.output_error.OutputError`. None takes the channels as outputs.
 
     Returns:
         Tensor: Shape (1,), from 0 to 1. With one channel it is least where the squared error is.
     """
     error = (quantized - samples).square().mean(1)
-    error = error / samples.var(1, correction=0).clamp_min(torch.finfo(torch.float32).tiny)
+    if per_input is None:
+        error = error / samples.var(1, correction=0).clamp_min(torch.finfo(torch.float32).tiny)
+    else:
+        error = per_input @ error
     return (1 - 1 / (1 + error)).mean(0, keepdim=True)
 
 
-def zero_based_range(samples: Tensor, bits: int, symmetric: bool) -> Tuple[Tensor, int]:
-    """Step and zero point of a grid ``step * (k - zero_point)``, k in [0, 2^bits - 1], of least relative error.
+def zero_based_range(
+    samples: Tensor, bits: int, symmetric: bool, per_input: Optional[Tensor] = None
+) -> Tuple[Tensor, int]:
+    """Step and zero point of a grid ``step * (k - zero_point)``, k in [0, 2^bits - 1], of least :func:`lost_share`.
 
     Args:
-        samples (Tensor): Values, float32, shape (number of channels, n), see :func:`relative_error`.
+        samples (Tensor): See :func:`lost_share`.
         bits (int): Bit-width, at least 2 if symmetric.
         symmetric (bool): Whether the zero point is in the middle. Otherwise it is 0 where no value is negative.
+        per_input (Tensor, optional): See :func:`lost_share`.
 
     Returns:
         Tuple[Tensor, int]: Step, shape (1,), 0 if all values are; integer zero point.
@@ -54,7 +62,7 @@ def zero_based_range(samples: Tensor, bits: int, symmetric: bool) -> Tuple[Tenso
     def error(low: Tensor, high: Tensor) -> Tensor:
         step, zero_point = grid(low, high)
         levels = samples.mul(1 / step.clamp_min(torch.finfo(torch.float32).tiny)).round_()
-        return relative_error(samples, levels.clamp_(-zero_point, steps - zero_point).mul_(step))
+        return lost_share(samples, levels.clamp_(-zero_point, steps - zero_point).mul_(step), per_input)
 
     low, high = samples.amin().clamp_max(0).view(1), samples.amax().clamp_min(0).view(1)
     if symmetric:

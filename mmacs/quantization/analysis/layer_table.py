@@ -27,14 +27,14 @@ def layer_table(model: nn.Module) -> str:
     kept = Counter()
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLayer):
-            weight = ('frozen', '') if module.frozen else _cells(module.weight_quantizer, 'channel')
-            first, *others = (_cells(getattr(module, kind), 'level') for kind in module.inputs)
+            weight = ('frozen', '') if module.frozen else _cells(module.weight_quantizer)
+            first, *others = (_cells(getattr(module, kind)) for kind in module.inputs)
             table.add_row(name, type(module).original_type().__name__, *weight, *first)
             for cells in others:
                 table.add_row('', '', '', '', *cells)
         elif isinstance(module, (Addition, Concatenation)):
             for index, quantizer in enumerate(module):
-                table.add_row(f'{name}.{index}', type(module).__name__.lower(), '', '', *_cells(quantizer, 'level'))
+                table.add_row(f'{name}.{index}', type(module).__name__.lower(), '', '', *_cells(quantizer))
         elif next(module.parameters(recurse=False), None) is not None and not isinstance(module, Quantizer):
             kept[type(module).__name__] += 1
     text = StringIO()
@@ -45,14 +45,14 @@ def layer_table(model: nn.Module) -> str:
     return '\n'.join(lines)
 
 
-def _cells(quantizer: nn.Module, unit: str) -> tuple:
+def _cells(quantizer: nn.Module) -> tuple:
     """Two cells, such as ``('4 bit signed per channel', '0.012 to 0.2')``."""
     if not isinstance(quantizer, Quantizer):
         return 'full precision', ''
     kind = f'{type(quantizer).__name__} {quantizer.bits} bit'
     if not quantizer.is_initialized():
         return kind, 'not calibrated'
-    unit = f' per {unit}' if quantizer.num_ranges > 1 else ''
+    unit = f' per {"channel" if quantizer.num_channels > 1 else "level"}' if quantizer.num_ranges > 1 else ''
     if not quantizer.uniform:
         return kind + unit, 'own levels'
     levels = [level for level in range(quantizer.num_levels) if quantizer.initialized[level]]

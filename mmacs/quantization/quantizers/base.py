@@ -480,7 +480,10 @@ class Quantizer(nn.Module):
         if not given:
             return
         own = {key.removeprefix(prefix): value for key, value in self.state_dict(prefix=prefix).items()}
-        if own.keys() - given.keys() == {'zero_point'} and 'signed' in given:  # before 0.2 no grid was asymmetric
+        before_0_2 = (
+            own.keys() - given.keys() == {'zero_point'} and given.get('signed', own['signed']).max() < ASYMMETRIC
+        )
+        if before_0_2:
             given['zero_point'] = state_dict[f'{prefix}zero_point'] = torch.zeros_like(own['zero_point'])
         advice = 'use the recipe that the checkpoint was trained with, or start from a full-precision checkpoint'
         if given.keys() != own.keys():

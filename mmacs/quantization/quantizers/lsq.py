@@ -1,7 +1,7 @@
 """Learned step size quantization (Esser et al., ICLR 2020, arXiv 1902.08153)."""
 
 import math
-from typing import Any, List, Tuple
+from typing import Any, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,7 @@ class LSQ(Quantizer):
             raise unknown_name('init', init, INITS)
         self.init = init
         self.channel_axis = channel_axis
+        self.per_input: Optional[Tensor] = None  # while calibrating, how outputs feel errors, see `lost_share`
         self.step = nn.Parameter(torch.ones(self.num_ranges))
         if self.asymmetric and self.kind == 'activation' and self.num_channels == 1:
             self.register_buffer('zero_point', torch.zeros(self.num_levels, dtype=torch.int32))
@@ -101,7 +102,7 @@ class LSQ(Quantizer):
         zero = self.zero(level)
         if zero == SYMMETRIC and self.bits == 1:
             return lsq_initial_step(samples.abs().mean().view(1), 1)  # of two levels the least squared error
-        step, zero_point = zero_based_range(samples, self.bits, zero == SYMMETRIC)
+        step, zero_point = zero_based_range(samples, self.bits, zero == SYMMETRIC, self.per_input)
         if zero == ASYMMETRIC:
             self.zero_point[level] = zero_point
         return fill_zeros(step)
