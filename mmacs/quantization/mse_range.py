@@ -102,7 +102,7 @@ def offset_range(rows: Tensor, bits: int) -> Tuple[Tensor, Tensor]:
 def least_error(
     error: Error, low: Tensor, high: Tensor, anchor: Tensor, one_end: bool = False
 ) -> Tuple[Tensor, Tensor]:
-    """Move the ends of ranges towards an anchor, one after the other, to where an error is least.
+    """Move the ends of ranges towards an anchor, together and one after the other, to where an error is least.
 
     Args:
         error (Callable): Gives the error of each range, shape (R,), for ``low`` and ``high``.
@@ -114,14 +114,18 @@ def least_error(
     Returns:
         Tuple[Tensor, Tensor]: Both ends, shape (R,); nothing larger than the error of the whole range is returned.
     """
-    whole, best = (low - anchor, high - anchor), error(low, high)
+    best, whole = error(low, high), (low, high)
+    ends = [(False, True)] if one_end else [(True, True), (False, True), (True, False)]
     for shares in (_COARSE, _FINE):
-        for upper in (True, False)[: 1 if one_end else 2]:
-            reach = whole[upper] if shares is _COARSE else (low, high)[upper] - anchor
-            for share in shares if upper else (*shares, 0.0):
-                candidate = (low, anchor + share * reach) if upper else (anchor + share * reach, high)
+        start = whole if shares is _COARSE else (low, high)
+        for moved in ends:
+            for share in shares if moved[1] else (*shares, 0.0):
+                candidate = [
+                    anchor + share * (begin - anchor) if move else end
+                    for begin, end, move in zip(start, (low, high), moved)
+                ]
                 found = error(*candidate)
                 better = found < best
                 best = torch.where(better, found, best)
-                low, high = (torch.where(better, *ends) for ends in zip(candidate, (low, high)))
+                low, high = (torch.where(better, *pair) for pair in zip(candidate, (low, high)))
     return low, high

@@ -13,8 +13,10 @@ def model():
     return quantize_model(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)), 'w4a4')
 
 
-def test_steps_are_those_of_the_equation_and_nothing_else_changes(model):
-    model.train()
+def test_steps_are_those_of_the_equation_and_nothing_else_changes():
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)
+    mean = dict(init='mean')
+    model = quantize_model(nn.Sequential(*layers), dict(preset='w4a4', weight=mean, activation=mean)).train()
     before = {key: value.clone() for key, value in model.state_dict().items() if 'quantizer' not in key}
     batches = [torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)]
     assert calibrate(model, batches) == []
