@@ -325,7 +325,7 @@ class Quantizer(nn.Module):
     def notice_negative(self, x: Tensor, level: int) -> None:
         """Look for negative values where calibration met none: they become zero, and get no gradient.
 
-        At a sample, which costs less than the layer by far. On a CPU they are warned of where they appear; elsewhere
+        At a sample, unless a compiler makes one pass of all that reads the values. On a CPU they are warned of where they appear; elsewhere
         ``met_negative`` remembers them, and whoever runs the training calls :meth:`warn_of_negative`.
 
         Args:
@@ -334,7 +334,7 @@ class Quantizer(nn.Module):
         """
         if self._signed_by_user is not None or self.warned_of_negative or self.level_is_signed(level):
             return
-        lowest = channel_sample(x).amin()
+        lowest = x.amin() if torch.compiler.is_compiling() else channel_sample(x).amin()
         if not reads_are_free(lowest):
             self.met_negative.logical_or_(lowest < 0)
         elif lowest < 0:
