@@ -142,7 +142,8 @@ def test_negative_values_in_a_range_without_are_warned_of_once():
         warnings.simplefilter('error')
         quantizer(torch.rand(100))
         quantizer.eval()(x)
-        calibrated(LSQ(bits=8, signed=False), torch.rand(100))(x)
+        for other in (LSQ(bits=8, signed=False), LSQPlus(bits=8), MinMax(bits=8, symmetric=False)):
+            calibrated(other, torch.rand(100))(x)
     with pytest.warns(RuntimeWarning, match='neck.conv.input_quantizer met negative values in training'):
         quantizer.train()(x)
     with warnings.catch_warnings():
@@ -179,3 +180,13 @@ def test_depthwise_convolutions_can_have_a_range_per_channel():
 def test_operands_have_no_range_per_channel():
     with pytest.raises(MmacsError, match='additions have no per_channel'):
         quantize_model(depthwise_model(), dict(preset='w8a8', additions=dict(per_channel=True)))
+
+
+def test_values_that_are_all_negative_have_zero_at_the_upper_end():
+    x = (-torch.rand(1000) - 0.5).requires_grad_()
+    quantizer = calibrated(LSQ(bits=8), x.detach())
+    assert quantizer.bounds() == (-255, 0)
+    quantizer(x).sum().backward()
+    assert x.grad.sum() > 900
+    assert quantizer.step.grad.isfinite()
+    assert noise_db(quantizer, x.detach()) > 45

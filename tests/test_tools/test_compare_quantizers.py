@@ -1,6 +1,10 @@
 import json
 
+import pytest
+
+from mmacs.utils.errors import MmacsError
 from tests.conftest import run_config
+from tools.compare_quantizers import bits_of, render
 
 
 def test_cells_are_trained_once_and_never_under_other_settings(command, full_precision, tiny_coco, tmp_path):
@@ -24,3 +28,17 @@ def test_cells_are_trained_once_and_never_under_other_settings(command, full_pre
     assert 'was computed under other settings: choose another --work-dir' in message
     status, message = command('compare_quantizers.py', config, '--methods', 'LSK')
     assert "unknown method 'LSK': did you mean 'LSQ'" in message
+
+
+def test_bits_are_a_number_or_one_for_weights_and_one_for_activations():
+    assert (bits_of('4'), bits_of('w4a8')) == ((4, 4), (4, 8))
+    with pytest.raises(
+        MmacsError, match="--bits takes numbers such as 4, for weights and activations, or w4a8, got '4a8'"
+    ):
+        bits_of('4a8')
+
+
+def test_the_table_has_a_column_for_each_stage_that_was_asked_for():
+    table = render({'LSQ': {'8': {'ptq': 0.2}, 'w4a8': {'ptq': 0.1}}}, ['8', 'w4a8'], 0.25, ['ptq']).splitlines()
+    assert table[0] == '| method | W8A8 PTQ | W4A8 PTQ |'
+    assert table[-1] == '| LSQ | 0.200 | 0.100 |'

@@ -325,20 +325,24 @@ class Quantizer(nn.Module):
     def notice_negative(self, x: Tensor, level: int) -> None:
         """Look for negative values where calibration met none: they become zero, and get no gradient.
 
-        At a sample, unless a compiler makes one pass of all that reads the values. On a CPU they are warned of where they appear; elsewhere
-        ``met_negative`` remembers them, and whoever runs the training calls :meth:`warn_of_negative`.
+        At a sample, unless a compiler makes one pass of all that reads the values. On a CPU they are warned of where
+        they appear; elsewhere ``met_negative`` remembers them, and whoever trains calls :meth:`warn_of_negative`.
 
         Args:
             x (Tensor): Values of any shape and floating dtype.
             level (int): Pyramid level.
         """
-        if self._signed_by_user is not None or self.warned_of_negative or self.level_is_signed(level):
+        if self.warned_of_negative or not self.loses_negative(level):
             return
         lowest = x.amin() if torch.compiler.is_compiling() else channel_sample(x).amin()
         if not reads_are_free(lowest):
             self.met_negative.logical_or_(lowest < 0)
         elif lowest < 0:
             self.warn_of_negative()
+
+    def loses_negative(self, level: int) -> bool:
+        """Returns whether negative values become zero at a level because calibration met none."""
+        return self._signed_by_user is None and not self.level_is_signed(level)
 
     @torch.compiler.disable
     def warn_of_negative(self) -> None:

@@ -53,6 +53,10 @@ class LSQPlus(LSQ):
         self.at(self.step, level).copy_(step)
         self.at(self.offset, level).copy_(offset)
 
+    def loses_negative(self, level: int) -> bool:
+        """Never: the offset follows them."""
+        return False
+
     def bounds(self, level: int = 0) -> tuple:
         """0 and 2^bits - 1, since the offset takes care of signs."""
         return 0, 2**self.bits - 1

@@ -72,6 +72,10 @@ class MinMax(Quantizer):
         """Returns whether a level's grid has zero in its centre or at its end."""
         return self.zero(level) != ASYMMETRIC if self.symmetric is None else self.symmetric
 
+    def loses_negative(self, level: int) -> bool:
+        """Returns whether negative values become zero, which a range of both ends follows."""
+        return super().loses_negative(level) and self.is_symmetric(level)
+
     def bounds(self, level: int = 0) -> tuple:
         """An asymmetric grid counts from zero."""
         return super().bounds(level) if self.is_symmetric(level) else (0, 2**self.bits - 1)
