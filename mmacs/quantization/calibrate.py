@@ -36,7 +36,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
     The model runs in eval mode, where it is not calibrated yet in full precision, and is left in the modes it was in.
     A BatchNorm that was never trained, and will be, normalises by the batch, as it does when training starts: by its
     initial statistics (mean 0, variance 1) it would show its successors values of another magnitude.
-    Nothing but the quantizers' steps and flags changes, and if a batch fails nothing does.
+    Nothing but the quantizers' ranges and flags changes, and if a batch fails nothing does.
 
     Args:
         model (nn.Module): A model converted by :func:`~.convert.quantize_model`, with its trained weights.

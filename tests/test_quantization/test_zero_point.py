@@ -177,6 +177,12 @@ def test_depthwise_convolutions_can_have_a_range_per_channel():
     assert 'signed per channel' in layer_table(model).splitlines()[2].split('LSQ')[2]
 
 
+def test_a_channel_that_is_silent_in_most_batches_keeps_its_range():
+    batches = [torch.rand(2, 1000) * torch.tensor([1.0, active])[:, None] for active in (0, 0, 1, 0)]
+    quantizer = calibrated(LSQ(bits=8, num_channels=2), *batches)
+    assert (quantizer.step * 255 > 0.9).all()
+
+
 def test_operands_have_no_range_per_channel():
     with pytest.raises(MmacsError, match='additions have no per_channel'):
         quantize_model(depthwise_model(), dict(preset='w8a8', additions=dict(per_channel=True)))

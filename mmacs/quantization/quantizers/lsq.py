@@ -75,6 +75,10 @@ class LSQ(Quantizer):
             return self.memory_rows_of(x).abs().mean(1)
         return torch.stack([mse_clip_of_bits(self.memory_rows_of(x), self.bits, signed) for signed in (False, True)])
 
+    def combine(self, statistics: Tensor) -> Tensor:
+        """Returns the mean magnitude, or the largest of clips: a channel may be silent in most batches."""
+        return super().combine(statistics) if self.init == 'mean' else statistics.amax(0)
+
     def combined(self, statistics: List[Tensor]) -> Tensor:
         """Statistics of calibration batches as one."""
         if not self._takes_samples:
