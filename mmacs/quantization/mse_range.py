@@ -119,12 +119,14 @@ def least_error(
     for shares in (_COARSE, _FINE):
         start = whole if shares is _COARSE else (low, high)
         for moved in ends:
-            for share in shares if moved[1] else (*shares, 0.0):
+            for share in shares:
                 candidate = [
                     anchor + share * (begin - anchor) if move else end
                     for begin, end, move in zip(start, (low, high), moved)
                 ]
                 found = error(*candidate)
+                if shares is _COARSE and (found > 4 * best).all():
+                    break  # smaller ranges only clip more
                 better = found < best
                 best = torch.where(better, found, best)
                 low, high = (torch.where(better, *pair) for pair in zip(candidate, (low, high)))
