@@ -101,7 +101,7 @@ class Twice(nn.Module):
 
 
 def test_each_pyramid_level_has_its_own_levels():
-    rules = [dict(name='*', activation=dict(bits=2, per_level=2, init='mean'))]
+    rules = [dict(name='*', activation=dict(bits=2, per_level=2, signed=True, init='mean'))]
     model = quantize_model(nn.Sequential(Twice()), dict(rules=rules))
     x = torch.linspace(-1, 1, 256).view(64, 4)
     calibrate(model, [x])
