@@ -5,7 +5,8 @@ from mmacs import cli
 
 def main() -> None:
     """Parse the options, build the runner, evaluate."""
-    from mmengine.runner import CheckpointLoader  # here, so that a missing framework is answered with one sentence
+    import matplotlib  # here, so that a missing framework is answered with one sentence
+    from mmengine.runner import CheckpointLoader
 
     from mmacs.cli import commands
     from mmacs.cli.augmentation import augment_testing
@@ -25,6 +26,7 @@ def main() -> None:
         augment_testing(cfg)
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show_dir:
+        matplotlib.rcParams['text.parse_math'] = False  # names of classes may hold dollar signs
         hook = cfg.default_hooks.get('visualization') or {'type': None}
         if hook['type'] == 'DetVisualizationHook':
             hook.update(draw=True, test_out_dir=args.show_dir)

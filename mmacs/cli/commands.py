@@ -18,6 +18,7 @@ from mmacs.cli.config_file import Options, change_config, read_config
 from mmacs.cli.failures import parts
 from mmacs.datasets.data_paths import check_data, move_data_root
 from mmacs.hooks.batches import require_a_batch
+from mmacs.hooks.data_check import DataCheck
 from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.work_dir import take
 from mmacs.utils.errors import MmacsError
@@ -108,6 +109,7 @@ def build_runner(cfg: Config, loaders: List[str]) -> Runner:
         _start_cpu_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     follow_config(runner)
+    runner.register_hook(DataCheck())
     return runner
 
 

@@ -55,8 +55,6 @@ def explain(error: BaseException) -> Optional[str]:
     own = _own(error)
     if own is not None:
         return own
-    if 'failed to load image' in str(error):
-        return str(error).splitlines()[-1]
     from mmacs.cli.failures import failure  # here, since it needs the frameworks
 
     sentence = failure(error)

@@ -51,7 +51,7 @@ def read_annotations(images: DistinctImages, folder: Optional[os.PathLike] = Non
         ``classes`` (int32).
 
     Raises:
-        MmacsError: If there are no images, a class is negative, or the folder can't be written to.
+        MmacsError: If there are no images, a class is negative, a file is empty, or the folder can't be written to.
     """
     key = None if folder is None else _key(images)
     path = None if key is None else Path(folder) / f'{key}.npz'
@@ -101,6 +101,8 @@ def _read(images: DistinctImages) -> Arrays:
 def _row(info: Dict[str, Any]) -> _Row:
     path = os.fsencode(info.get('img_path') or '')
     size = _file_size(path)
+    if size == 0:
+        raise MmacsError(f'cannot read image {os.fsdecode(path)}: the file is empty')
     return _Row(
         _facts(info, size),
         path,

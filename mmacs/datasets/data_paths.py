@@ -1,17 +1,16 @@
 """Where a config's data sets lie: pointing them elsewhere, and saying what is missing before a run starts."""
 
-import mmap
 import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
 from mmengine.config import Config
 
+from mmacs.datasets.config_classes import check_classes
 from mmacs.utils.errors import MmacsError
 
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-_COCO_KEYS = (b'"images"', b'"annotations"', b'"categories"')
 # Data sets that fetch or make their files by themselves.
 _SELF_PROVIDING = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST', 'EmbeddedDetection', 'EmbeddedClassification')
 
@@ -59,17 +58,16 @@ def move_data_root(cfg: Config, root: str) -> None:
 
 
 def check_data(cfg: Config, loaders: List[str]) -> None:
-    """Check that the files of the data sets are there and that COCO annotation files are whole.
+    """Check what can be known of data before it is read: that files are there, and that classes agree.
 
     Args:
         cfg (Config): The whole config.
         loaders (List[str]): Names of the data loaders that will be used.
 
     Raises:
-        MmacsError: If files are missing or not COCO's format.
+        MmacsError: If files are missing, or classes of two data sets differ.
     """
     missing: List[str] = []
-    annotation_files: List[Path] = []
     for data_set in (found for name in loaders for found in data_sets(cfg.get(name))):
         kind = str(data_set.get('type')).split('.')[-1].strip("'>")  # a name, or a class
         if kind in _SELF_PROVIDING or data_set.get('backend_args'):
@@ -80,29 +78,11 @@ def check_data(cfg: Config, loaders: List[str]) -> None:
         paths = [root, *(root / prefix for prefix in prefixes if prefix)]
         if data_set.get('ann_file'):
             paths.append(root / data_set['ann_file'])
-            if kind == 'CocoDataset':
-                annotation_files.append(paths[-1])
         missing += [str(path) for path in paths if not path.exists()]
     if missing:
         raise MmacsError(
             f'data is missing: {", ".join(dict.fromkeys(missing))}; put or link it there, or say --data-root FOLDER '
             f'if it lies elsewhere, or run `python3.11 tools/bootstrap.py demo`, which brings its own'
         )
-    for path in dict.fromkeys(annotation_files):
-        check_coco(path)
-
-
-def check_coco(path: Path) -> None:
-    """Check cheaply, without parsing what may be half a gigabyte, that a file looks like COCO annotations.
-
-    Raises:
-        MmacsError: If it is empty, cut off, or lacks one of COCO's three lists.
-    """
-    if path.stat().st_size == 0:
-        raise MmacsError(f'{path} is not a COCO annotation file: it is empty')
-    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content[:64].lstrip()[:1] != b'{' or content[-64:].rstrip()[-1:] != b'}':
-            raise MmacsError(f'{path} is not a COCO annotation file: it is cut off or not a JSON object')
-        absent = [key.decode() for key in _COCO_KEYS if content.find(key) < 0]
-    if absent:
-        raise MmacsError(f'{path} is not a COCO annotation file: it has no {" and no ".join(absent)}')
+    for name in loaders:
+        check_classes(cfg.get(name), name, cfg.get('default_scope'))

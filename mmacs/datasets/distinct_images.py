@@ -3,13 +3,13 @@
 from bisect import bisect_right
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
-import cv2
 import numpy as np
 from mmengine.dataset import BaseDataset, Compose
 from torch.utils.data import Dataset
 
 from mmacs.adapters.transforms import loads
 from mmacs.adapters.wrappers import below
+from mmacs.datasets.reading import read_image
 from mmacs.teacher.side_effects import without_side_effects
 from mmacs.utils.errors import MmacsError
 
@@ -121,13 +121,10 @@ class DistinctImages(Dataset):
         Raises:
             MmacsError: If the image can't be read, or the pipeline drops it.
         """
-        info = self.info(position)
-        path = info.get('img_path', f'number {position}')
-        try:
-            data = self.pipeline(info)
-        except (OSError, cv2.error, AssertionError) as error:  # MMCV asserts that it could decode the file
-            raise MmacsError(f'cannot read image {path}: {error}') from error
+        base, index = self._find(int(self.numbers[position]))
+        data = read_image(base, index, self.pipeline)
         if data is None:
+            path = self.info(position).get('img_path', f'number {position}')
             raise MmacsError(f'the scoring pipeline drops image {path}; it must keep every training image')
         return data
 

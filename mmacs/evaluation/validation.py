@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Sampler
 
 from mmacs.coreset.annotations import encode
 from mmacs.coreset.image_contents import hash_inputs
+from mmacs.hooks.data_check import check_classes
 from mmacs.hooks.run import unwrapped
 from mmacs.utils.errors import MmacsError
 
@@ -67,6 +68,7 @@ class Validation:
             self.evaluator = runner.build_evaluator(runner.cfg.val_evaluator)
         self.metric: Optional[str] = None
         dataset = self.loader.dataset
+        check_classes(self.model, dataset, 'val_dataloader')
         sampler = self.loader.sampler if isinstance(self.loader.sampler, SpreadSampler) else None
         self.indices = (sampler or self.loader.batch_sampler.sampler).indices
         self.num_images = len(self.indices)

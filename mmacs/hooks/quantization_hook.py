@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.batches import require_batches
+from mmacs.hooks.data_check import check_run
 from mmacs.hooks.draws_hook import draw_by_step
 from mmacs.hooks.nonfinite import NonfiniteWatch
 from mmacs.hooks.resume_hook import follow_config
@@ -83,7 +84,8 @@ class QuantizationHook(Hook):
         self._following: List[Quantizer] = []
 
     def before_run(self, runner: Runner) -> None:
-        """Has a resumed run follow its config, and what is random depend on the seed and the step alone."""
+        """Compares classes; has a resumed run follow its config, and what is random the seed and the step alone."""
+        check_run(runner)
         follow_config(runner)
         draw_by_step(runner)
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+from contextlib import ContextDecorator
 from typing import Callable, NamedTuple
 
 import matplotlib
@@ -18,8 +19,14 @@ _STYLE = {
     **{key: INK for key in ('text.color', 'axes.labelcolor', 'xtick.color', 'ytick.color')},
     **{'axes.edgecolor': _LINE, 'grid.color': _LINE, 'grid.linewidth': 0.6, 'axes.axisbelow': True},
     **{'axes.spines.top': False, 'axes.spines.right': False, 'font.size': 9, 'legend.frameon': False},
+    'text.parse_math': False,  # names of classes and metrics may hold dollar signs
     'axes.prop_cycle': matplotlib.cycler(color=[OTHER, *PALETTE[2:]]),
 }
+
+
+def plain_text() -> ContextDecorator:
+    """Returns a context, or decorator, in which matplotlib takes text as it is: names may hold dollar signs."""
+    return matplotlib.rc_context({'text.parse_math': False})
 
 
 class Chart(NamedTuple):

@@ -8,10 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from mmacs.utils.files import atomic_path
+from mmacs.visualization.charts import plain_text
 
 _MARKERS = 'osD^v<>PhXpH8d'
 
 
+@plain_text()
 def draw_comparison(records: List[Dict[str, Any]], path: os.PathLike) -> None:
     """Draw the first metric against the fraction and against the seconds in all, a colour per method.
 

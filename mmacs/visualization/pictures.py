@@ -15,13 +15,15 @@ from mmengine.dataset import BaseDataset, pseudo_collate
 from torch import nn
 
 from mmacs.datasets.distinct_images import DistinctImages
-from mmacs.utils.errors import MmacsError
+from mmacs.utils.errors import MmacsError, printable
 from mmacs.utils.files import atomic_path
+from mmacs.visualization.charts import plain_text
 from mmacs.visualization.coreset_report.rounds import columns, read_round
 
 _TRUTH, _PREDICTION = 'lime', 'red'
 
 
+@plain_text()
 def draw_extremes(round_file: os.PathLike, images: DistinctImages, path: os.PathLike, count: int = 6) -> None:
     """Draw two rows of images with their ground-truth boxes: of highest and of lowest importance.
 
@@ -47,6 +49,7 @@ def draw_extremes(round_file: os.PathLike, images: DistinctImages, path: os.Path
     _save(figure, path)
 
 
+@plain_text()
 def draw_detections(
     model: nn.Module, dataset: BaseDataset, path: os.PathLike, count: int = 8, score_threshold: float = 0.4
 ) -> None:
@@ -73,10 +76,9 @@ def draw_detections(
         found = result.pred_instances[result.pred_instances.scores > score_threshold].cpu()
         for box, label, score in zip(found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist()):
             draw_box(axis, box, _PREDICTION)
-            text = f'{dataset.metainfo["classes"][label]} {score:.2f}'
-            axis.annotate(
-                text, box[:2], fontsize=7, color='white', va='bottom', backgroundcolor=(0.7, 0, 0, 0.6), clip_on=True
-            )
+            text = f'{printable(dataset.metainfo["classes"][label], 60)} {score:.2f}'
+            style = {'fontsize': 7, 'color': 'white', 'va': 'bottom', 'backgroundcolor': (0.7, 0, 0, 0.6)}
+            axis.annotate(text, box[:2], clip_on=True, **style)
     figure.suptitle(f'Detections with a score above {score_threshold} (red) and ground truth (green)', fontsize=11)
     _save(figure, path)
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mmacs.utils.files import atomic_path
+from mmacs.visualization.charts import plain_text
 
 _WEIGHT, _INPUT, _DROP = 'tab:blue', 'tab:orange', 'tab:red'
 _ROW = 0.21  # inches per layer
@@ -15,6 +16,7 @@ _ROW = 0.21  # inches per layer
 Values = List[Optional[float]]
 
 
+@plain_text()
 def draw_report(report: Dict[str, Any], path: os.PathLike) -> None:
     """Draw a quantization report: one row per layer, one panel per quantity.
 
@@ -33,7 +35,7 @@ def draw_report(report: Dict[str, Any], path: os.PathLike) -> None:
     quantities: Sequence[Tuple[str, Callable[[Dict[str, Any]], Optional[float]]]] = (
         ('signal-to-quantization-noise\nratio (dB)', lambda found: found['sqnr_db']),
         ('clipped values (%)', lambda found: None if found['clipped'] is None else 100 * found['clipped']),
-        ('levels in use (% of $2^\\mathrm{bits}$)', lambda found: 100 * found['levels'] / 2 ** found['bits']),
+        ('levels in use (% of 2^bits)', lambda found: 100 * found['levels'] / 2 ** found['bits']),
     )
     for axis, (label, value) in zip(panels, quantities):
         weights = [value(layer['weight']) if layer['weight'] else None for layer in layers]

@@ -9,7 +9,6 @@ from mmdet.registry import MODELS
 from torch.distributed import TCPStore
 
 from mmacs import cli
-from mmacs.datasets.data_paths import check_coco
 from mmacs.utils.errors import MmacsError
 from tests.conftest import REPO
 
@@ -35,6 +34,10 @@ def test_no_coco_names_the_missing_paths_and_the_ways_out(command):
         ),
         (['default_hooks.coreset.scorer.type=Dense'], "error: unknown scorer 'Dense'"),
         (['load_from=nowhere.pth'], 'nowhere.pth'),
+        (
+            ['model.bbox_head.num_classes=4'],
+            'error: model.bbox_head has num_classes=4, and the data of train_dataloader has 3 classes (a, b, c)',
+        ),
         (['train_dataloader.sampler.fraktion=1'], "CoresetSampler has no setting 'fraktion', did you mean 'fraction'"),
         (['default_hooks.coreset.intervall=1'], 'did you mean schedule=dict(interval=1)?'),
         (
@@ -72,26 +75,33 @@ def test_no_such_config(command):
     assert message.startswith('error: no such config') and 'configs/none.py' in message
 
 
-@pytest.mark.parametrize(
-    ('content', 'reason'),
-    [
-        ('', 'it is empty'),
-        ('{"images": [], "annota', 'it is cut off'),
-        ('[1, 2]', 'not a JSON object'),
-        ('{"images": [], "categories": []}', 'it has no "annotations"'),
-    ],
-)
-def test_annotation_files_that_are_not_coco(command, config, tiny_coco, content, reason):
-    (tiny_coco / 'annotations.json').write_text(content)
+def test_an_annotation_file_that_is_wrong_is_named_before_training(command, config, tiny_coco):
+    whole = (tiny_coco / 'annotations.json').read_text()
+    (tiny_coco / 'annotations.json').write_text(whole[: len(whole) // 2])
     status, message = command('train.py', config)
     assert status == 1
-    assert 'annotations.json is not a COCO annotation file' in message and reason in message
+    assert 'annotations.json is not a COCO annotation file: it is cut off' in message
 
 
-def test_whole_annotation_files_pass(tmp_path):
-    path = tmp_path / 'good.json'
-    path.write_text(json.dumps(dict(images=[], annotations=[], categories=[])) + '\n')
-    check_coco(path)
+def test_a_test_split_without_annotations(command, config, tiny_coco, tmp_path, tiny_retinanet):
+    """Its detections are written, and evaluated elsewhere."""
+    torch.save(dict(state_dict=MODELS.build(tiny_retinanet).state_dict()), tmp_path / 'fp.pth')
+    path = tiny_coco / 'annotations.json'
+    content = json.loads(path.read_text())
+    del content['annotations']
+    path.write_text(json.dumps(content))
+    plain = tmp_path / 'plain.py'
+    plain.write_text(f'_base_ = {str(config)!r}\nmodel = dict(recipe=None)\ndefault_hooks = dict(_delete_=True)\n')
+    options = [
+        '--cfg-options',
+        'test_evaluator.format_only=True',
+        f'test_evaluator.outfile_prefix={tmp_path / "found"}',
+    ]
+    assert command('test.py', plain, tmp_path / 'fp.pth', *options) == (0, '')
+    assert (tmp_path / 'found.bbox.json').exists()
+    status, message = command('test.py', plain, tmp_path / 'fp.pth')
+    assert status == 1
+    assert 'the ann_file of test_evaluator has no "annotations" to evaluate with' in message
 
 
 @pytest.mark.parametrize('workers', [0, 1])

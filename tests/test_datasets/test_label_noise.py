@@ -27,6 +27,7 @@ class ToyClassification(BaseDataset):
 
     def load_data_list(self):
         made = {'single': lambda i: {'gt_label': i % 10}, 'multi': lambda i: {'gt_label': [1, 2]}, 'none': lambda i: {}}
+        made['one class'] = lambda i: {'gt_label': 0}
         return [{'name': i, **made[self.kind](i)} for i in range(50)]
 
 
@@ -220,7 +221,7 @@ def test_data_sets_that_cannot_have_this_noise():
         with pytest.raises(MmacsError, match='instances, or one gt_label each'):
             noisy_toy(kind=kind)
     with pytest.raises(MmacsError, match='at least 2 classes, this data set names 1'):
-        noisy_toy(metainfo=dict(classes=('a',)))
+        noisy_toy(kind='one class', metainfo=dict(classes=('a',)))
     inside = dict(type='mmacs.NoisyLabels', dataset=dict(type=ToyClassification), noise=dict(symmetric=0.2))
     with pytest.raises(MmacsError, match='noisy already'):
         DATASETS.build(dict(type='mmacs.NoisyLabels', dataset=inside, noise=dict(symmetric=0.2)))

@@ -39,7 +39,8 @@ def _picture(info: Dict[str, Any], names: Sequence[str]) -> bytes:
         draw_box(axis, one['bbox'], colour, 'dashed' if one.get('ignore_flag') else 'solid')
         label = {'facecolor': colour, 'edgecolor': 'none', 'pad': 0.8, 'alpha': 0.85}
         at = [max(start, 0) + 2 / scale for start in one['bbox'][:2]]
-        axis.text(*at, names[one['bbox_label']], fontsize=7, color='white', va='top', bbox=label, clip_on=True)
+        text = {'fontsize': 7, 'color': 'white', 'va': 'top', 'clip_on': True, 'parse_math': False}
+        axis.text(*at, names[one['bbox_label']], bbox=label, **text)
     buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer)
     # 256 colours are a third of the bytes, and tell the same.
