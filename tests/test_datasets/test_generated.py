@@ -140,8 +140,8 @@ def test_parse_spec():
     [
         ({'num_trian': 10}, "did you mean 'num_train'"),
         ({'num_train': -1}, 'num_train of the data set spec must be a whole number, at least 0, got -1'),
-        ({'seed': 'zero'}, "not 'zero'"),
-        ({'seed': True}, 'not True'),
+        ({'seed': 'zero'}, "got 'zero'"),
+        ({'seed': True}, 'got True'),
     ],
 )
 def test_parse_spec_refuses(values, message):
