@@ -165,7 +165,6 @@ def test_a_run_of_an_earlier_version_needs_its_config(_few_pictures, command, tm
     (run / 'coreset' / 'run.json').unlink()
     status, printed = command('coreset_report.py', run)
     assert status == 1 and 'run.json is missing' in printed and 'say --config CONFIG' in printed
-    assert command('coreset_report.py', run, '--config', run / 'a<b>&c.py') == (0, '')
     (tmp_path / 'coco').rename(tmp_path / 'elsewhere')
     assert (
         command('coreset_report.py', run, '--config', run / 'a<b>&c.py', '--data-root', tmp_path / 'elsewhere')[0] == 0

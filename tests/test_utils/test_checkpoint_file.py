@@ -8,6 +8,7 @@ import sys
 import tarfile
 import zipfile
 from collections import Counter, OrderedDict, defaultdict
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -15,9 +16,12 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
+from mmengine.model import PretrainedInit
 from mmengine.optim import OneCycleLR
-from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner
+from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner, load_checkpoint
 
+from mmacs.cli.publish import publish
+from mmacs.teacher.model import load_teacher
 from mmacs.utils.checkpoint_file import read_checkpoint
 from mmacs.utils.checkpoints import guard_loading
 from mmacs.utils.errors import MmacsError
@@ -477,6 +481,25 @@ def test_what_others_allow_torch_to_load_has_no_say(tmp_path, reverse):
     refused = pytest.raises(MmacsError, match='something other than weights and plain values')
     with torch.serialization.safe_globals(allowed[::-1] if reverse else allowed), refused:
         CheckpointLoader.load_checkpoint(path)
+
+
+WAYS = {
+    'load_from': lambda path: load_checkpoint(torch.nn.Conv2d(1, 1, 1), path),
+    'init_cfg': lambda path: PretrainedInit(path)(torch.nn.Conv2d(1, 1, 1)),
+    'init_cfg with a prefix': lambda path: PretrainedInit(path, prefix='backbone.')(torch.nn.Conv2d(1, 1, 1)),
+    'a URL': lambda path: CheckpointLoader.load_checkpoint(f'http://localhost/{Path(path).name}'),
+    'a teacher': lambda path: load_teacher(torch.nn.Conv2d(1, 1, 1), path, 'a'),
+    'publishing': lambda path: publish(path, Path(path).with_name('out.pth')),
+}
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_every_way_in_refuses_code(tmp_path, monkeypatch, way):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    (tmp_path / 'hub' / 'checkpoints').mkdir(parents=True)  # what a URL names is there already
+    path = write(tmp_path / 'hub' / 'checkpoints' / 'a.pth', checkpoint(call('builtins.eval', text(CODE))))
+    with pytest.raises(MmacsError, match=r'a.pth holds something other than weights .*\(builtins.eval\)'):
+        WAYS[way](str(path))
 
 
 @pytest.mark.parametrize('kind', [Runner, FlexibleRunner])
