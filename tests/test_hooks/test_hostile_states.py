@@ -29,6 +29,8 @@ def with_buffer():
         ),
         ('running_var', torch.tensor([1.0, float('inf')]), 'holds NaN or Inf in 1 weights, first running_var'),
         ('weight', 'text', 'weight is a str'),
+        ('weight', torch.ones(2, dtype=torch.int8), 'weight is of torch.int8'),
+        ('weight', torch.ones(2, dtype=torch.complex64), 'weight is of torch.complex64'),
         ('weight', torch.ones(3), r'weight \(3,\) instead of \(2,\)'),
     ],
 )
