@@ -265,7 +265,7 @@ def check_fit(
             missing[key] = f'{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}'
             reshaped.append(key)
         elif value.is_floating_point() and not weights[key].is_floating_point():
-            missing.append(f'{key} is of {weights[key].dtype}')
+            missing[key] = f'{key} is of {weights[key].dtype}'
         elif value.isfinite().all() and not weights[key].isfinite().all():
             diverged.append(key)
     if diverged:
