@@ -1,8 +1,11 @@
 """The size that MMDetection's ``BatchSyncRandomResize`` has drawn for coming batches, which its state dict lacks."""
 
-from typing import Dict, List
+from typing import Any, Dict, List
 
 from torch import nn
+
+from mmacs.utils.checks import is_whole
+from mmacs.utils.errors import MmacsError
 
 
 def batch_sizes(model: nn.Module) -> Dict[str, List[int]]:
@@ -17,11 +20,19 @@ def use_batch_sizes(model: nn.Module, sizes: Dict[str, List[int]]) -> None:
     Args:
         model (nn.Module): The model.
         sizes (Dict[str, List[int]]): From :func:`batch_sizes`.
+
+    Raises:
+        MmacsError: If they are none.
     """
+    if not isinstance(sizes, dict) or not all(map(_is_size, sizes.values())):
+        raise MmacsError('cannot resume: the sizes of batches in the checkpoint are no heights and widths')
     for name, module in model.named_modules():
         if name in sizes and _resizes_at_random(module):
-            height, width = sizes[name]
-            module._input_size = (height, width)
+            module._input_size = tuple(sizes[name])
+
+
+def _is_size(size: Any) -> bool:
+    return isinstance(size, (list, tuple)) and len(size) == 2 and all(is_whole(side) and side > 0 for side in size)
 
 
 def _resizes_at_random(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
 
 from mmacs.adapters.batch_sizes import batch_sizes, use_batch_sizes
 from mmacs.adapters.partners import mixing_transforms
@@ -38,10 +38,10 @@ class DrawsHook(Hook):
         if coreset_sampler(runner) is None:
             _number_items(runner)
         else:
-            names = mixing_transforms(loader.dataset)
-            if names:
-                takes = 'takes its' if len(names) == 1 else 'take their'
-                runner.logger.info(f'{" and ".join(names)} {takes} partners from the coreset.')
+            *names, last = mixing_transforms(loader.dataset) or ['']
+            if last:
+                who = f'{", ".join(names)} and {last} take their' if names else f'{last} takes its'
+                runner.logger.info(f'{who} partners from the coreset.')
         if self._sizes is not None and runner.iter > 0:
             use_batch_sizes(unwrapped(runner), self._sizes)
         self._sizes = None
@@ -82,8 +82,11 @@ def _number_items(runner: Runner) -> None:
     if isinstance(runner.cfg.get('train_dataloader'), dict):  # otherwise the seed is the user's
         agree_on_seed(runner, sampler)
     load_by_items(loader.dataset)
-    skips = getattr(loop, 'fast_forward_on_resume', False) or hasattr(sampler, 'skip')
-    taken = runner.iter * batch_sampler.batch_size if skips else 0
+    # MMEngine takes what was seen out of the sampler without iterating over it, or leaves it out
+    skips = (type(batch_sampler) is BatchSampler and hasattr(sampler, 'skip')) or getattr(
+        loop, 'fast_forward_on_resume', False
+    )
+    taken = runner.iter * getattr(batch_sampler, 'batch_size', 0) if skips else 0
     seed = getattr(sampler, 'seed', None)
     batch_sampler.sampler = _Numbered(
         runner, sampler, runner.seed if seed is None else seed, len(loader.dataset), by_epoch, taken
