@@ -12,6 +12,8 @@ from typing import Callable, Optional
 from mmacs.utils.compat import check_frameworks
 from mmacs.utils.errors import MmacsError, printable, reason
 
+_ANY = 'any sentence'
+
 
 def run(main: Callable[[], None]) -> None:
     """Run a command; answer a user's mistake with one sentence on stderr and exit status 1, without a traceback.
@@ -33,6 +35,8 @@ def run(main: Callable[[], None]) -> None:
     except Exception as error:
         sentence = explain(error)
         if sentence is None:
+            if _said_elsewhere():  # the others lost the connection to the process that said it
+                sys.exit(1)
             sentence = f'this should not happen, please report it with the lines above ({reason(error)})'
             _print_escaped(error)
         if _first_to_say(sentence):
@@ -78,12 +82,23 @@ def _own(error: Optional[BaseException]) -> Optional[str]:
 
 def _first_to_say(sentence: str) -> bool:
     """Returns whether no other process that ``torchrun`` started has said this; each has its own say under others."""
+    _count(_ANY, 1)
+    return _count(sentence, 1) in (None, 1)
+
+
+def _said_elsewhere() -> bool:
+    """Returns whether another process that ``torchrun`` started has said why the run ends."""
+    return bool(_count(_ANY, 0))
+
+
+def _count(sentence: str, more: int) -> Optional[int]:
+    """Adds to how often a sentence was said in this start of the processes; None where that can't be known."""
     if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
-        return True
+        return None
     from torch.distributed import TCPStore
 
     try:
         store = TCPStore(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), timeout=timedelta(seconds=10))
-        return store.add(f'mmacs/{os.environ.get("TORCHELASTIC_RESTART_COUNT")}/{sentence}', 1) == 1
+        return store.add(f'mmacs/{os.environ.get("TORCHELASTIC_RESTART_COUNT")}/{sentence}', more)
     except Exception:  # whatever is wrong with the connection, the sentence is said
-        return True
+        return None

@@ -211,6 +211,13 @@ def test_of_processes_that_make_one_mistake_one_says_it(monkeypatch, capsys):
         assert stop.value.code == 1
     assert capsys.readouterr().err == 'error: said once\n'
 
+    def lost():
+        raise RuntimeError('Connection closed by peer')
+
+    with pytest.raises(SystemExit) as stop:  # the process that spoke has ended
+        cli.run(lost)
+    assert stop.value.code == 1 and capsys.readouterr().err == ''
+
 
 @pytest.mark.parametrize(
     ('options', 'message'),
