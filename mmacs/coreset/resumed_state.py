@@ -80,16 +80,17 @@ def _wrong_numbers(state: Dict[str, Any], now: int) -> Optional[str]:
     def number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
         return is_number(value) and low <= value <= high
 
-    plan = state['plan']
+    def plan(value: Any) -> bool:
+        sound = isinstance(value, (list, tuple)) and 1 <= len(value) <= len(Plan._fields) and whole(value[0], 1)
+        return sound and all(number(share, 0, 1) for share in value[1:])
+
     sound = {
         'version': whole(state['version'], 0),
         'round': whole(state['round'], -1, now),
         'beta': number(state['beta']),
         'trusts_training_scores': isinstance(state['trusts_training_scores'], bool),
-        'plan': isinstance(plan, (list, tuple))
-        and 1 <= len(plan) <= len(Plan._fields)
-        and whole(plan[0], 1)
-        and all(number(share, 0, 1) for share in plan[1:]),
+        'plan': plan(state['plan']),
+        'asked': 'asked' not in state or plan(state['asked']),
         'next_round': whole(state['next_round'], 0),
         'selection_seconds': number(state['selection_seconds'], 0),
         'training_seconds': number(state['training_seconds'], 0),

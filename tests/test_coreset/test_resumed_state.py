@@ -69,6 +69,7 @@ def test_what_a_run_writes_is_sound_and_stays_as_it_is():
         (written(beta='x' * 99), "beta is 'x{59}..."),
         (written(trusts_training_scores=1), 'trusts_training_scores is 1'),
         (written(plan=[]), r'plan is \[\]'),
+        (written(asked=5), 'asked is 5'),
         (written(plan=[0]), r'plan is \[0\]'),
         (written(plan=[1, 2.0]), r'plan is \[1, 2.0\]'),
         (written(plan=[1, 1.0, 1.0, 1.0]), 'plan is'),
