@@ -50,7 +50,23 @@ def read_coco(path: os.PathLike) -> CocoFile:
         MmacsError: If it is anything else than such a file. The message names the file, the image and the annotation.
     """
     content = _parse(Path(path))
-    return CocoFile(content, _Check(Path(path), content).run())
+    return CocoFile(content, complete(Path(path), content))
+
+
+def complete(path: Path, content: Dict[str, Any]) -> List[str]:
+    """Check what was parsed of a file, and fill in what is missing, in place.
+
+    Args:
+        path (Path): The file, for messages.
+        content (dict): What it holds.
+
+    Returns:
+        List[str]: As :attr:`CocoFile.remarks`.
+
+    Raises:
+        MmacsError: As :func:`read_coco`.
+    """
+    return _Check(path, content).run()
 
 
 def _parse(path: Path) -> Dict[str, Any]:
