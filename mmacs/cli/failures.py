@@ -94,7 +94,8 @@ def _sentence(error: BaseException, frames: List[FrameType]) -> Optional[str]:
             image = local['results'].get('img_path')
             on = f' on {image}' if image else ''
             return f'the transform {type(local["self"]).__name__} of the pipeline fails{on}: {reason(error)}'
-        if frame is frames[-1] and isinstance(local.get('self'), BaseLoop):
+        in_loop = isinstance(local.get('self'), BaseLoop) and frame.f_code.co_name != '__init__'
+        if frame is frames[-1] and in_loop:
             return f'{type(local["self"]).__name__} does not work as it is set: {reason(error)}'
         if isinstance(local.get('self'), BaseTTAModel):
             return (
