@@ -209,7 +209,7 @@ BAD = {
         signed=NO_SWITCH[1:],
         per_level=[-1, 1.5, 'x', None, math.nan, [], 10**9, 10**23],
     ),
-    partial(activation, 'MinMax'): dict(symmetric=NO_SWITCH),
+    partial(activation, 'MinMax'): dict(symmetric=NO_SWITCH[1:]),
     partial(activation, 'EMAMinMax'): dict(momentum=[*NO_SHARE, 0]),
     partial(weight, 'Percentile'): dict(percentile=[*NO_NUMBER, 50, 101, -1]),
     partial(activation, 'OCTAV'): dict(momentum=[*NO_SHARE, 0]),
