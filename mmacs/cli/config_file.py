@@ -53,7 +53,7 @@ def read_config(file: os.PathLike) -> Config:
     except MmacsError:
         raise
     except FileNotFoundError as error:
-        raise MmacsError(f'no such config: {error}') from error
+        raise MmacsError(f'no such config: {error.filename or error}') from error
     except ImportError as error:
         raise _failed_import(error) from error
     except Exception as error:
