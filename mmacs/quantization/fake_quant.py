@@ -220,29 +220,22 @@ class _LSQ(torch.autograd.Function):
 def _lsq_gradients(grad: Tensor, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tuple[Tensor, Tensor]:
     """Returns the gradients to values and steps, piece by piece.
 
-    That of a step is the paper's sum of ``grad * (round(x / s) - x / s | q_min | q_max)``: inside the range, where
-    what passes to ``x`` is ``grad``, and outside. Each of the two is added up at once, so that pieces don't show.
+    That of a step is the paper's sum of ``grad * (round(x / s) - x / s | q_min | q_max)``, inside the range and outside.
     """
     n, inverse = step.numel(), step.reciprocal()
     dense, values = memory_rows(x, n)
     grad_x = torch.empty_like(dense)
     rows = memory_rows(in_layout_of(grad, dense), n)[1], values, memory_rows(grad_x, n)[1]
-    piece = next(pieces(values))[0]  # none is larger
-    scratch = [torch.empty(piece.numel(), device=x.device) for _ in range(3 if n > 1 else 1)]
-    if n > 1:
-        sums = []
-        for *piece, column in pieces(*rows, inverse[:, None]):
-            units, inner, outer = (each[: piece[1].numel()].view_as(piece[1]) for each in scratch)
-            _lsq_piece(*piece, column, q_min, q_max, units, inner, outer)
-            sums.append((inner.sum(1), outer.sum(1)))
-        inside, outside = (torch.cat(part) for part in zip(*sums))
-    else:
-        factor = inverse.item() if reads_are_free(inverse) else inverse
-        summands = [torch.empty_like(values, dtype=torch.float32) for _ in range(2)]
-        for *piece, inner, outer in pieces(*rows, *summands):
-            _lsq_piece(*piece, factor, q_min, q_max, scratch[0][: inner.numel()].view_as(inner), inner, outer)
-        inside, outside = (part.sum(1) for part in summands)
-    return in_layout_of(grad_x, x), inside + outside
+    columns = (inverse[:, None],) if n > 1 else ()
+    shared = inverse.item() if n == 1 and reads_are_free(inverse) else inverse
+    scratch = torch.empty(2, next(pieces(values))[0].numel(), device=x.device)  # no piece is larger than the first
+    sums = []
+    for grad_piece, piece, result, *own in pieces(*rows, *columns):
+        units, inside = (row[: piece.numel()].view_as(piece) for row in scratch)
+        factor = own[0] if own else shared
+        sums.append(_lsq_piece(grad_piece, piece, result, factor, q_min, q_max, units, inside))
+    grad_step = torch.cat(sums) if n > 1 else torch.stack(sums).sum(0)
+    return in_layout_of(grad_x, x), grad_step
 
 
 def _lsq_piece(
@@ -254,32 +247,26 @@ def _lsq_piece(
     q_max: int,
     units: Tensor,
     inside: Tensor,
-    outside: Tensor,
-) -> None:
-    """Write the gradient to a piece of the values, and the summands of the step's inside and outside the range."""
+) -> Tensor:
+    """Writes the gradient to a piece of the values and returns that of its rows' steps; the last two are scratch."""
     grad = grad.float()
     torch.mul(x.float(), inverse, out=units)
-    passed = grad_x if grad_x.dtype == torch.float32 else torch.empty_like(units)
-    # hardtanh's backward is the one fused kernel for "pass inside a range"; it wants Python numbers
-    torch.ops.aten.hardtanh_backward.grad_input(grad, units, q_min, q_max, grad_input=passed)
-    if passed is not grad_x:
-        grad_x.copy_(passed)
-    torch.round(units, out=inside).sub_(units).mul_(passed)
-    torch.sub(grad, passed, out=outside).mul_(units.clamp_(q_min, q_max))
+    # hardtanh's backward is the one fused kernel for "where inside a range, else 0"; it wants Python numbers
+    where_inside = torch.ops.aten.hardtanh_backward.grad_input
+    if grad_x.dtype == torch.float32:
+        where_inside(grad, units, q_min, q_max, grad_input=grad_x)
+    else:
+        grad_x.copy_(where_inside(grad, units, q_min, q_max, grad_input=inside))
+    where_inside(units, units, q_min, q_max, grad_input=inside)
+    return units.round_().clamp_(q_min, q_max).sub_(inside).mul_(grad).sum(1)
 
 
 def _lsq_gradients_in_one(grad: Tensor, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tuple[Tensor, Tensor]:
     """:func:`_lsq_gradients` for compilers, which cut it into pieces themselves and don't bear work in place."""
-    n = step.numel()
     grad, units = grad.float(), x.float() * per_element(step, x).reciprocal()
-    passed = torch.ops.aten.hardtanh_backward(grad, units, q_min, q_max)
-    inside = _inner_products(passed, units.round() - units, n)
-    return passed.to(x.dtype), inside + _inner_products(grad - passed, units.clamp(q_min, q_max), n)
-
-
-def _inner_products(a: Tensor, b: Tensor, n: int) -> Tensor:
-    """Inner products of the n equal parts of two tensors along their first axis, float32, shape (n,)."""
-    return (a * b).reshape(n, -1).sum(1)  # no dot or matrix product, whose inputs autocast or TF32 would round
+    grad_x, inside = (torch.ops.aten.hardtanh_backward(values, units, q_min, q_max) for values in (grad, units))
+    summands = grad * (units.round().clamp(q_min, q_max) - inside)
+    return grad_x.to(x.dtype), summands.reshape(step.numel(), -1).sum(1)
 
 
 def lsq_quantize(

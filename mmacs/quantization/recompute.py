@@ -38,6 +38,14 @@ def derive(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     return remember(y, lambda *tensors: function(origin.function(*tensors)), *origin.tensors)
 
 
+def derive_once(x: Tensor) -> Tensor:
+    """``x``; what it is the input of several times computes it again once for all, if it knows how it came about."""
+    origin = _remembered(x)
+    if origin is not None:
+        x.origin = origin._replace(function=_Once(origin.function))
+    return x
+
+
 def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """``function(*inputs)``, of which backward keeps not the inputs, but what they were computed from.
 
@@ -80,6 +88,24 @@ def _origin(x: Any) -> Origin:
     return _remembered(x) or Origin(lambda same: same, (x.detach(),))
 
 
+class _Once:
+    """A function that is called ``calls`` times in each backward, with the same tensors, but runs in the first alone.
+
+    Its result is held until the last call, or until the graph is freed if some calls never come.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
+        self.result: Optional[Tensor] = None
+        self.calls = self.made = 0
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        result = self.function(*tensors) if self.result is None else self.result
+        self.made = (self.made + 1) % max(self.calls, 1)  # what derives from it calls it uncounted
+        self.result = result if self.made else None
+        return result
+
+
 class _Recomputed(torch.autograd.Function):
     """See :func:`recomputed`."""
 
@@ -89,6 +115,9 @@ class _Recomputed(torch.autograd.Function):
         ctx.save_for_backward(*tensors[len(origins) :])
         ctx.function = function
         ctx.origins = [(origin.function, len(origin.tensors)) for origin in origins]
+        for origin in origins:
+            if isinstance(origin.function, _Once):
+                origin.function.calls += 1
         ctx.device_type = next(x.device.type for x in inputs if isinstance(x, Tensor))
         ctx.autocast = _autocast_state(ctx.device_type)
         y = function(*inputs)

@@ -156,6 +156,35 @@ def test_quantized_values_are_not_kept_for_backward(method, dtype):
     y.float().sum().backward()
 
 
+def test_a_weight_that_levels_share_is_computed_again_once_in_backward(monkeypatch):
+    runs = []
+
+    def counted(x, step, *args, original=fake_quant.quantized_values, **kwargs):
+        runs.append(step.numel())
+        return original(x, step, *args, **kwargs)
+
+    monkeypatch.setattr(fake_quant, 'quantized_values', counted)
+    layer, levels = nn.Conv2d(4, 6, 3), [torch.randn(1, 4, size, size) for size in (9, 7, 5)]
+    model = quantize_model(nn.Sequential(layer), 'w4a4')
+    calibrate(model, levels)
+    gradients = []
+    for shared in (True, False):
+        layer.weights_of_this_forward = {} if shared else None
+        model.zero_grad()
+        outputs = [model(x) for x in levels]
+        held = layer.weights_of_this_forward
+        layer.weights_of_this_forward = None
+        runs.clear()
+        for _ in range(2):
+            sum(y.sum() for y in outputs).backward(retain_graph=True)
+        assert runs.count(6) == (2 if shared else 6)  # steps of a weight with six channels
+        assert not shared or held[True].origin.function.result is None
+        outputs[0].sum().backward()  # two levels of three never come
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*gradients):
+        torch.testing.assert_close(one, other)
+
+
 def saved_tensors(node, *known):
     """Tensors of a graph's nodes, other than some known ones and what is small."""
     storages = {x.untyped_storage().data_ptr() for x in known}

@@ -6,7 +6,7 @@ from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Tuple, Typ
 import torch
 from torch import Tensor, nn
 
-from mmacs.quantization.recompute import derive, recomputed
+from mmacs.quantization.recompute import derive, derive_once, recomputed
 from mmacs.utils.libraries import load_adapters
 
 QUANTIZED_LAYERS: Dict[Type[nn.Module], Type['QuantizedLayer']] = {}
@@ -74,7 +74,7 @@ class QuantizedLayer:
             return self._quantize_weight()
         with_gradient = torch.is_grad_enabled()
         if with_gradient not in weights:
-            weights[with_gradient] = self._quantize_weight()
+            weights[with_gradient] = derive_once(self._quantize_weight())
         return weights[with_gradient]
 
     def freeze_weight(self, weight: Tensor) -> None:
