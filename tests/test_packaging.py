@@ -12,9 +12,11 @@ import mmdet
 import pytest
 import yaml
 
+from mmacs.utils import compat
 from mmacs.version import __version__
 
 from .conftest import REPO, SHIPPED
+from .test_bootstrap import bootstrap
 
 tomllib = pytest.importorskip('tomllib')  # Python 3.11
 PROJECT = tomllib.loads((REPO / 'pyproject.toml').read_text(encoding='utf-8'))['project']
@@ -136,7 +138,7 @@ def test_each_config_can_be_inherited_before_anything_imported_mmacs(installed, 
 
 @pytest.mark.slow
 def test_importing_mmacs_is_enough_where_torch_announces_nothing(installed, tmp_path, monkeypatch):
-    monkeypatch.setenv('TORCH_DEVICE_BACKEND_AUTOLOAD', '0')  # as torch < 2.5
+    monkeypatch.setenv('TORCH_DEVICE_BACKEND_AUTOLOAD', '0')
     (tmp_path / 'variant.py').write_text("_base_ = 'mmacs::retinanet/retinanet_r18_w4a4_acs.py'\n")
     read = "import mmacs; from mmengine.config import Config; print(Config.fromfile('variant.py').model.model)"
     done = python('-c', read, path=installed, cwd=tmp_path)
@@ -174,3 +176,18 @@ def test_the_readmes_of_the_configs_link_to_files_that_exist():
     for readme in (REPO / 'configs').rglob('README.md'):
         for link in re.findall(r'\]\(([^)#:]+)(?:#[\w-]*)?\)', readme.read_text(encoding='utf-8')):
             assert (readme.parent / link).exists(), (readme, link)
+
+
+def test_what_is_supported_is_said_alike_everywhere():
+    oldest = {name: '.'.join(map(str, release)) for name, release in compat._OLDEST.items()}
+    readme = (REPO / 'README.md').read_text(encoding='utf-8')
+    assert f'torch>={oldest["torch"]}' in PROJECT['dependencies']
+    brought = [f'{name}>={release}' for name, release in oldest.items() if name != 'torch']
+    assert sorted(PROJECT['optional-dependencies']['openmmlab']) == sorted(brought)
+    assert all(f'{name} >= {release}' in readme for name, release in oldest.items())
+
+    versions = [f'3.{minor}' for minor in range(bootstrap.OLDEST[1], bootstrap.NEWEST[1] + 1)]
+    prefix = 'Programming Language :: Python :: 3.'
+    assert [name[-len('3.10') :] for name in PROJECT['classifiers'] if name.startswith(prefix)] == versions
+    assert PROJECT['requires-python'] == f'>={versions[0]}'
+    assert f'Python {versions[0]} to {versions[-1]}' in readme

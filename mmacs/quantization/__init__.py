@@ -1,3 +1,4 @@
+import mmacs.utils.torch_version  # noqa: F401  # before all that an older torch would fail in
 from mmacs.quantization.analysis.layer_table import layer_table
 from mmacs.quantization.batch_norm import reestimate_batch_norm
 from mmacs.quantization.calibrate import calibrate

@@ -220,7 +220,8 @@ class _LSQ(torch.autograd.Function):
 def _lsq_gradients(grad: Tensor, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tuple[Tensor, Tensor]:
     """Returns the gradients to values and steps, piece by piece.
 
-    That of a step is the paper's sum of ``grad * (round(x / s) - x / s | q_min | q_max)``, inside the range and outside.
+    That of a step is the paper's sum of ``grad * (round(x / s) - x / s | q_min | q_max)``, inside the range and
+    outside.
     """
     n, inverse = step.numel(), step.reciprocal()
     dense, values = memory_rows(x, n)

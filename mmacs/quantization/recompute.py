@@ -157,10 +157,5 @@ def _by_autograd(
 
 def _autocast_state(kind: str) -> Callable[[], ContextManager[Any]]:
     """Makes contexts in which autocast is as it is now for a type of device."""
-    if hasattr(torch, 'get_autocast_dtype'):
-        enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    elif kind == 'cpu':  # torch < 2.4
-        enabled, dtype = torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()
-    else:
-        enabled, dtype = torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     return lambda: torch.autocast(kind, dtype, enabled, cache_enabled=False)

@@ -1,7 +1,7 @@
 """Lets a config inherit ``mmacs::...`` where nothing has imported mmacs yet, as under MMDetection's own tools.
 
 MMEngine finds such names only for the packages in a table of its own, and reads a config's bases before its
-``custom_imports``. torch >= 2.5 calls :func:`announce` when it is imported, by the entry point ``torch.backends`` of
+``custom_imports``. torch calls :func:`announce` when it is imported, by the entry point ``torch.backends`` of
 the installed package, unless ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` forbids it. Nothing is imported for it.
 """
 

@@ -1,7 +1,10 @@
+import importlib
+import runpy
 import sys
 import types
 
 import pytest
+import torch
 
 from mmacs.utils import compat
 from mmacs.utils.errors import MmacsError
@@ -32,3 +35,11 @@ def test_a_framework_that_breaks_while_importing_is_not_taken_for_a_missing_one(
     monkeypatch.setattr(compat, 'import_module', broken)
     with pytest.raises(MmacsError, match='mmdet is installed but does not import .*libGL'):
         compat.check_frameworks()
+
+
+def test_quantization_alone_refuses_an_old_torch_on_import(monkeypatch):
+    importlib.import_module('mmacs.quantization')
+    assert 'mmacs.utils.torch_version' in sys.modules
+    monkeypatch.setattr(torch, '__version__', '2.5.1+cpu')
+    with pytest.raises(MmacsError, match=r'mmacs needs torch >= 2\.6, found 2\.5\.1\+cpu'):
+        runpy.run_module('mmacs.utils.torch_version')
