@@ -138,6 +138,8 @@ class QuantizationHook(Hook):
                 f'teacher that is made of this model has them untrained too.'
             )
         self._following = following_quantizers(model)
+        if runner.cfg.get('compile'):
+            _prepare_compiling(runner)
         runner.logger.info(f'Quantized layers of {type(model).__name__}:\n{layer_table(model)}')
 
     def after_run(self, runner: Runner) -> None:
@@ -195,6 +197,15 @@ class QuantizationHook(Hook):
         runner.logger.info(f'Calibrated on {count} images.')
         if missed:
             runner.logger.warning(f'{len(missed)} quantizers saw no data while calibrating: {", ".join(missed[:5])}')
+
+
+def _prepare_compiling(runner: Runner) -> None:
+    """Say what to expect; leave out the optimizer, of which each group and each learning rate makes another graph."""
+    runner.optim_wrapper.update_params = torch.compiler.disable(runner.optim_wrapper.update_params)
+    runner.logger.info(
+        'compile: torch compiles while the first iterations run, and again for images of other sizes. On a CPU that '
+        'takes minutes, in which nothing is logged; TORCHINDUCTOR_CACHE_DIR=FOLDER keeps it for later runs.'
+    )
 
 
 def _run_as_in_training(model: nn.Module, data: Dict[str, Any]) -> None:
