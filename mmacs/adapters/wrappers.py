@@ -30,7 +30,8 @@ def below(dataset: Any, indices: np.ndarray) -> Optional[Below]:
     if isinstance(dataset, RepeatDataset):
         return [(dataset.dataset, everywhere, indices % len(dataset.dataset))]
     if isinstance(dataset, ClassBalancedDataset):
-        return [(dataset.dataset, everywhere, np.asarray(dataset.repeat_indices)[indices])]
+        shown = [dataset.repeat_indices[index] for index in indices.tolist()]  # not all: this runs for each item
+        return [(dataset.dataset, everywhere, np.asarray(shown, np.int64))]
     if is_mixing_wrapper(dataset):
         return [(dataset.dataset, everywhere, indices)]
     return None

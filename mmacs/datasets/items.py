@@ -1,5 +1,6 @@
 """Items of a data set as a function of what their index says, whoever loads them, and when."""
 
+import operator
 from typing import Any, Iterable, Iterator, List, Sequence, Tuple
 
 import numpy as np
@@ -46,7 +47,8 @@ def items(order: np.ndarray, places: Iterable[int], seed: int, epoch: int) -> It
 
     Args:
         order (np.ndarray): Indices of the epoch's images in their order, int64, shape (N,).
-        places (Iterable[int]): Places in it of the items that are wanted.
+        places (Iterable[int]): Places in it of the items that are wanted. What is no number, such as a video and a
+            frame, is passed on as it is.
         seed (int): From 0 to 2^63 - 1.
         epoch (int): Number of the epoch, or of the pass through the data.
     """
@@ -56,6 +58,10 @@ def items(order: np.ndarray, places: Iterable[int], seed: int, epoch: int) -> It
         stream = random_stream(seed, Purpose.OTHERS, epoch)
         distances = 1 + stream.choice(count - 1, min(NUM_OTHERS, count - 1), replace=False)
     for place in places:
+        if not hasattr(place, '__index__'):
+            yield place
+            continue
+        place = operator.index(place)
         yield Item(int(order[place]), seed, epoch, tuple(order[(place + distances) % count].tolist()))
 
 
@@ -63,7 +69,8 @@ def load_by_items(dataset: Any) -> None:
     """Has data loaders load a data set's items by what an :class:`Item` says; plain indices are loaded as before.
 
     It uses what torch's loaders ask a data set for first, ``__getitems__``. The data set stays the object that it is,
-    so that hooks that change its pipeline still can.
+    so that hooks that change its pipeline still can. A shallow copy that is made of it later loads the items of the
+    original: delete its ``__getitems__``.
 
     Args:
         dataset (Any): A data set or a wrapper, of any library. One that takes no attributes stays as it is.

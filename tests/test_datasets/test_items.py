@@ -122,6 +122,14 @@ def test_others_are_of_the_epoch_and_all_alike():
     assert next(items(np.array([5]), [0], 3, 7)).others == (5,)
 
 
+def test_what_is_no_number_is_loaded_as_it_is():
+    """Samplers of videos give pairs of a video and a frame."""
+    order = np.arange(4)
+    mixed = list(items(order, [np.int64(2), (1, 5), torch.tensor(3)], 0, 0))
+    assert mixed == [2, (1, 5), 3] and [type(one) for one in mixed] == [Item, tuple, Item]
+    assert set(mixed[2].others) == {0, 1, 2}
+
+
 def test_what_takes_no_attributes_is_left_alone():
     load_by_items(range(3))
     assert isinstance(next(iter(CoresetSampler(range(3), seed=0))), Item)
