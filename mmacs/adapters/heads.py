@@ -4,12 +4,8 @@ from typing import Dict
 
 from torch import nn
 
-_OTHERS = (
-    'rpn_head',
-    'semantic_head',
-    'panoptic',
-    'segm_head',
-)  # they tell objects from background, or count stuff too
+# They tell objects from background, count stuff too, or tell persons apart.
+_OTHERS = ('rpn_head', 'semantic_head', 'panoptic', 'segm_head', 'reid')
 
 
 def class_counts(model: nn.Module) -> Dict[str, int]:

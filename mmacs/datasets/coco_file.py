@@ -236,8 +236,8 @@ class _Check:
                 self._refuse(place, f'has {_short(one)} as its "{key}"')
             if one not in known:
                 other = next((k for k in (str(one), _as_int(one)) if k != one and k in known), None)
-                hint = '' if other is None else f': write {other!r}, as there'
-                self._refuse(place, f'has the {key} {_short(one)}, and the file lists no such {kind}{hint}')
+                hint = f'write {other!r}, as there' if other is not None else 'list it, or take the annotation out'
+                self._refuse(place, f'has the {key} {_short(one)}, and the file lists no such {kind}: {hint}')
 
     def _nest_polygons(self) -> None:
         flat = []

@@ -1,6 +1,7 @@
 """One data set as it loads its annotations: errors in one sentence, labels compared, what is dropped counted."""
 
 import logging
+import math
 import os
 from collections import Counter
 from contextlib import contextmanager
@@ -34,6 +35,21 @@ def say(sentence: str, level: int = logging.WARNING) -> None:
 def largest_label(dataset: BaseDataset) -> int:
     """Returns the largest label of a data set of whole images, -1 if it has none or is another kind."""
     return getattr(dataset, _LARGEST, -1)
+
+
+def has_stock_classes(dataset: BaseDataset) -> bool:
+    """Returns whether MMDetection itself names the classes of a data set with files in COCO's form.
+
+    Such names needn't be those of the file: iSAID's begin with a background that the file has not.
+    """
+    owner = next(one for one in type(dataset).__mro__ if 'METAINFO' in vars(one))
+    stock = owner.METAINFO.get('classes')
+    return (
+        _package(owner) == 'mmdet'
+        and owner.__name__ != 'CocoDataset'
+        and hasattr(owner, 'COCOAPI')
+        and (stock is None or tuple(stock) == tuple(dataset.metainfo.get('classes') or ()))
+    )
 
 
 class Loading:
@@ -77,12 +93,8 @@ class Loading:
     def COCOAPI(self, path: str) -> Any:  # noqa: N802
         """Reads a file in COCO's form; requires the classes among its categories."""
         self.coco = self._own['COCOAPI'](path)
-        if self._compares_classes():
-            classes = self.dataset.metainfo.get('classes')
-            present = [category['name'] for category in self.coco.dataset.get('categories', ())]
-            if classes is not None:
-                require_names(classes, self.name)
-                require_present(classes, self.name, present, self.file)
+        if self._compares_classes() and _package(self._owner('load_data_list')) == 'mmdet':
+            self._require_classes()
         return self.coco
 
     def load_data_list(self) -> List[Info]:
@@ -130,7 +142,7 @@ class Loading:
         if not kept:
             hint = ': it has no "annotations"' if self.lacks_annotations else ''
             raise MmacsError(f'no image of {self.file} is left to train on{hint} ({why})')
-        if reasons:
+        if len(kept) < len(before):
             level = logging.INFO if len(kept) > len(before) / 2 else logging.WARNING
             say(f'{self.name} trains on {len(kept)} of {len(before)} images of {self.file}: {why}.', level)
         if not self.dataset.test_mode and all(info.get('instances') == [] for info in kept):
@@ -181,15 +193,24 @@ class Loading:
     def _compares_classes(self) -> bool:
         """Whether the names of classes are those of the file; in some of MMDetection's data sets they needn't be."""
         owner = self._owner('load_data_list')
-        return owner.__name__ == 'CocoDataset' or _package(owner) != 'mmdet'
+        known = owner.__name__ == 'CocoDataset' or _package(owner) != 'mmdet'
+        return known and self.dataset.metainfo.get('classes') is not None and not has_stock_classes(self.dataset)
+
+    def _require_classes(self) -> None:
+        classes = self.dataset.metainfo['classes']
+        require_names(classes, self.name)
+        present = [category['name'] for category in self.coco.dataset.get('categories', ())]
+        require_present(classes, self.name, present, self.file)
 
     def _compare_labels(self) -> None:
         """Compares the classes with what MMDetection made of the categories: it numbers them as the file does."""
         labels = getattr(self.dataset, 'cat2label', None)
         classes = self.dataset.metainfo.get('classes')
-        if labels is None or classes is None:
-            return
         names = {category['id']: category['name'] for category in self.coco.dataset.get('categories', ())}
+        if labels is None or classes is None or not labels.keys() <= names.keys():
+            return
+        if self._compares_classes() and len(set(labels.values())) < len(classes):  # one's own may join categories
+            self._require_classes()
         order = tuple(names[one] for one in sorted(labels, key=labels.get))
         if self._compares_classes() and order != tuple(classes) and set(order) == set(classes):
             raise MmacsError(
@@ -209,7 +230,7 @@ class Loading:
                 f'none of the classes of {self.name} ({listed(classes)}) has an object in the files of {self.file}, '
                 f'which have {listed(others)}: set metainfo=dict(classes=...)'
             )
-        for name in unseen:
+        for name in [] if self.dataset.test_mode else unseen:  # a small split may lack a class
             close = nearest(name, [one for one in others if one])
             if close:
                 raise MmacsError(
@@ -295,10 +316,10 @@ class Loading:
             )
 
     def _require_masks(self, infos: Sequence[Info]) -> None:
-        if not any(getattr(one, 'with_mask', False) for one in self.dataset.pipeline.transforms):
+        if not any(getattr(one, 'with_mask', False) for one in getattr(self.dataset.pipeline, 'transforms', ())):
             return
         for info in infos:
-            if any(not one.get('mask') for one in info.get('instances', ())):
+            if 'segments_info' not in info and any(not one.get('mask') for one in info.get('instances', ())):
                 raise MmacsError(
                     f'{self.file}: image {info.get("img_path")} has an object without a segmentation, which '
                     f'LoadAnnotations(with_mask=True) needs'
@@ -315,7 +336,7 @@ class Loading:
 
     def _has_extent(self, instance: Info, info: Info) -> bool:
         x1, y1, x2, y2 = box = instance['bbox']
-        if not np.isfinite(box).all() or x2 < x1 or y2 < y1:
+        if not all(map(math.isfinite, box)) or x2 < x1 or y2 < y1:
             place = info.get('xml_path') or info.get('img_path')
             raise MmacsError(f'{place} has the box {box}, which is no x1, y1, x2, y2 with x1 < x2 and y1 < y2')
         return x2 > x1 and y2 > y1

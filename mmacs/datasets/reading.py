@@ -34,9 +34,7 @@ def read_with_care() -> None:
 
 
 def _wrap(owner: type, name: str, wrapper: Callable[[Callable], Callable]) -> None:
-    method = vars(owner)[name]
-    if not hasattr(method, '__wrapped__'):
-        setattr(owner, name, wrapper(method))
+    setattr(owner, name, wrapper(vars(owner)[name]))
 
 
 def _open_coco(original: Callable) -> Callable:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from mmacs.adapters.heads import class_counts
 from mmacs.datasets.class_names import listed, require_present, require_same
 from mmacs.datasets.distinct_images import locate
-from mmacs.datasets.loading import largest_label
+from mmacs.datasets.loading import has_stock_classes, largest_label
 from mmacs.datasets.reading import count_other_sizes
 from mmacs.hooks.run import unwrapped
 from mmacs.utils.errors import MmacsError
@@ -126,7 +126,7 @@ def check_classes(model: nn.Module, dataset: Dataset, name: str) -> None:
         require_same(known[0], f'part 1 of {name}', classes, f'part {number}')
     if any(getattr(base, 'return_classes', False) for base in bases):  # the head takes its classes from their names
         return
-    classes = _classes(dataset)
+    classes = _classes(dataset, 'thing_classes') or _classes(dataset)  # of panoptic data, heads count things
     for head, count in class_counts(model).items():
         if classes is not None and count != len(classes):
             raise MmacsError(
@@ -157,9 +157,9 @@ def _bases(dataset: Optional[Dataset]) -> List[Any]:
         return []
 
 
-def _classes(dataset: Dataset) -> Optional[List[str]]:
+def _classes(dataset: Dataset, key: str = 'classes') -> Optional[List[str]]:
     """Names of the classes of a data set or wrapper, None where it has none."""
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    classes = (getattr(dataset, 'metainfo', None) or {}).get(key)
     return None if classes is None else list(classes)
 
 
@@ -170,10 +170,11 @@ def _check_metric(metric: Any, dataset: Dataset, name: str) -> None:
     if classes is None or type(coco).__name__ != 'COCO':  # others than objects are numbered in other ways
         return
     owner = f'the ann_file of {name.split("_")[0]}_evaluator'
-    present = [category['name'] for category in coco.dataset['categories']]
-    require_present(classes, name, present, owner)
-    order = [one for one in present if one in classes]
-    require_same(classes, name, order, owner)
+    bases = _bases(dataset)
+    if not any(map(has_stock_classes, bases)):
+        present = [category['name'] for category in coco.dataset['categories']]
+        require_present(classes, name, present, owner)
+        require_same(classes, name, [one for one in present if one in classes], owner)
     if getattr(metric, 'format_only', False):
         return
     if 'annotations' not in coco.dataset:
@@ -184,7 +185,6 @@ def _check_metric(metric: Any, dataset: Dataset, name: str) -> None:
             f'{owner} has no segmentation of annotation {unmasked["id"]} of image {unmasked["image_id"]}, which the '
             f'metric segm needs'
         )
-    bases = _bases(dataset)
     ids = [bases[0].get_data_info(0).get('img_id')] if bases and len(bases[0]) else []
     if not set(ids) <= set(coco.imgs):
         raise MmacsError(f'{owner} does not list the image {ids[0]!r} of {name}: give both the same file')

@@ -136,7 +136,7 @@ def test_files_that_are_legal(read):
         (put(bbox=None, segmentation={'counts': 'x'}), 'has neither'),
         (put(iscrowd='0'), 'has \'0\' as "iscrowd", which is 0 or 1'),
         (put(iscrowd=2), 'has 2 as "iscrowd"'),
-        (put(image_id=77), 'has the image_id 77, and the file lists no such image'),
+        (put(image_id=77), 'the image_id 77, and the file lists no such image: list it, or take the annotation out'),
         (put(image_id='1'), 'write 1, as there'),
         (put(image_id=[1]), 'has [1] as its "image_id"'),
         (put(category_id=9), 'has the category_id 9, and the file lists no such category'),

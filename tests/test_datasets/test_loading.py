@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
+from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -85,6 +86,32 @@ class Own(CocoDataset):
         return super().load_data_list()
 
 
+class Joined(CocoDataset):
+    """A data set of a user's own that makes one class of two categories."""
+
+    METAINFO = {'classes': ('thing', 'c')}
+
+    def load_data_list(self):
+        coco = self.COCOAPI(self.ann_file)
+        names = [category['name'] for category in coco.dataset['categories']]
+        self.cat_ids = coco.get_cat_ids()
+        self.cat2label = {one: int(name == 'c') for one, name in zip(self.cat_ids, names)}
+        self.cat_img_map = coco.cat_img_map
+        return [
+            self.parse_data_info(dict(raw_img_info={**image, 'img_id': one}, raw_ann_info=coco.imgToAnns[one]))
+            for one, image in coco.imgs.items()
+        ]
+
+
+def test_classes_that_need_not_be_those_of_the_file(folder):
+    assert len(coco(folder, kind=Joined, classes=None)) == 5
+    names = DATASETS.get('mmdet.iSAIDDataset').METAINFO['classes'][1:]  # its first, the background, is in no file
+    change(folder, lambda data: [one.update(name=name) for one, name in zip(data['categories'], names)])
+    assert len(coco(folder, kind='iSAIDDataset', classes=None)) == 5
+    with pytest.raises(MmacsError, match="the class 'ships' of iSAIDDataset is not among .* did you mean 'ship'"):
+        coco(folder, kind='iSAIDDataset', classes=('ships', *names[1:3]))
+
+
 @pytest.mark.parametrize('kind', ['RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset', 'ConcatDataset'])
 def test_wrappers_and_classes_of_ones_own_are_read_alike(folder, kind):
     inner = dict(
@@ -149,6 +176,21 @@ def test_masks_that_the_pipeline_needs(folder):
         coco(folder, pipeline=pipeline)
     change(folder, lambda data: [one.update(segmentation=[[1, 1, 20, 1, 20, 30]]) for one in data['annotations']])
     assert len(coco(folder, pipeline=pipeline)[0]['gt_masks']) == 1
+
+
+class Panoptic(BaseDataset):
+    """Masks lie in an image beside, as MMDetection's panoptic data sets have it."""
+
+    def load_data_list(self):
+        return [dict(img_path='1.jpg', instances=[dict(bbox=[1, 1, 9, 9], bbox_label=0)], segments_info=[dict(id=1)])]
+
+
+def test_masks_that_lie_in_an_image_of_segments():
+    def load(info):
+        return info
+
+    load.with_mask = True
+    assert len(Panoptic(pipeline=[load])) == 1
 
 
 # -------------------------------------------------------------------- sizes
@@ -251,7 +293,7 @@ def voc(tmp_path):
     for name in ('Annotations', 'JPEGImages'):
         (tmp_path / name).mkdir()
 
-    def build(text=None, classes=('a', 'b'), **values):
+    def build(text=None, classes=('a', 'b'), test_mode=False, **values):
         values = {'w': 96, 'h': 64, 'name': 'b', 'box': (5, 5, 40, 40), **values}
         written = [XML.format(w=96, h=64, name='a', box=(5, 5, 40, 40)), XML.format(**values) if text is None else text]
         for number, one in enumerate(written):
@@ -262,7 +304,7 @@ def voc(tmp_path):
             dict(
                 type='mmdet.VOCDataset', data_root=str(tmp_path), ann_file='list.txt', pipeline=LOAD,
                 data_prefix=dict(sub_data_root=''), metainfo=dict(classes=classes),
-                filter_cfg=dict(filter_empty_gt=True, min_size=32),
+                filter_cfg=dict(filter_empty_gt=True, min_size=32), test_mode=test_mode,
             )
         )  # fmt: skip
 
@@ -292,6 +334,12 @@ def test_xml_files_that_can_be_put_right(voc, said):
     assert '1 of 2 images have no valid width and height' in said[0]
     assert len(voc(box=(5, 5, 5, 40))) == 1 and any('boxes have no width or height' in line for line in said)
     assert len(voc(name='other', classes=('a',))) == 1 and any("does not name: 'other'" in line for line in said)
+
+
+def test_a_small_split_for_tests_may_lack_a_class(voc):
+    assert len(voc(name='cart', classes=('a', 'car'), test_mode=True)) == 2
+    with pytest.raises(MmacsError, match="class 'car' of VOCDataset has no object"):
+        voc(name='cart', classes=('a', 'car'))
 
 
 @pytest.fixture

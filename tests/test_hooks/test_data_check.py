@@ -96,6 +96,14 @@ def test_a_head_of_another_number_of_classes():
         check_classes(model, Listed(('a', 'b')), 'val_dataloader')
 
 
+def test_heads_of_panoptic_models_count_things():
+    dataset = Listed(('a', 'b', 'sky'))
+    dataset._metainfo['thing_classes'] = ('a', 'b')
+    check_classes(two_stage(2), dataset, 'train_dataloader')
+    with pytest.raises(MmacsError, match=r'data of train_dataloader has 2 classes \(a, b\)'):
+        check_classes(two_stage(3), dataset, 'train_dataloader')
+
+
 def test_parts_of_a_concatenation_that_ignores_its_classes():
     parts = [Listed(('a', 'b')), Listed(('a', 'bee'))]
     with pytest.raises(MmacsError, match="part 1 of train_dataloader has the class 'b', and part 2 has 'bee'"):
