@@ -16,6 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 
+from mmacs.cli import commands
 from mmacs.cli.commands import build_runner, load_config, take_work_dir
 from mmacs.cli.surroundings import surroundings
 from mmacs.coreset.annotations import read_annotations
@@ -25,6 +26,7 @@ from mmacs.utils.checkpoints import latest_checkpoint
 from mmacs.utils.checks import is_number
 from mmacs.utils.errors import MmacsError, unknown_name
 from mmacs.utils.files import write_whole
+from mmacs.version import __version__
 
 
 class TrainingTime(Hook):
@@ -148,7 +150,7 @@ def train(cfg: Config, *hooks: Hook) -> Dict[str, float]:
         runner = build_runner(cfg, ['train_dataloader', 'val_dataloader'])
         for hook in hooks:
             runner.register_hook(hook)
-        runner.train()
+        commands.train(runner)
         return {name: float(value) for name, value in runner.val().items()}
 
 
@@ -174,14 +176,18 @@ def fill(cfg: Config, folder: Path, stages: Dict[str, Callable[[Config], Any]], 
     """
     file = folder / 'result.json'
     settings = {key: value for key, value in cfg.to_dict().items() if key != 'work_dir'}
+    settings['mmacs'] = __version__  # whose defaults the config leaves unsaid
     start = Path(cfg.get('load_from') or '')
     if start.is_file():
         settings['load_from_sha256'] = hashlib.sha256(start.read_bytes()).hexdigest()[:16]
     under = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
     result = _read_result(file) if file.exists() else {'settings': under}
     for what, now in (('settings', under), ('data', data)):
-        if result.setdefault(what, now) != now:  # mmacs 0.1 did not note the data
-            raise MmacsError(f'{file} was computed under other {what}: choose another --work-dir, or delete {folder}')
+        if result.setdefault(what, now) != now:
+            raise MmacsError(
+                f'{file} was computed under other {what}, or by another version of mmacs: choose another --work-dir, '
+                f'or delete {folder}'
+            )
     for stage, compute in stages.items():
         if stage not in result:
             result[stage] = compute(copy.deepcopy(cfg))

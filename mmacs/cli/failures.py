@@ -23,6 +23,7 @@ from mmengine.registry import Registry, build_from_cfg, build_runner_from_cfg
 from mmengine.runner import BaseLoop, CheckpointLoader, Priority, Runner, get_priority
 
 import mmacs
+from mmacs.datasets.image_files import failed_transform
 from mmacs.utils.errors import reason, shortened, unknown_setting
 
 _STANDARD = Path(sysconfig.get_path('stdlib'))
@@ -90,10 +91,9 @@ def _sentence(error: BaseException, frames: List[FrameType]) -> Optional[str]:
         if frame.f_code is get_priority.__code__:
             names = ', '.join(one.name for one in Priority)
             return f'priority={local["priority"]!r} of a hook must be a number from 0 to 100, or one of {names}'
-        if frame.f_code.co_name == 'transform' and isinstance(local.get('results'), dict):
-            image = local['results'].get('img_path')
-            on = f' on {image}' if image else ''
-            return f'the transform {type(local["self"]).__name__} of the pipeline fails{on}: {reason(error)}'
+        of_transform = failed_transform(frame, error)
+        if of_transform is not None:
+            return of_transform
         in_loop = isinstance(local.get('self'), BaseLoop) and frame.f_code.co_name != '__init__'
         if frame is frames[-1] and in_loop:
             return f'{type(local["self"]).__name__} does not work as it is set: {reason(error)}'

@@ -2,15 +2,18 @@
 
 import io
 import os
+import traceback
 from functools import lru_cache
 from pathlib import Path
+from types import FrameType
 from typing import Any, Callable, Dict, Optional, Tuple
 
 import cv2
 import numpy as np
 from PIL import Image
+from torch.utils.data import get_worker_info
 
-from mmacs.utils.errors import MmacsError
+from mmacs.utils.errors import MmacsError, reason
 
 # What a whole file begins and ends with. Some begin so and end otherwise: those are decoded to know.
 _ENDS = ((b'\xff\xd8', b'\xff\xd9'), (b'\x89PNG', b'IEND\xaeB`\x82'))
@@ -28,7 +31,8 @@ def through(pipeline: Callable[[Dict[str, Any]], Any], info: Dict[str, Any]) -> 
 
     Raises:
         MmacsError: If the pipeline fails and the image's file can't be read, or if that is cut off, of which OpenCV
-            leaves the lower part grey. Any other error of the pipeline is raised as it is.
+            leaves the lower part grey; in a worker of a data loader also if a transform fails. Any other error of the
+            pipeline is raised as it is.
     """
     path = info.get('img_path')
     try:
@@ -37,14 +41,28 @@ def through(pipeline: Callable[[Dict[str, Any]], Any], info: Dict[str, Any]) -> 
         raise
     except Exception as error:
         why = fault(path)
-        if why is None:
+        if why is not None:
+            raise MmacsError(f'cannot read image {path}: {why}') from error
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        found = next(filter(None, (failed_transform(frame, error) for frame in reversed(frames))), None)
+        if found is None or get_worker_info() is None:
             raise
-        raise MmacsError(f'cannot read image {path}: {why}') from error
+        raise MmacsError(found) from error  # what leaves a worker is text, and has no frames to tell it from
     if data is not None and is_local(path) and not _ends_well(path):
         why = fault(path)
         if why is not None:
             raise MmacsError(f'cannot read image {path}: {why}')
     return data
+
+
+def failed_transform(frame: FrameType, error: BaseException) -> Optional[str]:
+    """Returns which transform failed, and on which image, if a frame of an error's traceback is a transform's."""
+    local = frame.f_locals
+    if frame.f_code.co_name != 'transform' or 'self' not in local or not isinstance(local.get('results'), dict):
+        return None
+    image = local['results'].get('img_path')
+    on = f' on {image}' if image else ''
+    return f'the transform {type(local["self"]).__name__} of the pipeline fails{on}: {reason(error)}'
 
 
 def fault(path: Any) -> Optional[str]:

@@ -280,6 +280,12 @@ def test_other_errors_of_a_pipeline_stay_what_they_are(folder):
         coco(folder, pipeline=[*LOAD, Broken()])[0]
 
 
+def test_a_transform_that_fails_in_a_worker_is_named_with_its_image(folder):
+    dataset = coco(folder, pipeline=[*LOAD, dict(type='PackDetInputs', meta_keys=('img_id', 'nothing_like_that'))])
+    with pytest.raises(MmacsError, match=r'^the transform PackDetInputs of the pipeline fails on .*png: .*nothing'):
+        list(DataLoader(dataset, num_workers=1, collate_fn=len))
+
+
 # -------------------------------------------------------------------- other forms of annotations
 XML = (
     '<annotation><size><width>{w}</width><height>{h}</height></size><object><name>{name}</name><bndbox>'

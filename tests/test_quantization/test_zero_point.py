@@ -98,6 +98,14 @@ def test_a_change_of_bits_takes_the_zero_along():
     assert abs(low - after.step * after.q_min) <= after.step / 2
 
 
+@pytest.mark.parametrize(('kind', 'other'), [(LSQ, dict(init='mean')), (MinMax, dict(symmetric=True))])
+def test_a_checkpoint_keeps_its_grid_whatever_calibration_would_choose_now(kind, other):
+    x = silu(torch.randn(1000))
+    trained, quantizer = calibrated(kind(bits=8), x), kind(bits=8, **other)
+    quantizer.load_state_dict(trained.state_dict())
+    assert torch.equal(quantizer(x), trained(x))
+
+
 @pytest.mark.parametrize('kind', [LSQ, MinMax])
 def test_a_checkpoint_from_before_zero_points_keeps_its_symmetric_grid(kind):
     x = silu(torch.randn(1000))

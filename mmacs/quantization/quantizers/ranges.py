@@ -70,7 +70,7 @@ class MinMax(Quantizer):
 
     def is_symmetric(self, level: int) -> bool:
         """Returns whether a level's grid has zero in its centre or at its end."""
-        return self.zero(level) != ASYMMETRIC if self.symmetric is None else self.symmetric
+        return self.symmetric is not False and self.zero(level) != ASYMMETRIC  # which a checkpoint may bring
 
     def loses_negative(self, level: int) -> bool:
         """Returns whether negative values become zero, which a range of both ends follows."""
