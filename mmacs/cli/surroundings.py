@@ -1,4 +1,7 @@
-"""What ends a run from outside: a full disk, full shared memory. MMEngine and torch write without asking us."""
+"""What ends a run from outside: a full disk, full shared memory, what workers cannot hand over.
+
+MMEngine and torch write without asking us, and torch says in texts alone what became of a worker.
+"""
 
 import io
 import logging
@@ -11,11 +14,14 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, Iterator, Optional
 
+from torch.utils.data import get_worker_info
+
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import DISK_ERRORS, cannot_write
 
 _SHARED = Path('/dev/shm')
-_NO_MEMORY = 77  # exit status of a worker without shared memory
+# Exit statuses of a worker: without shared memory, and with something that can't be pickled
+_NO_MEMORY, _NO_PICKLE = 77, 78
 _tell_feeder_error = Queue._on_queue_feeder_error
 _ELSEWHERE = 'choose another --work-dir'
 
@@ -28,7 +34,8 @@ def surroundings(work_dir: os.PathLike) -> Iterator[None]:
         work_dir (os.PathLike): Its work dir.
 
     Raises:
-        MmacsError: If the disk or shared memory is full, or the work dir can't be written to.
+        MmacsError: If the disk or shared memory is full, the work dir can't be written to, or a worker can't hand over
+            a batch.
     """
     handle_error = logging.Handler.handleError
 
@@ -43,7 +50,7 @@ def surroundings(work_dir: os.PathLike) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        sentence = _full_memory(error) or _full_disk(error, Path(work_dir))
+        sentence = _full_memory(error) or _full_disk(error, Path(work_dir)) or _not_handed_over(error)
         if sentence is None:
             raise
         raise sentence from error
@@ -57,6 +64,17 @@ def _stop_worker(error: Exception, handed_over: Any) -> None:
     if 'shared memory' in str(error) or 'torch_' in str(error):
         os._exit(_NO_MEMORY)
     _tell_feeder_error(error, handed_over)
+    if get_worker_info() is not None:
+        os._exit(_NO_PICKLE)
+
+
+def _not_handed_over(error: Exception) -> Optional[MmacsError]:
+    if f'exit code {_NO_PICKLE}' not in ' '.join(map(str, _chain(error))):
+        return None
+    return MmacsError(
+        'a worker of a data loader cannot hand over what the pipeline gives, see the lines above: let it give tensors, '
+        'arrays and plain values, or set num_workers=0 and persistent_workers=False'
+    )
 
 
 def _full_disk(error: Exception, work_dir: Path) -> Optional[MmacsError]:

@@ -84,6 +84,14 @@ def test_a_worker_that_has_no_shared_memory_is_an_error_and_no_endless_wait(tmp_
         list(torch.utils.data.DataLoader(Images(), num_workers=1, multiprocessing_context='fork'))
 
 
+def test_a_batch_that_cannot_be_handed_over_is_an_error_and_no_endless_wait(tmp_path):
+    loader = torch.utils.data.DataLoader(
+        range(4), num_workers=1, collate_fn=lambda batch: lambda: batch, multiprocessing_context='fork'
+    )
+    with pytest.raises(MmacsError, match='cannot hand over what the pipeline gives'), surroundings(tmp_path):
+        list(loader)
+
+
 def test_a_log_that_cannot_be_written_ends_the_run(tmp_path):
     before, logger = logging.Handler.handleError, logging.getLogger('full')
     handler = logging.FileHandler('/dev/full')
