@@ -43,11 +43,12 @@ def through(pipeline: Callable[[Dict[str, Any]], Any], info: Dict[str, Any]) -> 
         why = fault(path)
         if why is not None:
             raise MmacsError(f'cannot read image {path}: {why}') from error
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        found = next(filter(None, (failed_transform(frame, error) for frame in reversed(frames))), None)
+        frames = list(traceback.walk_tb(error.__traceback__))
+        found = next(filter(None, (failed_transform(frame, error) for frame, _ in reversed(frames))), None)
         if found is None or get_worker_info() is None:
             raise
-        raise MmacsError(found) from error  # what leaves a worker is text, and has no frames to tell it from
+        last, line = frames[-1]  # what leaves a worker is text, and has no frames to tell it from
+        raise MmacsError(f'{found} ({last.f_code.co_filename}, line {line})') from error
     if data is not None and is_local(path) and not _ends_well(path):
         why = fault(path)
         if why is not None:
