@@ -282,9 +282,8 @@ def test_other_errors_of_a_pipeline_stay_what_they_are(folder):
 
 def test_a_transform_that_fails_in_a_worker_is_named_with_its_image(folder):
     dataset = coco(folder, pipeline=[dict(type='RandomCrop', crop_size=(8, 8))])  # nothing loads the image
-    with pytest.raises(
-        MmacsError, match=r"^the transform RandomCrop of .* fails on .*png: there is no 'img' .*line \d+.$"
-    ):
+    expected = r"^the transform RandomCrop of the pipeline fails on .*png: there is no 'img' \(.*, line \d+\)$"
+    with pytest.raises(MmacsError, match=expected):
         list(DataLoader(dataset, num_workers=1, collate_fn=len))
 
 
