@@ -39,5 +39,5 @@ def test_demo(tmp_path, monkeypatch):
     runner.load_or_resume()
     with torch.no_grad():
         for _, quantizer in quantizers(runner.model):
-            quantizer.step *= 4
+            quantizer.step *= 8
     assert runner.test()['coco/bbox_mAP'] < 0.5 * quantized

@@ -11,6 +11,7 @@ norm = dict(norm_cfg=dict(type='BN', momentum=0.03, eps=0.001), act_cfg=dict(typ
 model = dict(
     _base_.pop('quantized_model'),
     model='YOLOX',
+    _scope_='mmdet',
     recipe=dict(preset='w8a8', activation=dict(per_channel=True)),
     data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
     # The stem sees pixels of 0 to 255: its gradients are thirty times those of all other layers together

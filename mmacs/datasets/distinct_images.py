@@ -7,8 +7,8 @@ import numpy as np
 from mmengine.dataset import BaseDataset, Compose
 from torch.utils.data import Dataset
 
+from mmacs.adapters.mmengine.wrappers import below
 from mmacs.adapters.transforms import loads
-from mmacs.adapters.wrappers import below
 from mmacs.datasets.reading import read_image
 from mmacs.teacher.side_effects import without_side_effects
 from mmacs.utils.errors import MmacsError

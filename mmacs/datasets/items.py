@@ -5,7 +5,7 @@ from typing import Any, Iterable, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
-from mmacs.adapters.partners import partners_among
+from mmacs.adapters.mmengine.partners import partners_among
 from mmacs.utils.random_state import kept_random_state, seed_generators
 from mmacs.utils.random_streams import Purpose, random_stream
 

@@ -10,7 +10,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, Sampler
 
 from mmacs.adapters.batch_sizes import batch_sizes, use_batch_sizes
-from mmacs.adapters.partners import mixing_transforms
+from mmacs.adapters.mmengine.partners import mixing_transforms
 from mmacs.datasets.items import Item, items, load_by_items
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, unwrapped
 from mmacs.utils.random_state import seed_generators

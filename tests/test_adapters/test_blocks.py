@@ -142,7 +142,10 @@ def test_a_checkpoint_of_before_the_modules_loads(module_and_input):
     before |= {name + key for name in names for key in ('step', 'initialized', 'signed', 'step_bits')}
     layers = copy.deepcopy(module)
     before |= set(quantize_model(layers, 'w8a8').state_dict())
-    assert set(quantize_model(module, RECIPE).state_dict()) == before
+    before = {name for name in before if not name.endswith('.zero_point')}  # which came later than the modules
+    state = quantize_model(module, RECIPE).state_dict()
+    module.load_state_dict({name: state[name] for name in before}, strict=True)
+    assert {name for name in state if not name.endswith('.zero_point')} == before
     assert {name for name, _ in quantizers(module) if name.startswith('addition')} == {name[:-1] for name in names}
 
 

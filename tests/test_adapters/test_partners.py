@@ -8,7 +8,7 @@ from mmdet.registry import DATASETS
 from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader
 
-from mmacs.adapters.partners import mixing_transforms
+from mmacs.adapters.mmengine.partners import mixing_transforms
 from mmacs.coreset import CoresetSampler
 from tests.conftest import write_coco
 

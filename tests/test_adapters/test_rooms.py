@@ -4,8 +4,8 @@ import ast
 
 from tests.conftest import REPO
 
-LIBRARIES = {'mmdet', 'mmpretrain', 'torchvision'}
-FRAMEWORKS = {*LIBRARIES, 'mmcv', 'mmengine'}
+LIBRARIES = {'mmengine', 'mmdet', 'mmpretrain', 'torchvision'}
+FRAMEWORKS = {*LIBRARIES, 'mmcv'}
 ADAPTERS = REPO / 'mmacs' / 'adapters'
 
 

@@ -3,7 +3,7 @@
 _base_ = 'mmdet::_base_/datasets/coco_detection.py'
 
 data_root = 'data/coco_mini/'
-resize = [
+resize_pipeline = [
     dict(type='Resize', scale=(416, 416), keep_ratio=True),
     dict(type='Pad', pad_to_square=True, pad_val=dict(img=(114.0, 114.0, 114.0))),
 ]
@@ -11,12 +11,12 @@ train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
-    *resize,
+    *resize_pipeline,
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
-    *resize,
+    *resize_pipeline,
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]

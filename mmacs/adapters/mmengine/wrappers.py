@@ -1,4 +1,4 @@
-"""The wrappers of MMEngine, MMDetection and torch around data sets: what they show of those below them."""
+"""What the wrappers of MMEngine, and those of MMDetection and torch, show of the data sets below them."""
 
 from typing import Any, List, Optional, Tuple
 

@@ -11,8 +11,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
+from mmacs.adapters.mmengine.wrappers import below, is_mixing_wrapper
 from mmacs.adapters.transforms import transform_name
-from mmacs.adapters.wrappers import below, is_mixing_wrapper
 
 _CACHE = 'results_cache'  # of cached transforms
 _LEAST = 8  # images in a cache; CachedMosaic does nothing below 5

@@ -1,0 +1,1 @@
+"""What is known of MMEngine: its wrappers around data sets, and where transforms take other images from."""
