@@ -23,10 +23,12 @@ def main() -> None:
     args = parser.parse_args()
     cfg = commands.load_config(args)
     if args.amp:
+        if not isinstance(cfg.get('optim_wrapper'), dict):
+            raise MmacsError('--amp needs an optim_wrapper in the config')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise MmacsError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
     with surroundings(cfg.work_dir):

@@ -15,19 +15,24 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel
+from mmengine.model import BaseDataPreprocessor, BaseTTAModel
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import Registry, build_from_cfg, build_runner_from_cfg
 from mmengine.runner import BaseLoop, CheckpointLoader, Priority, Runner, get_priority
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 import mmacs
 from mmacs.datasets.image_files import failed_transform
-from mmacs.utils.errors import reason, shortened, unknown_setting
+from mmacs.utils.errors import MmacsError, reason, shortened, unknown_setting
 
 _STANDARD = Path(sysconfig.get_path('stdlib'))
 _OWN = str(Path(mmacs.__file__).parent)
+_OWN_LAYERS = str(Path(_OWN) / 'quantization' / 'layers')
 _LOAD = inspect.unwrap(CheckpointLoader.load_checkpoint.__func__).__code__
 _LOADER = Runner.build_dataloader.__code__
 # What the methods of a runner build, or their arguments come from.
@@ -50,6 +55,7 @@ _SECTIONS = {
     'scale_lr': 'auto_scale_lr',
 }
 _LIBRARIES = ('mmengine', 'mmdet', 'mmpretrain', 'mmacs')
+_LAYERS = (_ConvNd, nn.Linear, _BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 class _Place(NamedTuple):
@@ -67,6 +73,9 @@ class _Place(NamedTuple):
 def failure(error: BaseException) -> Optional[str]:
     """Returns one sentence about what MMEngine failed to do with what a user gave; None for any other exception."""
     error, frames = _unwound(error)
+    misfit = _misfit(error, frames)
+    if misfit is not None:
+        return misfit
     if not frames or frames[-1].f_code.co_filename.startswith(_OWN):
         return None  # a mistake of a user is told where it is found: this is one of ours
     sentence = _sentence(error, frames)
@@ -119,6 +128,23 @@ def _sentence(error: BaseException, frames: List[FrameType]) -> Optional[str]:
         if frame.f_code in (Runner.__init__.__code__, Runner.from_cfg.__func__.__code__):
             return f'this config makes no run: {reason(error)}'
     return None
+
+
+def _misfit(error: BaseException, frames: List[FrameType]) -> Optional[str]:
+    """Returns which layer, or the preprocessor, does not fit what the model gives it, None for any other exception."""
+    modules = [frame.f_locals['self'] for frame in frames if isinstance(frame.f_locals.get('self'), nn.Module)]
+    file = frames[-1].f_code.co_filename if frames else _OWN
+    ours = file.startswith(_OWN) and not file.startswith(_OWN_LAYERS)
+    kinds = (RuntimeError, ValueError, AssertionError)
+    if not modules or ours or not isinstance(error, kinds) or isinstance(error, (MmacsError, torch.OutOfMemoryError)):
+        return None
+    last = modules[-1]
+    preprocessor = isinstance(last, BaseDataPreprocessor)
+    if not preprocessor and not isinstance(last, _LAYERS):
+        return None
+    names = {module: name for outer in reversed(modules) for name, module in outer.named_modules()}
+    key = '.'.join(part for part in ('model', names[last] or ('data_preprocessor' if preprocessor else '')) if part)
+    return f'{key} ({type(last).__name__}) does not fit the images or layers before it: {reason(error)}'
 
 
 def _unwound(error: BaseException) -> tuple:

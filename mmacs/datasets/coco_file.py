@@ -299,6 +299,10 @@ class _Check:
             elif isinstance(crowd, (str, list, dict)) or crowd not in (0, 1):
                 self._refuse(place, f'has {_short(crowd)} as "iscrowd", which is 0 or 1')
         self._remark(missing, 'have no "iscrowd": read as 0')
+        if self.annotations and all(annotation['iscrowd'] for annotation in self.annotations):
+            self.remarks.append('all annotations are crowds ("iscrowd" is 1), which MMDetection does not train on')
+        ignored = [place for place, annotation in enumerate(self.annotations) if annotation.get('ignore')]
+        self._remark(ignored, 'have "ignore": MMDetection leaves them out of training, and evaluation counts them')
 
     def _remark_outside(self, boxes: np.ndarray) -> None:
         sizes = np.asarray([(image['width'], image['height']) for image in self.images], dtype=np.float64)
@@ -314,12 +318,17 @@ class _Check:
 
     def _count_ids(self) -> None:
         ids = [annotation.get('id') for annotation in self.annotations]
-        if all(type(one) is int and one > 0 for one in ids) and len(set(ids)) == len(ids):
-            return
+        first = ''
+        if all(type(one) is int and one > 0 for one in ids):
+            if len(set(ids)) == len(ids):
+                return
+            repeated, count = Counter(ids).most_common(1)[0]
+            first = f' ({repeated} stands {count} times)'
         for number, annotation in enumerate(self.annotations, start=1):
             annotation['id'] = number
         self.remarks.append(
-            'ids of annotations are missing, repeat or are no whole numbers above 0: all are counted anew, from 1'
+            f'ids of annotations are missing, repeat{first} or are no whole numbers above 0: all are counted '
+            'anew, from 1'
         )
 
 

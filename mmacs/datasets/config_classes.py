@@ -3,9 +3,11 @@
 import os
 from typing import Any, Iterator, Mapping, Optional, Sequence
 
+from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from mmacs.datasets.class_names import require_names, require_same
+from mmacs.utils.errors import MmacsError, reason
 
 
 def check_classes(cfg: Any, owner: str, scope: Optional[str]) -> None:
@@ -43,15 +45,33 @@ def _classes(cfg: Any, scope: Optional[str]) -> Iterator[Sequence[str]]:
         for part in inner if isinstance(inner, (list, tuple)) else [inner]:
             yield from _classes(part, scope)
         return
-    given = cfg.get('classes') or (cfg.get('metainfo') or {}).get('classes')
-    kind = cfg.get('type')
+    kind, metainfo = cfg.get('type'), cfg.get('metainfo') or {}
+    if not isinstance(metainfo, (Mapping, Config)):
+        raise MmacsError(f'metainfo of {kind} must be a dict, such as dict(classes=...), got {metainfo!r}')
+    given = cfg.get('classes') or metainfo.get('classes')
     if isinstance(given, str):
-        if not os.path.isfile(os.path.expanduser(given)):  # both libraries take a file of names
-            require_names(given, str(kind))
-        return
+        given = _names_in(given, str(kind))
     if given is None and isinstance(kind, str):
         kind = DATASETS.get(kind if '.' in kind or scope is None else f'{scope}.{kind}')
     if given is None:
         given = getattr(kind, 'METAINFO', {}).get('classes')
     if given is not None:
         yield given
+
+
+def _names_in(file: str, owner: str) -> Sequence[str]:
+    """Returns the names in a text file, one a line, which both libraries take in the place of classes.
+
+    Raises:
+        MmacsError: If it is no file, or not in UTF-8.
+    """
+    path = os.path.expanduser(file)
+    if not os.path.isfile(path):
+        if os.path.splitext(path)[1] == '.txt':
+            raise MmacsError(f'classes of {owner} is the file {file}, which is not there')
+        require_names(file, owner)
+    try:
+        with open(path, encoding='utf-8') as lines:
+            return [line.rstrip('\n\r') for line in lines]
+    except (OSError, UnicodeDecodeError) as error:
+        raise MmacsError(f'cannot read the file {file}, which is classes of {owner}: {reason(error)}') from error

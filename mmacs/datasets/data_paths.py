@@ -21,7 +21,7 @@ def data_sets(cfg: Any) -> Iterator[Dict[str, Any]]:
         for part in cfg:
             yield from data_sets(part)
     elif isinstance(cfg, dict):
-        if cfg.get('data_root'):
+        if cfg.get('data_root') and isinstance(cfg['data_root'], (str, os.PathLike)):
             yield cfg
         for part in cfg.values():
             yield from data_sets(part)
@@ -39,7 +39,7 @@ def move_data_root(cfg: Config, root: str) -> None:
     Raises:
         MmacsError: If the training data has no ``data_root``.
     """
-    old = next((found['data_root'].rstrip('/') for found in data_sets(cfg.get('train_dataloader'))), None)
+    old = next((str(found['data_root']).rstrip('/') for found in data_sets(cfg.get('train_dataloader'))), None)
     if old is None:
         raise MmacsError('the config has no train_dataloader with a data_root to replace')
 
@@ -72,12 +72,10 @@ def check_data(cfg: Config, loaders: List[str]) -> None:
         kind = str(data_set.get('type')).split('.')[-1].strip("'>")  # a name, or a class
         if kind in _SELF_PROVIDING or data_set.get('backend_args'):
             continue
-        root = Path(data_set['data_root'])
-        prefixes = data_set.get('data_prefix') or {}
-        prefixes = [prefixes] if isinstance(prefixes, str) else prefixes.values()
-        paths = [root, *(root / prefix for prefix in prefixes if prefix)]
-        if data_set.get('ann_file'):
-            paths.append(root / data_set['ann_file'])
+        root, prefixes = Path(data_set['data_root']), data_set.get('data_prefix')
+        given = [*(prefixes.values() if isinstance(prefixes, dict) else [prefixes]), data_set.get('ann_file')]
+        # what is no path is refused where the data set is built
+        paths = [root, *(root / one for one in given if one and isinstance(one, (str, os.PathLike)))]
         missing += [str(path) for path in paths if not path.exists()]
     if missing:
         raise MmacsError(

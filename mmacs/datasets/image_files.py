@@ -77,6 +77,8 @@ def _fault(path: str) -> Optional[str]:
         content = Path(path).read_bytes()
     except OSError as error:
         return str(error.strerror)
+    except ValueError as error:  # a name that no file can have
+        return str(error)
     if not content:
         return 'the file is empty'
     try:
@@ -113,7 +115,7 @@ def _ends_well(path: os.PathLike) -> bool:
                 return True
             file.seek(-len(kind), os.SEEK_END)
             return file.read() == kind
-    except OSError:  # an archive or a backend of one's own brought the image
+    except (OSError, ValueError):  # an archive or a backend of one's own brought the image
         return True
 
 

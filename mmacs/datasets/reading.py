@@ -46,6 +46,7 @@ def _open_coco(original: Callable) -> Callable:
             original(self, annotation_file)
             return
         original(self, None)
+        self.annotation_file = annotation_file
         self.dataset, remarks = read_coco(annotation_file)
         if remarks:
             say(f'{annotation_file}: {"; ".join(remarks)}.')

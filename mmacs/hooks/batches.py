@@ -1,15 +1,16 @@
-"""Whether a coreset can be trained on in the batches that the config asks for: asked before training starts."""
+"""Whether data can be trained on in the batches that the config asks for: asked before training starts."""
 
 import copy
 import traceback
 
 import torch
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import BatchSampler, DataLoader
 
+from mmacs.coreset.sampler import CoresetSampler
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.run import coreset_sampler, deterministic_pipeline, unwrapped
 from mmacs.quantization import disabled
@@ -28,15 +29,17 @@ def require_batches(runner: Runner) -> None:
     Raises:
         MmacsError: If training cannot work so.
     """
-    loader, sampler = runner.train_dataloader, coreset_sampler(runner)
-    if sampler is None:
+    loader = runner.train_dataloader
+    sampler = coreset_sampler(runner) or loader.sampler
+    if not isinstance(sampler, (CoresetSampler, DefaultSampler)):  # others may never end, or bring their own batches
         return
     require_a_batch(loader)
     plain = type(loader.batch_sampler) is BatchSampler and not loader.drop_last
-    if plain and len(sampler) % loader.batch_size == 1 and not _trains_on_one(runner):
+    if plain and (len(sampler) - 1) % loader.batch_size == 0 and not _trains_on_one(runner):
+        advice = _ADVICE.format(True) if loader.batch_size > 1 else 'take a larger train_dataloader.batch_size'
         raise MmacsError(
             f'the last batch of an epoch holds a single image ({len(sampler)} in batches of {loader.batch_size}), '
-            f'which BatchNorm cannot train on here: {_ADVICE.format(True)}'
+            f'which BatchNorm cannot train on here: {advice}'
         )
 
 
@@ -59,6 +62,8 @@ def _trains_on_one(runner: Runner) -> bool:
     model.train()
     if not any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
         return True
+    if runner.cfg.get('val_dataloader') is None and runner.cfg.get('test_dataloader') is None:
+        return True  # there is no pipeline to try it with
     images = DistinctImages(runner.train_dataloader.dataset, deterministic_pipeline(runner.cfg))
     model = copy.deepcopy(model)
     with without_side_effects(), disabled(model):

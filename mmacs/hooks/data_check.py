@@ -1,5 +1,6 @@
 """What the model, the data sets and the metrics of a run have to agree on, compared before its first step."""
 
+import os
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 from mmacs.adapters.heads import class_counts
 from mmacs.datasets.class_names import listed, require_present, require_same
 from mmacs.datasets.distinct_images import locate
-from mmacs.datasets.loading import has_stock_classes, largest_label
+from mmacs.datasets.loading import has_stock_classes, largest_label, say
 from mmacs.datasets.reading import count_other_sizes
 from mmacs.hooks.run import unwrapped
 from mmacs.utils.errors import MmacsError
@@ -171,7 +172,8 @@ def _check_metric(metric: Any, dataset: Dataset, name: str) -> None:
         return
     owner = f'the ann_file of {name.split("_")[0]}_evaluator'
     bases = _bases(dataset)
-    if not any(map(has_stock_classes, bases)):
+    stock = any(map(has_stock_classes, bases))
+    if not stock:
         present = [category['name'] for category in coco.dataset['categories']]
         require_present(classes, name, present, owner)
         require_same(classes, name, [one for one in present if one in classes], owner)
@@ -179,12 +181,18 @@ def _check_metric(metric: Any, dataset: Dataset, name: str) -> None:
         return
     if 'annotations' not in coco.dataset:
         raise MmacsError(f'{owner} has no "annotations" to evaluate with: format_only=True writes the detections alone')
+    own = {category['id'] for category in coco.dataset['categories'] if stock or category['name'] in classes}
+    if not any(one['category_id'] in own for one in coco.dataset['annotations']):
+        say(f'{owner} has no object of the classes of {name}: there is nothing to evaluate.')
     unmasked = next((one for one in coco.dataset['annotations'] if not one.get('segmentation')), None)
     if 'segm' in getattr(metric, 'metrics', ()) and unmasked is not None:
         raise MmacsError(
             f'{owner} has no segmentation of annotation {unmasked["id"]} of image {unmasked["image_id"]}, which the '
             f'metric segm needs'
         )
+    file, theirs = getattr(coco, 'annotation_file', None), bases[0].ann_file if len(bases) == 1 else None
+    if file and theirs and os.path.realpath(file) != os.path.realpath(theirs):
+        say(f'{owner} is {file}, and {name} reads {theirs}: detections are compared with the objects of the first.')
     ids = [bases[0].get_data_info(0).get('img_id')] if bases and len(bases[0]) else []
     if not set(ids) <= set(coco.imgs):
         raise MmacsError(f'{owner} does not list the image {ids[0]!r} of {name}: give both the same file')

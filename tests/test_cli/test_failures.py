@@ -1,13 +1,17 @@
 """What other libraries fail at is told by the part of the config that they were building, with its key and value."""
 
 import pytest
+import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
+from torch import nn
 
 from mmacs import cli
 from mmacs.cli.commands import build_runner
 from mmacs.cli.config_file import change_config, read_config
+from mmacs.quantization import quantize_model
 from mmacs.utils.errors import MmacsError
 from tests.conftest import run_config
 
@@ -122,6 +126,23 @@ def test_a_transform_that_fails_is_named_with_its_image():
     assert cli.explain(raised.value).startswith(
         'the transform RandomFlip of the pipeline fails on a/b.png: there is no'
     )
+
+
+@pytest.mark.parametrize('recipe', [None, dict(preset='w4a4')])
+def test_a_layer_that_does_not_fit_its_images_is_named(recipe):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(5, 4, 1), nn.Conv2d(4, 4, 1))
+    model = model if recipe is None else quantize_model(model, recipe)
+    with pytest.raises(RuntimeError) as raised:
+        model(torch.rand(2, 3, 8, 8))
+    assert 'Conv2d) does not fit the images or layers before it: Given groups=1' in cli.explain(raised.value)
+    assert cli.explain(raised.value).startswith('model.1 (')
+
+
+def test_images_that_do_not_fit_the_preprocessor_are_told():
+    preprocessor = MODELS.build(dict(type='DetDataPreprocessor', mean=[0, 0, 0], std=[1, 1, 1]))
+    with pytest.raises(AssertionError) as raised:
+        preprocessor(dict(inputs=[torch.zeros(1, 8, 8)], data_samples=None))
+    assert cli.explain(raised.value).startswith('model.data_preprocessor (DetDataPreprocessor) does not fit the images')
 
 
 def test_a_mistake_of_mmacs_itself_is_no_mistake_of_the_user(tiny_coco, tmp_path, monkeypatch):

@@ -134,6 +134,7 @@ def test_wrappers_and_classes_of_ones_own_are_read_alike(folder, kind):
         (('b', 'a'), 'the same classes in different orders'),
         (('a',), "part 1 of train_dataloader has the class 'b', and part 2 has not"),
         ('ship', "is the string 'ship'"),
+        ('nowhere/names.txt', 'is the file nowhere/names.txt, which is not there'),
     ],
 )
 def test_parts_of_a_concatenation(second, reason):
@@ -143,6 +144,20 @@ def test_parts_of_a_concatenation(second, reason):
         check_classes(cfg, 'train_dataloader', 'mmdet')
     parts[1]['metainfo'] = parts[0]['metainfo']
     check_classes(cfg, 'train_dataloader', 'mmdet')
+    parts[1]['metainfo'] = 'a, b'
+    with pytest.raises(MmacsError, match="metainfo of CocoDataset must be a dict, .* got 'a, b'"):
+        check_classes(cfg, 'train_dataloader', 'mmdet')
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'), [(b'a\nbee\n', "has the class 'b', and part 2 has 'bee'"), (b'\xe9\nb\n', 'cannot read the')]
+)
+def test_names_of_classes_in_a_file(tmp_path, content, reason):
+    (tmp_path / 'names.txt').write_bytes(content)
+    names = (('a', 'b'), str(tmp_path / 'names.txt'))
+    parts = [dict(type='CustomDataset', classes=classes) for classes in names]
+    with pytest.raises(MmacsError, match=reason):
+        check_classes(dict(dataset=dict(type='ConcatDataset', datasets=parts)), 'train_dataloader', 'mmpretrain')
 
 
 # -------------------------------------------------------------------- what is dropped

@@ -206,3 +206,12 @@ def test_state_of_another_type_of_quantizer_is_refused(name, kind):
     state = calibrated(build(other, kind), values()).state_dict()
     with pytest.raises(MmacsError, match='use the recipe that the checkpoint was trained with'):
         build(name, kind).load_state_dict(state)
+
+
+@pytest.mark.parametrize(('name', 'kind'), [pair for pair in PAIRS if pair[1] == 'activation'])
+def test_levels_that_get_their_ranges_in_one_forward_can_be_trained(name, kind):
+    """The range of a level is set while those of others are already kept for the gradient."""
+    quantizer = build(name, kind, num_levels=3).train()
+    inputs = [values(scale, seed).requires_grad_() for seed, scale in enumerate((1.0, 2.0, 3.0))]
+    sum(quantizer(x).square().sum() for x in inputs).backward()
+    assert all(x.grad.isfinite().all() and x.grad.any() for x in inputs)

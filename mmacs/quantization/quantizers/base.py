@@ -415,7 +415,9 @@ class Quantizer(nn.Module):
                 f'add the hook mmacs.QuantizationHook, or load a checkpoint of a quantized model'
             )
         self._observe(x, level)
-        self.finish_observing()
+        # the ranges of other levels, which this forward has used, stay what they are
+        with torch.autograd._unsafe_preserve_version_counter((*self.parameters(), *self.buffers())):
+            self.finish_observing()
 
     # ---------------------------------------------------------------- state
     def _flags(self) -> List[Flags]:
