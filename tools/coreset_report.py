@@ -8,6 +8,7 @@ def main() -> None:
     import argparse  # here, so that a missing framework is answered with one sentence
     from pathlib import Path
 
+    from mmacs.cli.config_file import read_config
     from mmacs.visualization.coreset_report.page import write_report
 
     parser = argparse.ArgumentParser(description='Report what a run picked as its coreset, why, and what it cost')
@@ -19,7 +20,8 @@ def main() -> None:
         'that lie in no files of their own',
     )
     args = parser.parse_args()
-    print(f'wrote {write_report(args.work_dir, args.data_root, args.config)}')
+    config = None if args.config is None else read_config(args.config)
+    print(f'wrote {write_report(args.work_dir, args.data_root, config)}')
 
 
 if __name__ == '__main__':

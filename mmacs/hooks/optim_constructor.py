@@ -3,7 +3,7 @@
 from typing import Any, Dict, List, Optional
 
 from mmengine.optim import DefaultOptimWrapperConstructor
-from torch import nn
+from torch import Tensor, nn
 
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -34,7 +34,8 @@ class QuantizationOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             optimizer's learning rate and weight decay, at least 0.
 
     Raises:
-        MmacsError: If a multiplier is no number of at least 0, or has no ``lr`` or ``weight_decay`` to multiply.
+        MmacsError: If ``lr`` or ``weight_decay`` is no number, a multiplier is no number of at least 0, or it has
+            nothing to multiply.
     """
 
     def __init__(self, optim_wrapper_cfg: Dict[str, Any], paramwise_cfg: Optional[Dict[str, Any]] = None) -> None:
@@ -42,10 +43,12 @@ class QuantizationOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().__init__(optim_wrapper_cfg, {**defaults, **(paramwise_cfg or {})})
         require_switch('paramwise_cfg.bypass_duplicate', self.paramwise_cfg['bypass_duplicate'])
         for key, neutral, base in (('quantizer_lr_mult', 1, 'lr'), ('quantizer_decay_mult', 0, 'weight_decay')):
-            value = self.paramwise_cfg[key]
+            value, multiplied = self.paramwise_cfg[key], self.optimizer_cfg.get(base)
+            if multiplied is not None and not (is_number(multiplied) or isinstance(multiplied, Tensor)):
+                raise MmacsError(f'optim_wrapper.optimizer.{base} must be a number, got {multiplied!r}')
             if not is_number(value) or value < 0:
                 raise MmacsError(f'paramwise_cfg.{key} must be a number of at least 0, got {value!r}')
-            if value != neutral and self.optimizer_cfg.get(base) is None:
+            if value != neutral and multiplied is None:
                 raise MmacsError(f'paramwise_cfg.{key}={value} needs optimizer.{base} to multiply: set it')
 
     def add_params(self, params: List[Dict[str, Any]], module: nn.Module, prefix: str = '', **kwargs: Any) -> None:

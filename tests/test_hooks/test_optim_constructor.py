@@ -116,6 +116,7 @@ def test_optimizers_that_decay_by_default_do_not_decay_quantizers(model):
         (dict(quantizer_lr_mult=-1.0), 0.1, 'quantizer_lr_mult must be a number of at least 0, got -1.0'),
         (dict(quantizer_decay_mult='0'), 0.1, "quantizer_decay_mult must be a number of at least 0, got '0'"),
         (dict(quantizer_decay_mult=1.0), None, 'quantizer_decay_mult=1.0 needs optimizer.weight_decay'),
+        ({}, '1e-4', "optim_wrapper.optimizer.weight_decay must be a number, got '1e-4'"),
     ],
 )
 def test_wrong_settings(model, paramwise, weight_decay, message):

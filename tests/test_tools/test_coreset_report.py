@@ -165,6 +165,9 @@ def test_a_run_of_an_earlier_version_needs_its_config(_few_pictures, command, tm
     (run / 'coreset' / 'run.json').unlink()
     status, printed = command('coreset_report.py', run)
     assert status == 1 and 'run.json is missing' in printed and 'say --config CONFIG' in printed
+    (tmp_path / 'faulty.py').write_text('a = 1\nb = c\n')
+    status, printed = command('coreset_report.py', run, '--config', tmp_path / 'faulty.py')
+    assert status == 1 and "faulty.py: name 'c' is not defined (line 2)" in printed
     (tmp_path / 'coco').rename(tmp_path / 'elsewhere')
     assert (
         command('coreset_report.py', run, '--config', run / 'a<b>&c.py', '--data-root', tmp_path / 'elsewhere')[0] == 0

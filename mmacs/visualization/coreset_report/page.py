@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from mmengine.config import Config
 
 from mmacs.utils.errors import printable
 from mmacs.utils.files import writing
@@ -33,7 +34,7 @@ from mmacs.visualization.coreset_report.run import read_run, require_same_images
 _MAX_ROUNDS = 6  # whose scores are drawn
 
 
-def write_report(work_dir: os.PathLike, data_root: Optional[str] = None, config: Optional[str] = None) -> Path:
+def write_report(work_dir: os.PathLike, data_root: Optional[str] = None, config: Optional[Config] = None) -> Path:
     """Write the report of a run's coreset: ``<work_dir>/coreset_report/index.html`` and its pictures beside it.
 
     The page holds its pictures itself. The folder is replaced as a whole, so that nobody sees half a report. Nothing of
@@ -42,7 +43,7 @@ def write_report(work_dir: os.PathLike, data_root: Optional[str] = None, config:
     Args:
         work_dir (os.PathLike): Of a run with :class:`mmacs.CoresetHook`, finished or not.
         data_root (str, optional): Where the training data lies; None is where the run had it.
-        config (str, optional): The run's config, which is executed to build its data set. Needed for runs of earlier
+        config (Config, optional): The run's config, of which its data set is built. Needed for runs of earlier
             versions, and for pictures of images that lie in no files of their own.
 
     Returns:

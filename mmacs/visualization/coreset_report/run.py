@@ -3,7 +3,7 @@
 import errno
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, NamedTuple, Optional, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional
 
 import numpy as np
 from mmengine.config import Config
@@ -82,22 +82,18 @@ def _read_about(path: Path) -> Dict[str, Any]:
     return about
 
 
-def run_of_config(config: Union[str, os.PathLike], data_root: Optional[str]) -> Run:
-    """Build the training data of a config, which the user names and trusts: it is executed.
+def run_of_config(cfg: Config, data_root: Optional[str]) -> Run:
+    """Build the training data of a config, which the user names and trusts.
 
     Args:
-        config (str or os.PathLike): The run's config.
+        cfg (Config): The run's config.
         data_root (str, optional): Folder of the data set; None is where the config says.
 
     Raises:
-        MmacsError: If there is no such config, or its data is missing.
+        MmacsError: If it is of no training run, or its data is missing.
     """
-    try:
-        cfg = Config.fromfile(config)
-    except FileNotFoundError as error:
-        raise MmacsError(f'no such config: {error}') from error
-    if 'train_cfg' not in cfg or 'train_dataloader' not in cfg:
-        raise MmacsError(f'{config} is no config of a training run: it has no train_cfg or no train_dataloader')
+    if not all(isinstance(cfg.get(key), dict) for key in ('train_cfg', 'train_dataloader')):
+        raise MmacsError(f'{cfg.filename} is no config of a training run: it has no train_cfg or no train_dataloader')
     if data_root is not None:
         move_data_root(cfg, data_root)
     check_data(cfg, ['train_dataloader'])
