@@ -15,6 +15,7 @@ from mmacs.hooks.run import unwrapped
 from mmacs.quantization import quantizers
 from mmacs.teacher.model import fingerprint, full_precision_weights
 from mmacs.utils.errors import MmacsError
+from mmacs.version import __version__
 
 
 def load_quantized(cfg: Config, checkpoint: Optional[str]) -> Runner:
@@ -68,7 +69,7 @@ def conditions(runner: Runner, num_images: int) -> Dict[str, Any]:
     """
     parts = [runner.cfg.get(name) for name in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator')]
     hook = _quantization_hook(runner)
-    parts += [hook.num_images, hook.batch_size, unwrapped(runner).recipe]
+    parts += [hook.num_images, hook.batch_size, unwrapped(runner).recipe, __version__]  # with its defaults
     text = json.dumps(parts, sort_keys=True, default=str)
     return {
         'config': hashlib.sha256(text.encode()).hexdigest()[:16],

@@ -103,7 +103,7 @@ class Record:
         self.drops: Dict[str, Dict[int, float]] = {}
         try:
             stored = json.loads(path.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return
         if isinstance(stored, dict) and stored.get('conditions') == conditions:
             self.metric, self.full_precision = stored['metric'], stored['full_precision']

@@ -121,7 +121,7 @@ def test_drops_are_of_each_layer_alone_and_survive_a_kill(net, tmp_path):
     assert Record(tmp_path / 'record.json', {'images': 9}).drops == {}
 
 
-@pytest.mark.parametrize('content', ['', '[]', '{"conditions": {}'])
+@pytest.mark.parametrize('content', ['', '[]', '{"conditions": {}', '[' * 100_000], ids=lambda content: content[:4])
 def test_a_damaged_record_is_measured_anew(tmp_path, content):
     (tmp_path / 'record.json').write_text(content)
     assert Record(tmp_path / 'record.json', {'images': 8}).drops == {}
