@@ -190,7 +190,7 @@ def test_every_training_file_is_read_before_the_first_cell(tiny_coco, tmp_path, 
     assert read_data(cfg) != before
 
 
-def test_a_cell_knows_the_weights_that_it_started_from(tmp_path):
+def test_a_cell_knows_what_it_was_computed_from_and_by_which_version(tmp_path, monkeypatch):
     weights = tmp_path / 'start.pth'
     weights.write_bytes(b'first')
     cfg = Config(dict(work_dir='unused', load_from=str(weights)))
@@ -203,6 +203,9 @@ def test_a_cell_knows_the_weights_that_it_started_from(tmp_path):
     assert run(2) == 1
     with pytest.raises(MmacsError, match='was computed under other data'):
         run(2, data='b')
+    with monkeypatch.context() as patch, pytest.raises(MmacsError, match='or by another version of mmacs'):
+        patch.setattr('mmacs.cli.comparison.__version__', '0.1.0')
+        run(2)
     weights.write_bytes(b'second')
     with pytest.raises(MmacsError, match='was computed under other settings'):
         run(2)
