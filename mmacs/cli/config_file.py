@@ -152,4 +152,4 @@ def _failed_import(error: ImportError) -> MmacsError:
         why = 'it moved in 0.2, see "Moved modules" in CHANGELOG.md; what is public is imported from mmacs itself'
     else:
         why = 'is its folder on PYTHONPATH?'
-    return MmacsError(f'cannot import what custom_imports names ({last}): {why}')
+    return MmacsError(f'cannot import what custom_imports or _base_ names ({last}): {why}')

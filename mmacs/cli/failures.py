@@ -135,7 +135,7 @@ def _misfit(error: BaseException, frames: List[FrameType]) -> Optional[str]:
     modules = [frame.f_locals['self'] for frame in frames if isinstance(frame.f_locals.get('self'), nn.Module)]
     file = frames[-1].f_code.co_filename if frames else _OWN
     ours = file.startswith(_OWN) and not file.startswith(_OWN_LAYERS)
-    kinds = (RuntimeError, ValueError, AssertionError)
+    kinds = (RuntimeError, ValueError, AssertionError, KeyError)
     if not modules or ours or not isinstance(error, kinds) or isinstance(error, (MmacsError, torch.OutOfMemoryError)):
         return None
     last = modules[-1]

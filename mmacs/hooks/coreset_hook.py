@@ -107,6 +107,8 @@ class CoresetHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Hooks the forward, where training gives scores or losses are weighted."""
+        if not isinstance(data_batch, dict) or 'data_samples' not in data_batch:
+            raise MmacsError('train_dataloader gives no data_samples: does its pipeline end with PackDetInputs?')
         self._run.hook_forward(data_batch['data_samples'])
 
     def after_train_iter(

@@ -34,7 +34,8 @@ def read_object(path: os.PathLike, what: str) -> Dict[str, Any]:
     except ValueError as error:
         raise MmacsError(f'cannot read the {what} {path}: {printable(error, 200)}') from error
     if not isinstance(found, dict):
-        raise MmacsError(f'the {what} {path} is not a JSON object, such as {{"preset": "w4a4"}}')
+        example = ', such as {"preset": "w4a4"}' if what == 'recipe' else ''
+        raise MmacsError(f'the {what} {path} is not a JSON object{example}')
     return found
 
 

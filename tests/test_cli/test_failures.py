@@ -138,6 +138,12 @@ def test_a_layer_that_does_not_fit_its_images_is_named(recipe):
     assert cli.explain(raised.value).startswith('model.1 (')
 
 
+def test_batches_that_the_preprocessor_cannot_take_are_told():
+    with pytest.raises(KeyError) as raised:
+        MODELS.build(dict(type='DetDataPreprocessor'))(dict(img=1))
+    assert cli.explain(raised.value).endswith("there is no 'inputs'")
+
+
 def test_images_that_do_not_fit_the_preprocessor_are_told():
     preprocessor = MODELS.build(dict(type='DetDataPreprocessor', mean=[0, 0, 0], std=[1, 1, 1]))
     with pytest.raises(AssertionError) as raised:

@@ -336,3 +336,9 @@ def test_a_resumed_run_refuses_other_columns_and_changed_annotations(tiny_coco, 
     (tiny_coco / 'annotations.json').write_text(json.dumps(content))
     with pytest.raises(MmacsError, match='names, order or annotations of the training images are not those'):
         run(detector(tiny_coco, tmp_path / 'changed', 2, importance=dict(weights=dict(evs=1.0))), checkpoint)
+
+
+def test_batches_without_data_samples_are_told():
+    hook = CoresetHook(scorer=dict(type='mmacs.DenseDetectionScorer'))
+    with pytest.raises(MmacsError, match='gives no data_samples: does its pipeline end with PackDetInputs?'):
+        hook.before_train_iter(None, 0, dict(img=1))

@@ -194,6 +194,7 @@ def change(run, name, **arrays):
         (lambda run: (run / 'coreset' / 'run.json').write_text('[' * 10**5), 'run.json: it is nested'),
         (lambda run: (run / 'coreset' / 'run.json').write_text('{"name": 5}'), 'its name is missing or of another'),
         (lambda run: (run / 'coreset' / 'ground_truth.npz').write_bytes(b'PK'), 'ground_truth.npz is damaged'),
+        (lambda run: (run / 'coreset' / 'run.json').write_text('[]'), 'run.json is not a JSON object'),
         (lambda run: change(run, 'ground_truth.npz', boxes=None), 'ground_truth.npz is damaged'),
         (lambda run: change(run, 'ground_truth.npz', boxes=np.zeros((3, 4))), 'different lengths'),
         (lambda run: change(run, 'ground_truth.npz', labels=np.full(24, 2**60)), 'a label or a box is none'),

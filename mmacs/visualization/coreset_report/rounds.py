@@ -83,7 +83,8 @@ def _read_arrays(path: Path) -> Record:
     except FileNotFoundError as error:
         raise MmacsError(f'{path} is missing: a run writes it with its first round') from error
     except Exception as error:  # whatever a damaged file leads to
-        raise MmacsError(f'{path} is damaged: {" ".join(str(error).split())[:200]}; {_REMEDY}') from error
+        remedy = f'; {_REMEDY}' if path.name.startswith('round_') else ''
+        raise MmacsError(f'{path} is damaged: {" ".join(str(error).split())[:200]}{remedy}') from error
 
 
 def _fault(record: Record, num_indices: int, num_images: int) -> Optional[str]:
