@@ -151,14 +151,18 @@ def test_a_metric_that_judges_by_other_objects_is_said(tiny_coco, tmp_path, monk
     monkeypatch.setattr('mmacs.hooks.data_check.say', said.append)
     dataset, content = coco(tiny_coco), json.loads((tiny_coco / 'annotations.json').read_text())
 
-    def check(file):
-        check_run(run(two_stage(3), val=Loop(dataset, METRICS.build(dict(type='CocoMetric', ann_file=str(file))))))
+    def check(file, **more):
+        metric = METRICS.build(dict(type='CocoMetric', ann_file=str(file), **more))
+        check_run(run(two_stage(3), val=Loop(dataset, metric)))
 
     check(tiny_coco / 'annotations.json')
     assert said == []
     (tmp_path / 'other.json').write_text(json.dumps(dict(content, annotations=[])))
     check(tmp_path / 'other.json')
     assert 'there is nothing to evaluate' in said[0] and 'other.json, and val_dataloader reads' in said[1]
+    (tmp_path / 'copy.json').write_text(json.dumps(content))
+    check(tmp_path / 'copy.json', backend_args=dict(backend='local'))  # as storages give it, under another name
+    assert len(said) == 2
 
 
 def test_images_of_other_sizes_are_counted_in_the_log(tiny_coco):
