@@ -12,7 +12,7 @@ from mmacs.coreset.data import TrainingData
 from mmacs.coreset.old_checkpoints import upgraded
 from mmacs.coreset.state import VERSION
 from mmacs.utils.checks import is_number, is_whole
-from mmacs.utils.errors import MmacsError
+from mmacs.utils.errors import MmacsError, shortened
 
 _KINDS = {'scored_at': '<i4', 'trained_at': '<i4'}  # of the fields of a row; all others are scores
 _SCORE, _TRAINING, _SCORE_KIND = 'score_', 'training_', '<f4'
@@ -173,5 +173,4 @@ def _shown(value: Any) -> str:
     """A value in a few words."""
     if isinstance(value, torch.Tensor):
         return f'a tensor of {value.dtype} with shape {tuple(value.shape)}'
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:60]}...'
+    return shortened(value, 60)

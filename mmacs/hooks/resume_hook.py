@@ -128,7 +128,8 @@ def _keeps_the_same(defaults: Settings, saved: Settings) -> bool:
     Optimizers are told apart by the names of their numbers, which a saved parameter group has all of.
     """
     numbers = {k for k, v in defaults.items() if isinstance(v, (int, float, tuple)) and not isinstance(v, bool)}
-    return numbers <= saved.keys() and defaults.get('amsgrad') == saved.get('amsgrad')
+    switches = ('amsgrad', 'centered', 'momentum')  # on which torch's optimizers keep more, or less
+    return numbers <= saved.keys() and all(bool(defaults.get(k)) == bool(saved.get(k)) for k in switches)
 
 
 def _base(group: Settings, name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Dict, List, Optional, Tuple, Union
 import numpy as np
 import torch
 
-from mmacs.utils.errors import MmacsError, printable
+from mmacs.utils.errors import MmacsError, printable, reason
 from mmacs.utils.plain_pickle import NotPlainError, PlainUnpickler, Storage, StorageType
 
 # Before torch 1.6 a checkpoint was a row of pickles, of which the first holds this number.
@@ -31,11 +31,11 @@ def read_checkpoint(source: Union[str, os.PathLike, BinaryIO], map_location: Any
         dict: What the file holds.
 
     Raises:
-        MmacsError: If there is no such file, it is damaged, no checkpoint, or holds anything else.
+        MmacsError: If there is no such file or device, or the file is damaged, no checkpoint, or holds anything else.
     """
     name = getattr(source, 'name', 'it') if hasattr(source, 'read') else os.fspath(source)  # type: ignore[arg-type]
     name = printable(name, 500)
-    device = torch.device(map_location if isinstance(map_location, (str, torch.device)) else 'cpu')
+    device = _device(map_location, name)
     if not hasattr(source, 'read') and os.path.isdir(source):  # type: ignore[arg-type]
         raise MmacsError(f'the checkpoint {name} is a folder: name a file in it')
     try:
@@ -49,7 +49,8 @@ def read_checkpoint(source: Union[str, os.PathLike, BinaryIO], map_location: Any
         raise MmacsError(f'the checkpoint {name} is missing') from error
     except NotPlainError as error:
         raise MmacsError(
-            f'the checkpoint {name} holds something other than weights and plain values ({error}), and is not loaded'
+            f'the checkpoint {name} holds something other than weights and plain values ({error}), and is not loaded: '
+            f'where you trust it, have torch.load read it, and torch.save its weights alone'
         ) from error
     except _NoCheckpointError as error:
         raise MmacsError(f'{name} is no checkpoint: {error}') from error
@@ -62,6 +63,14 @@ def read_checkpoint(source: Union[str, os.PathLike, BinaryIO], map_location: Any
             f'the checkpoint {name} is damaged, and is not loaded: {printable(error, 200) or type(error).__name__}'
         ) from error
     return found
+
+
+def _device(map_location: Any, name: str) -> torch.device:
+    """Returns where tensors are put, which must be there: that it is not is no fault of the file."""
+    try:
+        return torch.empty(0, device=map_location if isinstance(map_location, (str, torch.device)) else 'cpu').device
+    except (AssertionError, RuntimeError) as error:
+        raise MmacsError(f'cannot load the checkpoint {name} to {map_location}: {reason(error)}') from error
 
 
 class _NoCheckpointError(Exception):

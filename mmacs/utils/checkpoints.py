@@ -3,8 +3,9 @@
 import os
 import re
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
+from threading import RLock
 from typing import IO, Any, Callable, ClassVar, Iterator, Optional, Set, Union
 
 import torch
@@ -87,6 +88,7 @@ def latest_checkpoint(work_dir: os.PathLike) -> Optional[str]:
     return None if newest is None else str(Path(work_dir) / newest[0])
 
 
+@cache  # once is enough
 def guard_loading() -> None:
     """Have MMEngine read all checkpoints by :func:`mmacs.utils.checkpoint_file.read_checkpoint`, and execute none.
 
@@ -94,8 +96,6 @@ def guard_loading() -> None:
     ``init_detector`` and the inferencers. Its own reading allows classes that lead to any code, and where they don't
     suffice reads without restriction; its runners execute the text of the config that a resumed checkpoint holds.
     """
-    if hasattr(CheckpointLoader.load_checkpoint, '__wrapped__'):
-        return
     CheckpointLoader.load_checkpoint = classmethod(_by_our_reader(CheckpointLoader.load_checkpoint.__func__))
     for runner in (Runner, FlexibleRunner):
         runner.resume = _without_execution(runner.resume)
@@ -137,12 +137,16 @@ def _without_execution(resume: Callable[..., None]) -> Callable[..., None]:
     return resume_without_execution
 
 
+_REPLACING = RLock()
+
+
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute has another value in the body."""
-    before = vars(owner)[name]
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
+    """An attribute has another value in the body; threads take turns, so that none puts back what another put there."""
+    with _REPLACING:
+        before = vars(owner)[name]
+        setattr(owner, name, value)
+        try:
+            yield
+        finally:
+            setattr(owner, name, before)

@@ -20,7 +20,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # that onl
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # temporary files of atomic_path, and of mmacs 0.1, which named them by the process
-_LEFTOVER = re.compile(r'\..+\.([0-9a-f]{32}\.partial(\.\w+)?|\d+(\.(pth|npz|json|md|png|py))?)')
+_LEFTOVER = re.compile(r'\..+\.([0-9a-f]{32}\.partial(\.\w+)?|\d{1,7}(\.(pth|npz|json|md|png|py))?)')
 
 
 @contextmanager

@@ -96,7 +96,7 @@ class PlainUnpickler(pickle._Unpickler):  # in Python, so that each opcode can b
     dispatch: Dict[int, Callable[['PlainUnpickler'], None]] = {
         opcode[0]: pickle._Unpickler.dispatch[opcode[0]]
         for opcode in (
-            *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.BINPUT, pickle.LONG_BINPUT),
+            *(pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.BINPUT, pickle.LONG_BINPUT),
             *(pickle.BINGET, pickle.LONG_BINGET, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT),
             *(pickle.BININT1, pickle.BININT2, pickle.LONG1, pickle.BINFLOAT, pickle.BINUNICODE),
             *(pickle.SHORT_BINSTRING, pickle.EMPTY_TUPLE, pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.TUPLE),
@@ -130,6 +130,12 @@ class PlainUnpickler(pickle._Unpickler):  # in Python, so that each opcode can b
         if full not in _NAMES:
             raise NotPlainError(full)
         return _Name(full)
+
+    def load_proto(self) -> None:
+        """Refuse what ``torch.save`` writes only if it is asked to."""
+        (protocol,) = self.read(1)
+        if protocol != 2:
+            raise NotPlainError(f'pickle protocol {protocol}, not 2, which torch.save takes by default')
 
     def load_reduce(self) -> None:
         """Call a name that is known."""
@@ -175,6 +181,7 @@ class PlainUnpickler(pickle._Unpickler):  # in Python, so that each opcode can b
 
     dispatch.update(
         {
+            pickle.PROTO[0]: load_proto,
             pickle.REDUCE[0]: load_reduce,
             pickle.NEWOBJ[0]: load_newobj,
             pickle.BUILD[0]: load_build,
@@ -289,7 +296,8 @@ def _view(storage: Any, offset: Any, size: Any, stride: Any, dtype: torch.dtype)
     if reach > held or count > max(held, _MAX_EXPANDED):
         raise ValueError(f'a tensor of {count} elements where the file has {held}')
     values = torch.empty(0, dtype=dtype, device=storage.values.device)
-    return values.set_(storage.values.untyped_storage(), offset, size, stride)
+    start = storage.values.storage_offset() // dtype.itemsize  # of a part of another storage
+    return values.set_(storage.values.untyped_storage(), start + offset, size, stride)
 
 
 def _parameter(data: Any, requires_grad: Any, *_: Any) -> torch.nn.Parameter:

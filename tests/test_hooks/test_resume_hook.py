@@ -154,6 +154,13 @@ def test_another_optimizer_starts_anew_and_says_so(train, half):
     assert rest == whole[4:] and 'the optimizer is another one, and so starts anew' in said[0]
 
 
+@pytest.mark.parametrize('more', [dict(momentum=0.9), dict(centered=True)], ids=lambda more: next(iter(more)))
+def test_an_optimizer_that_keeps_more_than_the_checkpoint_has_starts_anew(train, tmp_path, more):
+    train('half', 2, optimizer=dict(type='RMSprop', lr=0.1))
+    _, said = train('rest', 3, optimizer=dict(type='RMSprop', lr=0.1, **more), resume=tmp_path / 'half' / 'epoch_2.pth')
+    assert 'and so starts anew' in said[0]
+
+
 def test_several_parameter_groups_keep_their_own_settings(train, tmp_path):
     groups = dict(paramwise_cfg=dict(bias_lr_mult=2.0, bias_decay_mult=0.0))
     schedule, optimizer = [dict(COSINE[0], T_max=4)], dict(SGD, weight_decay=0.1)

@@ -3,12 +3,14 @@
 import io
 import pickle
 import random
+import re
 import struct
 import sys
 import tarfile
 import zipfile
 from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
+from threading import Thread
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -23,7 +25,7 @@ from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner, load_check
 from mmacs.cli.publish import publish
 from mmacs.teacher.model import load_teacher
 from mmacs.utils.checkpoint_file import read_checkpoint
-from mmacs.utils.checkpoints import guard_loading
+from mmacs.utils.checkpoints import _replaced, guard_loading
 from mmacs.utils.errors import MmacsError
 
 guard_loading()  # as importing mmacs.registry does
@@ -232,7 +234,7 @@ ROWS = {
     ),
     'a memo that is empty': (b'h\x63', 'damaged'),
     'a stack that is empty': (b'0000', 'damaged'),
-    'a protocol of the future': (b'\x80\xff', 'damaged'),
+    'a protocol of the future': (b'\x80\xff', 'pickle protocol 255, not 2'),
     'frames, of protocol 4': (b'\x95' + b'\0' * 8, 'damaged'),
     'opcodes of protocol 0': (b"S'a'\n", 'damaged'),
     'a persistent id of protocol 0': (b'Pstorage\n', 'damaged'),
@@ -459,9 +461,29 @@ def test_random_pickles_are_refused_or_plain(tmp_path):
             assert str(error).isprintable()
 
 
+def test_a_part_of_a_storage_in_a_checkpoint_of_the_first_versions_of_torch(tmp_path):
+    torch.save(dict(w=torch.arange(6.0)), tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
+    whole = (tmp_path / 'a.pth').read_bytes()
+    part = b'(' + text('part') + number(2) + number(4) + b't'  # of its elements, from the third on
+    whole, changed = re.subn(rb'K\x06N(tq.Q.*?)K\x06\x85', rb'K\x06' + part + rb'\1K\x04\x85', whole, flags=re.S)
+    assert changed == 1
+    (tmp_path / 'b.pth').write_bytes(whole)
+    expected = torch.load(tmp_path / 'b.pth')['w']
+    assert read_checkpoint(tmp_path / 'b.pth')['w'].tolist() == expected.tolist() == [2, 3, 4, 5]
+
+
+def test_a_newer_pickle_protocol_is_said(tmp_path):
+    torch.save(dict(w=torch.ones(2)), tmp_path / 'a.pth', pickle_protocol=4)
+    with pytest.raises(MmacsError, match='pickle protocol 4, not 2, .* torch.save its weights alone'):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
 def test_tensors_go_where_they_are_asked_to(tmp_path):
     torch.save(dict(state_dict=dict(w=torch.ones(2))), tmp_path / 'a.pth')
     assert read_checkpoint(tmp_path / 'a.pth', lambda values, place: values)['state_dict']['w'].device.type == 'cpu'
+    for place in ('cuda:99', 'nowhere'):
+        with pytest.raises(MmacsError, match=f'cannot load the checkpoint .*a.pth to {place}: '):
+            read_checkpoint(tmp_path / 'a.pth', place)
     if torch.cuda.is_available():
         for zipped in (True, False):
             torch.save(
@@ -481,6 +503,18 @@ def test_what_others_allow_torch_to_load_has_no_say(tmp_path, reverse):
     refused = pytest.raises(MmacsError, match='something other than weights and plain values')
     with torch.serialization.safe_globals(allowed[::-1] if reverse else allowed), refused:
         CheckpointLoader.load_checkpoint(path)
+
+
+def test_threads_that_load_at_once_take_turns(tmp_path):
+    torch.save(dict(w=torch.ones(2)), tmp_path / 'a.pth')
+    before, found = torch.load, []
+    other = Thread(target=lambda: found.append(CheckpointLoader.load_checkpoint(str(tmp_path / 'a.pth'))))
+    with _replaced(torch, 'load', None):
+        other.start()
+        other.join(0.1)
+        assert other.is_alive()
+    other.join()
+    assert found[0]['w'].tolist() == [1, 1] and torch.load is before
 
 
 WAYS = {

@@ -66,7 +66,17 @@ def test_only_what_killed_runs_left_is_removed(tmp_path):
         name = temporary.name
         raise KeyboardInterrupt
     old = ('.epoch_1.4711.pth', '.round_003.12.npz', '.last_checkpoint.99', name, f'.{"0a" * 16}.12.npz')
-    kept = ('epoch_1.pth', '.gitignore', '.config.json', '.lock', 'a.12.pth', '.a.partial', '.ssh.d', '.v1.2.tar')
+    kept = (
+        'epoch_1.pth',
+        '.gitignore',
+        '.config.json',
+        '.lock',
+        'a.12.pth',
+        '.a.partial',
+        '.ssh.d',
+        '.v1.2.tar',
+        '.backup.20261127',
+    )
     for file in (*old, *kept):
         (tmp_path / file).touch()
     (tmp_path / '.folder.12.pth').mkdir()
