@@ -15,6 +15,7 @@ from mmacs.distillation.losses import FORMS, relative_error
 from mmacs.utils.checks import is_number, require_known, require_patterns
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.nested import tensors_of
+from mmacs.utils.random_state import kept_random_state
 
 
 class Distiller:
@@ -99,8 +100,9 @@ class Distiller:
 
     def _run_teacher(self, inputs: Tensor, data_samples: List[Any], ours: Calls) -> Calls:
         self._theirs.start()
+        gpus = [inputs.device] if inputs.is_cuda else []
         try:
-            with torch.no_grad(), _kept_random_state(inputs.device), _as_in_training(self._teacher_heads):
+            with torch.no_grad(), kept_random_state(gpus), _as_in_training(self._teacher_heads):
                 self._teacher.run_like(inputs, data_samples, ours)
         finally:
             theirs = self._theirs.stop()
@@ -190,10 +192,3 @@ def _as_in_training(heads: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for head, training in modes:
             head.training = training
-
-
-@contextmanager
-def _kept_random_state(device: torch.device) -> Iterator[None]:
-    """Put the random generators of torch back as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-        yield

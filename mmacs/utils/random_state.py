@@ -2,7 +2,7 @@
 
 import random
 from contextlib import contextmanager
-from typing import Iterator, Sequence
+from typing import Iterator, Sequence, Union
 
 import numpy as np
 import torch
@@ -11,11 +11,11 @@ from mmacs.utils.random_streams import Purpose, seed_sequence
 
 
 @contextmanager
-def kept_random_state(gpus: Sequence[int] = ()) -> Iterator[None]:
+def kept_random_state(gpus: Sequence[Union[int, torch.device]] = ()) -> Iterator[None]:
     """Puts the generators back as they were.
 
     Args:
-        gpus (Sequence[int]): GPUs whose generators are kept too. Defaults to none.
+        gpus (Sequence[int or torch.device]): GPUs whose generators are kept too. Defaults to none.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:

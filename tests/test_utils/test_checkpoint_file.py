@@ -465,7 +465,9 @@ def test_a_part_of_a_storage_in_a_checkpoint_of_the_first_versions_of_torch(tmp_
     torch.save(dict(w=torch.arange(6.0)), tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
     whole = (tmp_path / 'a.pth').read_bytes()
     part = b'(' + text('part') + number(2) + number(4) + b't'  # of its elements, from the third on
-    whole, changed = re.subn(rb'K\x06N(tq.Q.*?)K\x06\x85', rb'K\x06' + part + rb'\1K\x04\x85', whole, flags=re.S)
+    whole, changed = re.subn(
+        rb'(K\x06)N(tq.Q.*?)K\x06\x85', lambda m: m[1] + part + m[2] + b'K\x04\x85', whole, flags=re.S
+    )
     assert changed == 1
     (tmp_path / 'b.pth').write_bytes(whole)
     expected = torch.load(tmp_path / 'b.pth')['w']
