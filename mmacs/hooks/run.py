@@ -99,11 +99,19 @@ def _transforms(cfg: Any) -> Iterator[Any]:
         for item in cfg:
             yield from _transforms(item)
     elif isinstance(cfg, dict):
-        for transform in cfg.get('pipeline') or ():
-            yield transform['type']
-            yield from _transforms(transform.get('transforms'))
+        yield from _types(cfg.get('pipeline'))
         for key in ('dataset', 'datasets'):
             yield from _transforms(cfg.get(key))
+
+
+def _types(pipeline: Any) -> Iterator[Any]:
+    """Types of the transforms of a pipeline, those inside of others (``RandomApply``, ``RandomChoice``) too."""
+    if isinstance(pipeline, (list, tuple)):
+        for step in pipeline:
+            yield from _types(step)
+    elif isinstance(pipeline, dict):
+        yield pipeline['type']
+        yield from _types(pipeline.get('transforms'))
 
 
 def deterministic_pipeline(cfg: Config) -> List[Dict[str, Any]]:

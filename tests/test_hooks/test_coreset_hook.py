@@ -16,6 +16,7 @@ from mmacs.coreset.budget.prediction import Plan
 from mmacs.coreset.scoring.scorers import ClassificationScorer
 from mmacs.coreset.state import CoresetState
 from mmacs.hooks import CoresetHook
+from mmacs.hooks.run import refuse_mixed_images
 from mmacs.models.quantized_model import full_precision_config
 from mmacs.quantization import quantizers
 from mmacs.utils.errors import MmacsError
@@ -342,3 +343,21 @@ def test_batches_without_data_samples_are_told():
     hook = CoresetHook(scorer=dict(type='mmacs.DenseDetectionScorer'))
     with pytest.raises(MmacsError, match='gives no data_samples: does its pipeline end with PackDetInputs?'):
         hook.before_train_iter(None, 0, dict(img=1))
+
+
+@pytest.mark.parametrize(
+    ('steps', 'named'),
+    [
+        ([dict(type='mmdet.Mosaic')], 'Mosaic'),
+        ([dict(type='RandomApply', transforms=dict(type='CachedMixUp'))], 'CachedMixUp'),
+        ([dict(type='RandomChoice', transforms=[[dict(type='Resize')], [dict(type='CopyPaste')]])], 'CopyPaste'),
+        ([dict(type='RandomChoice', transforms=[[dict(type='Resize')], [dict(type='RandomFlip')]])], None),
+    ],
+)
+def test_harvest_needs_images_that_are_not_mixed(steps, named):
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(type='A', datasets=[dict(type='B', pipeline=steps)]))))
+    if named is None:
+        refuse_mixed_images(cfg)
+    else:
+        with pytest.raises(MmacsError, match=f'not mixed in training, and {named} mixes them'):
+            refuse_mixed_images(cfg)
