@@ -11,7 +11,7 @@ import numpy as np
 
 from mmacs.coreset.engine import CoresetEngine, Round
 from mmacs.coreset.selection.selectors import digest
-from mmacs.utils.files import write_whole
+from mmacs.utils.files import write_whole, writing
 
 _ROUND = re.compile(r'round_(\d+)\.npz')
 _ELSEWHERE = 'choose another --work-dir'
@@ -123,10 +123,14 @@ def remove_rounds(folder: Path, after: int) -> None:
     Args:
         folder (Path): Folder of the round files.
         after (int): Number of the last round that stays, -1 for none.
+
+    Raises:
+        MmacsError: If they can't be removed, or the folder is a file.
     """
-    for number, path in round_files(folder).items():
-        if number > after:
-            path.unlink()
-    (folder / 'summary.json').unlink(missing_ok=True)
-    if after < 0:
-        (folder / 'images.npz').unlink(missing_ok=True)
+    with writing(folder, elsewhere=_ELSEWHERE):
+        for number, path in round_files(folder).items():
+            if number > after:
+                path.unlink()
+        (folder / 'summary.json').unlink(missing_ok=True)
+        if after < 0:
+            (folder / 'images.npz').unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import torch
 from mmengine.fileio import put
 
 from mmacs.coreset import annotations, image_contents
-from mmacs.coreset.round_record import write_round, write_summary
+from mmacs.coreset.round_record import remove_rounds, write_round, write_summary
 from mmacs.coreset.scoring.teacher_cache import CacheWriter
 from mmacs.teacher.model import save_teacher
 from mmacs.utils.errors import MmacsError
@@ -69,3 +69,9 @@ def test_what_a_run_writes_is_whole_or_the_one_before(tmp_path, name, write):
         file.name: len(content) for file, content in before.items() if file.name != 'cache.json'
     }
     assert path.is_dir() or after == before
+
+
+def test_a_file_in_the_place_of_the_folder_of_rounds(tmp_path):
+    (tmp_path / 'coreset').write_text('')
+    with pytest.raises(MmacsError, match='something else is in its place: remove that or choose another --work-dir'):
+        remove_rounds(tmp_path / 'coreset', after=-1)
