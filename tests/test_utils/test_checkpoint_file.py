@@ -11,6 +11,7 @@ import zipfile
 from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -507,16 +508,20 @@ def test_what_others_allow_torch_to_load_has_no_say(tmp_path, reverse):
         CheckpointLoader.load_checkpoint(path)
 
 
-def test_threads_that_load_at_once_take_turns(tmp_path):
-    torch.save(dict(w=torch.ones(2)), tmp_path / 'a.pth')
-    before, found = torch.load, []
-    other = Thread(target=lambda: found.append(CheckpointLoader.load_checkpoint(str(tmp_path / 'a.pth'))))
-    with _replaced(torch, 'load', None):
+def test_threads_that_replace_the_loader_at_once_take_turns():
+    owner, seen = SimpleNamespace(load='before'), []
+
+    def replace_too():
+        with _replaced(owner, 'load', 'other'):
+            seen.append(owner.load)
+
+    other = Thread(target=replace_too)
+    with _replaced(owner, 'load', 'ours'):
         other.start()
         other.join(0.1)
-        assert other.is_alive()
-    other.join()
-    assert found[0]['w'].tolist() == [1, 1] and torch.load is before
+        assert other.is_alive() and owner.load == 'ours'
+    other.join(10)
+    assert seen == ['other'] and owner.load == 'before'
 
 
 WAYS = {
