@@ -276,6 +276,6 @@ def test_cells_are_trained_once_and_never_under_other_settings(command, full_pre
     assert file.stat().st_mtime_ns == before
     status, message = command('compare_coresets.py', *options, '--cfg-options', 'train_cfg.max_epochs=2')
     assert status == 1
-    assert 'was computed under other settings: choose another --work-dir' in message
+    assert 'was computed under other settings, or by another version of mmacs: choose another --work-dir' in message
     status, message = command('compare_coresets.py', config, '--methods', 'random')
     assert "unknown method 'random'" in message
