@@ -113,7 +113,7 @@ def torch_learnable(step: Tensor, q_min: int, q_max: int) -> nn.Module:
         q_max,
         channel_len=step.numel() if per_channel else -1,
         use_grad_scaling=True,
-        dtype=torch.qint8 if q_min < 0 else torch.quint8,
+        dtype=torch.qint32,  # bounds the levels alone: those about a zero point are in no type of 8 bits
         qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
     ).to(step.device)
     quantizer.scale.data.copy_(step)
