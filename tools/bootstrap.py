@@ -357,10 +357,10 @@ def install(target: str) -> None:
     steps.run(title, pip('install', *pinned('torch', 'torchvision', 'numpy')))
     wheel = wheel or build_wheel(steps, target)
     steps.run(
-        'installing mmengine, mmcv, mmdetection, mmpretrain and mmacs itself',
+        'installing mmengine, mmcv, mmdetection, mmpretrain, runtimes and mmacs itself',
         # By force: the one that is there may have been built for another accelerator.
         pip('install', '--force-reinstall', '--no-deps', str(wheel)),
-        pip('install', '--no-build-isolation', '--editable', '.[onedl,test]'),
+        pip('install', '--no-build-isolation', '--editable', '.[onedl,deploy,test]'),
         # The OpenCV installed last provides cv2; the other one needs libGL, which servers lack.
         pip('install', '--force-reinstall', '--no-deps', *pinned('opencv-python-headless')),
     )
