@@ -20,7 +20,7 @@ FLOORS = (
     ('adapters',),
     ('teacher',),
     ('datasets', 'models'),
-    ('coreset', 'distillation'),
+    ('coreset', 'distillation', 'deploy'),
     ('hooks',),
     ('evaluation', 'visualization'),
     ('cli',),
@@ -88,7 +88,7 @@ def test_frameworks_are_known_to_those_who_may_know_them():
     wrong = [
         (file, module)
         for file, room, module in arrows()
-        if room in ('utils', 'quantization', 'teacher', 'coreset', 'distillation', 'hooks')
+        if room in ('utils', 'quantization', 'teacher', 'coreset', 'distillation', 'deploy', 'hooks')
         and module.split('.')[0] in ('mmcv', 'mmdet', 'mmpretrain', 'torchvision')
     ]
     assert wrong == []
