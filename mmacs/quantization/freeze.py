@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.utils.errors import MmacsError
@@ -90,7 +91,12 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, QuantizedLayer) and isinstance(module.weight_quantizer, Quantizer):
             raise MmacsError('fold_batch_norm needs weights that are quantized already: call freeze(model) first')
-    for parent, name, conv, norm in list(_foldable(model)):
+    places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
+    for parent, conv_name, norm_name in list(normalised_convolutions(model)):
+        conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
+        per_level = isinstance(norm, PerLevelBatchNorm2d)
+        if per_level or (conv.transposed and conv.groups > 1) or not places[conv] == places[norm] == 1:
+            continue
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight,
             conv.bias,
@@ -101,13 +107,17 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
             norm.bias,
             transpose=conv.transposed,
         )
-        setattr(parent, name, nn.Identity())
+        setattr(parent, norm_name, nn.Identity())
     return model.requires_grad_(False)
 
 
-def _foldable(model: nn.Module) -> Iterator[Tuple[nn.Module, str, nn.Module, nn.Module]]:
-    """Parent, name of the BatchNorm within it, convolution and BatchNorm."""
-    places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
+def normalised_convolutions(model: nn.Module) -> Iterator[Tuple[nn.Module, str, str]]:
+    """Find convolutions that a BatchNorm with running statistics follows, or one per pyramid level.
+
+    Yields:
+        Tuple[nn.Module, str, str]: A module, and the names of the convolution and of the norm in it. Either may have
+        other places too.
+    """
     load_adapters(model)
     for parent in model.modules():
         known = [norm_follows(parent) for kind, norm_follows in _ORDERS.items() if isinstance(parent, kind)]
@@ -115,18 +125,19 @@ def _foldable(model: nn.Module) -> Iterator[Tuple[nn.Module, str, nn.Module, nn.
             continue
         children = list(parent.named_children())
         in_order = bool(known)
-        for index, ((_, conv), (name, norm)) in enumerate(zip(children, children[1:])):
+        for index, ((conv_name, conv), (norm_name, norm)) in enumerate(zip(children, children[1:])):
             if not in_order and _is(_ConvNd, children[:index][-1:]) and _is(_BatchNorm, children[index + 2 :][:1]):
                 continue  # conv1, conv2, bn1, bn2: which belong together, the order does not tell
-            if (
-                isinstance(conv, _ConvNd)
-                and isinstance(norm, _BatchNorm)
-                and norm.running_mean is not None
-                and norm.num_features == conv.out_channels
-                and not (conv.transposed and conv.groups > 1)
-                and places[conv] == places[norm] == 1
-            ):
-                yield parent, name, conv, norm
+            if isinstance(conv, _ConvNd) and _fits(conv, norm):
+                yield parent, conv_name, norm_name
+
+
+def _fits(conv: nn.Module, norm: nn.Module) -> bool:
+    norms = list(norm) if isinstance(norm, PerLevelBatchNorm2d) else [norm]
+    return all(
+        isinstance(each, _BatchNorm) and each.running_mean is not None and each.num_features == conv.out_channels
+        for each in norms
+    )
 
 
 def _is(kind: type, child: List[Tuple[str, nn.Module]]) -> bool:

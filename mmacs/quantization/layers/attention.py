@@ -88,12 +88,16 @@ class QuantizedMultiheadAttention(QuantizedLayer, nn.MultiheadAttention):
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> Tuple[Tensor, ...]:
         """Queries, keys and values (N, L, embed_dim) as heads, (N, num_heads, L, head_dim)."""
+        projected = self.projections(query, key, value)
+        return tuple(x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in projected)
+
+    def projections(self, query: Tensor, key: Tensor, value: Tensor) -> Tuple[Tensor, ...]:
+        """Queries, keys and values, (N, L, embed_dim) each."""
         inputs = (self.input_quantizer(query), self.key_quantizer(key), self.value_quantizer(value))
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         weight = self.quantized_weight()
         weights = (derive(weight, partial(_third, number=number)) for number in range(3))
-        projected = (recomputed(Product(), *operands) for operands in zip(inputs, weights, biases))
-        return tuple(x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in projected)
+        return tuple(recomputed(Product(), *operands) for operands in zip(inputs, weights, biases))
 
     def _merge(
         self, attn_mask: Optional[Tensor], key_padding_mask: Optional[Tensor], dtype: torch.dtype

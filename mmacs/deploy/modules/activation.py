@@ -1,0 +1,138 @@
+"""Quantization of activations, as the nodes QuantizeLinear, Clip and DequantizeLinear compute it."""
+
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from mmacs.deploy.integers import ActivationGrid
+from mmacs.deploy.modules.calls import Counted, begin_forward
+from mmacs.deploy.tracing import is_exporting
+from mmacs.utils.errors import MmacsError
+
+QUANTIZE = 'mmacs::Quantize'  # see mmacs.deploy.graph
+
+
+class Turn(NamedTuple):
+    """One call of a quantizer."""
+
+    call: int  # number of calls before it in this forward
+    level: int  # of the feature pyramid, if it has a step for each
+
+
+class Quantize(Counted):
+    """Rounds an activation to ``step * k``; each call gives a tensor of 8-bit integers, see :func:`recorded_integers`.
+
+    Args:
+        name (str): Name of the quantizer.
+        grids (Sequence[ActivationGrid or None]): One, or one per pyramid level; None for a level without a range.
+        signed_storage (bool): Whether integers are stored as int8 with zero at 0, and not as uint8 with any zero.
+    """
+
+    def __init__(self, name: str, grids: Sequence[Optional[ActivationGrid]], signed_storage: bool = False) -> None:
+        super().__init__()
+        self.name = name
+        self.bounds: List[Optional[Tuple[int, int]]] = [None if grid is None else grid[1:] for grid in grids]
+        self.signed_storage = signed_storage
+        self.recorded: Optional[Dict[str, Tensor]] = None
+        for level, grid in enumerate(grids):
+            step = torch.ones(1) if grid is None else grid.step
+            self.register_buffer(f'step_{level}', step.reshape(()) if step.numel() == 1 else step)
+
+    @property
+    def num_levels(self) -> int:
+        """Number of pyramid levels with a step of their own, or 1."""
+        return len(self.bounds)
+
+    @property
+    def is_per_channel(self) -> bool:
+        """Whether channels have steps of their own."""
+        return self.step_0.dim() > 0
+
+    def step(self, level: int, x: Tensor) -> Tensor:
+        """Returns the step of a level as it broadcasts against a tensor, channels second."""
+        step = getattr(self, f'step_{level}')
+        return step.view(-1, *[1] * (x.dim() - 2)) if step.dim() else step
+
+    def zero_point(self, level: int) -> int:
+        """Returns the stored integer that stands for zero."""
+        low, high = self.bounds[level]
+        if self.signed_storage or low >= 0:
+            return 0
+        return 128 if low >= -128 and high <= 127 else -low
+
+    def forward(self, x: Tensor, turn: Optional[Turn] = None) -> Tensor:
+        """Round a float32 tensor of any shape, channels second; ``turn`` is given by who asked for it already."""
+        turn = turn or self.next_turn()
+        if x.numel() == 0:
+            return x
+        if is_exporting():
+            return self._node(x, turn)
+        return self.integers(x, turn) * self.step(turn.level, x)
+
+    def next_turn(self) -> Turn:
+        """Returns the number of the next call, and the pyramid level that it is for.
+
+        Raises:
+            MmacsError: If the level has no range, or all levels had their turn.
+        """
+        call = self.next_call()
+        level = call if self.num_levels > 1 else 0
+        if level >= self.num_levels:
+            raise MmacsError(
+                f'{self.name} was called more than {self.num_levels} times in one forward, but it has one range per '
+                f'pyramid level: set per_level=False, or the number of calls, for this layer in the recipe'
+            )
+        if self.bounds[level] is None:
+            raise MmacsError(
+                f'{self.name} was never calibrated: call mmacs.quantization.calibrate(model, batches), '
+                f'add the hook mmacs.QuantizationHook, or load a checkpoint of a quantized model'
+            )
+        return Turn(call, level)
+
+    def integers(self, x: Tensor, turn: Turn) -> Tensor:
+        """Returns the integers k as float32, and writes down what files hold of them, if that is asked for."""
+        integers = (x / self.step(turn.level, x)).round_().clamp_(*self.bounds[turn.level])
+        if self.recorded is not None:
+            dtype = torch.int8 if self.signed_storage else torch.uint8
+            self.recorded[f'{self.name}#{turn.call}'] = (integers + self.zero_point(turn.level)).to(dtype)
+        return integers
+
+    def _node(self, x: Tensor, turn: Turn) -> Tensor:
+        low, high = self.bounds[turn.level]
+        attributes = {
+            'name': f'{self.name}#{turn.call}',
+            'low': low,
+            'high': high,
+            'zero_point': self.zero_point(turn.level),
+            'signed_storage': int(self.signed_storage),
+        }
+        step = getattr(self, f'step_{turn.level}')
+        return torch.onnx.ops.symbolic(QUANTIZE, (x, step), attributes, dtype=torch.float32, shape=x.shape, version=1)
+
+    def extra_repr(self) -> str:
+        """Returns the levels, for ``print(model)``."""
+        return ', '.join(dict.fromkeys('-' if each is None else f'{each[0]}..{each[1]}' for each in self.bounds))
+
+
+@contextmanager
+def recorded_integers(model: nn.Module) -> Iterator[Dict[str, Tensor]]:
+    """Have the quantizers of a reference write down their integers; one forward is made in the body.
+
+    Args:
+        model (nn.Module): What :func:`~..reference.reference_model` made, or holds such a model.
+
+    Yields:
+        Dict[str, Tensor]: By ``<name of the quantizer>#<number of the call>``, uint8 or int8, as files hold them.
+    """
+    found: Dict[str, Tensor] = {}
+    modules = [module for module in model.modules() if isinstance(module, Quantize)]
+    begin_forward(model)
+    for module in modules:
+        module.recorded = found
+    try:
+        yield found
+    finally:
+        for module in modules:
+            module.recorded = None

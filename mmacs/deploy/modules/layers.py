@@ -1,0 +1,111 @@
+"""Convolutions, their transposes and linear maps of integers, each a subclass of the layer that it stands for."""
+
+from functools import cache
+from typing import Any, Optional, Sequence, Type
+
+import torch
+from torch import Tensor, nn
+
+from mmacs.deploy.integers import IntegerWeight, rounded_bias, without_silent_channels
+from mmacs.deploy.modules.activation import Quantize
+from mmacs.deploy.modules.calls import Counted
+from mmacs.deploy.modules.weight import Weight
+from mmacs.deploy.tracing import is_exporting
+from mmacs.quantization.layers.base import shadowed
+from mmacs.utils.errors import MmacsError
+
+
+class IntegerLayer(Counted):
+    """Comes before the class of a layer, whose forward it calls with quantized input, quantized weight, and a bias.
+
+    Between quantized input and weight it computes with the integers themselves, as runtimes do, and scales the sums.
+    While a file is written it emits nodes for the two. The children are ``input_quantizer``, a
+    :class:`~.activation.Quantize`, and ``stored_weight``, a :class:`~.weight.Weight`; either is None where the recipe
+    keeps full precision.
+    """
+
+    num_norms: int  # BatchNorms that were folded in, one per call
+    num_biases: int  # one, or one per pyramid level, or none
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Map what the original layer maps."""
+        call = self.next_call() if self.num_norms > 1 else 0
+        if call >= self.num_norms > 1:
+            raise MmacsError(f'{self.name} was called more than {self.num_norms} times in one forward')
+        quantizer, weight = self.input_quantizer, self.stored_weight
+        turn = None if quantizer is None else quantizer.next_turn()
+        level = turn.level if turn is not None and quantizer.num_levels > 1 else call
+        bias = getattr(self, f'bias_{level if self.num_biases > 1 else 0}') if self.num_biases else None
+        if quantizer is None or weight is None or quantizer.is_per_channel or is_exporting() or x.numel() == 0:
+            x = x if quantizer is None else quantizer(x, turn)
+            with shadowed(self, weight=self.float_weight if weight is None else weight(level), bias=bias):
+                return super().forward(x, *args, **kwargs)
+        integers = quantizer.integers(x, turn)
+        with shadowed(self, weight=weight.codes(level), bias=None):
+            sums = super().forward(integers, *args, **kwargs)
+        scale = getattr(self, f'scale_{level if weight.num_levels > 1 else 0}')
+        y = sums * self._by_channel(scale * quantizer.step(turn.level, x))
+        return y if bias is None else y + self._by_channel(bias)
+
+    def _by_channel(self, row: Tensor) -> Tensor:
+        """One number per output channel, as it broadcasts against the output."""
+        weight = self.float_weight if self.stored_weight is None else self.stored_weight.levels
+        return row.view(-1, *[1] * (weight.dim() - 2))
+
+
+@cache
+def _integer_kind(original: Type[nn.Module]) -> Type[nn.Module]:
+    same = {name: getattr(original, name) for name in ('__module__', '__doc__')}
+    return type(f'Integer{original.__name__}', (IntegerLayer, original), same)
+
+
+def integer_layer(
+    layer: nn.Module,
+    original: Type[nn.Module],
+    name: str,
+    quantizer: Optional[Quantize],
+    weights: Sequence[IntegerWeight],
+    biases: Sequence[Tensor],
+) -> nn.Module:
+    """Returns a layer that stands for a quantized one.
+
+    Args:
+        layer (QuantizedLayer): The quantized layer; it stays as it is.
+        original (type): The class whose forward is called.
+        name (str): Name of the layer.
+        quantizer (Quantize, optional): Of the input.
+        weights (Sequence[IntegerWeight]): One, or one per BatchNorm that was folded; none in full precision.
+        biases (Sequence[Tensor]): As many, float32, shape (C,); or none.
+    """
+    integer = object.__new__(_integer_kind(original))
+    nn.Module.__init__(integer)
+    private = vars(integer).keys()
+    vars(integer).update((key, value) for key, value in vars(layer).items() if key not in private)
+    integer.name, integer.calls = name, 0
+    integer.register_parameter('weight', None)  # what is printed of a layer, and asked of it, looks for them
+    integer.register_parameter('bias', None)
+    integer.num_norms = max(1, len(weights))
+    integer.input_quantizer = quantizer
+    if weights and quantizer is not None and biases:
+        steps = torch.stack([getattr(quantizer, f'step_{level}') for level in range(quantizer.num_levels)])
+        weights = [without_silent_channels(weight, bias, steps) for weight, bias in zip(weights, biases)]
+        if not quantizer.is_per_channel:
+            count = max(len(biases), len(steps))
+            one = len(biases) == 1, len(steps) == 1
+            biases = [
+                rounded_bias(
+                    biases[0 if one[0] else number],
+                    weights[0 if one[0] else number].scale,
+                    steps[0 if one[1] else number],
+                )
+                for number in range(count)
+            ]
+    integer.num_biases = len(biases)
+    for number, bias in enumerate(biases):
+        integer.register_buffer(f'bias_{number}', bias.clone())
+    for number, weight in enumerate(weights):
+        integer.register_buffer(f'scale_{number}', weight.scale.clone(), persistent=False)
+    integer.stored_weight = Weight(weights, layer.restore_layout, f'{name}.weight_quantizer') if weights else None
+    if not weights:
+        integer.register_buffer('float_weight', layer.original_weight().detach())
+    return integer

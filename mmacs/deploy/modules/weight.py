@@ -1,0 +1,63 @@
+"""Weights as integers."""
+
+from typing import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmacs.deploy.integers import IntegerWeight
+from mmacs.deploy.tracing import is_exporting
+
+WEIGHT = 'mmacs::Weight'  # see mmacs.deploy.graph
+
+
+def narrowed(values: Tensor) -> Tensor:
+    """Returns a tensor of the same number of axes that broadcasts to the same values, as small as can be."""
+    for axis in range(values.dim()):
+        first = values.narrow(axis, 0, 1)
+        if bool((values == first).all()):
+            values = first
+    return values.contiguous()
+
+
+class Weight(nn.Module):
+    """A layer's weight, ``scale * (multiplier * levels + shift)``; levels of the pyramid share all but the scale.
+
+    Args:
+        weights (Sequence[IntegerWeight]): One, or one per level of the pyramid, with the same ``levels``.
+        restore_layout (Callable): From output channels first to the layout that the layer's arithmetic wants.
+        name (str): Name of the quantizer.
+    """
+
+    def __init__(self, weights: Sequence[IntegerWeight], restore_layout: Callable[[Tensor], Tensor], name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.bits = weights[0].bits
+        self.num_levels = len(weights)
+        self.register_buffer('levels', restore_layout(weights[0].levels).contiguous())
+        for number, weight in enumerate(weights):
+            for key in ('multiplier', 'shift', 'scale'):
+                column = getattr(weight, key).view(-1, *[1] * (self.levels.dim() - 1))
+                spread = restore_layout(column.expand(weight.levels.shape))
+                self.register_buffer(f'{key}_{number}', narrowed(spread))
+
+    def codes(self, level: int) -> Tensor:
+        """Returns the integers, float32, in the layer's layout."""
+        return self.levels.float() * self._part('multiplier', level) + self._part('shift', level)
+
+    def forward(self, level: int) -> Tensor:
+        """Returns the weight, float32, in the layer's layout."""
+        if not is_exporting():
+            return self.codes(level) * self._part('scale', level)
+        parts = tuple(self._part(key, level) for key in ('multiplier', 'shift', 'scale'))
+        attributes = {'name': self.name, 'bits': self.bits}
+        return torch.onnx.ops.symbolic(
+            WEIGHT, (self.levels, *parts), attributes, dtype=torch.float32, shape=self.levels.shape, version=1
+        )
+
+    def _part(self, key: str, level: int) -> Tensor:
+        return getattr(self, f'{key}_{level if self.num_levels > 1 else 0}')
+
+    def extra_repr(self) -> str:
+        """Returns the bit-width and the shape, for ``print(model)``."""
+        return f'bits={self.bits}, shape={tuple(self.levels.shape)}'
