@@ -4,6 +4,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type,
 
 from torch import Tensor, nn
 
+from mmacs.quantization.dry_run import Run, register_dry_run
 from mmacs.utils.libraries import load_adapters
 
 _ADAPTERS: List[Type['Adapter']] = []
@@ -79,6 +80,10 @@ class Adapter:
         """
         raise NotImplementedError
 
+    def dry_run(self, images: Tensor) -> None:
+        """Run the layers of the model on images (B, 3, H, W) alone, without postprocessing."""
+        self.model(images)
+
     def run_like(self, inputs: Tensor, data_samples: List[Any], calls: Calls) -> None:
         """Run the :attr:`heads` at the places where another model's, whose calls were recorded, ran on these images."""
         self.outputs(inputs, data_samples)
@@ -98,3 +103,10 @@ def adapter_of(model: nn.Module) -> Optional[Adapter]:
     """Returns the adapter of a model, or None if no library that it is made of has one for it."""
     load_adapters(model)
     return next((kind(model) for kind in _ADAPTERS if kind.fits(model)), None)
+
+
+@register_dry_run
+def _find_dry_run(model: nn.Module) -> Optional[Run]:
+    """Returns the :meth:`Adapter.dry_run` of a model's adapter."""
+    adapter = adapter_of(model)
+    return None if adapter is None else adapter.dry_run

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mmacs.quantization.blocks import Block
+from mmacs.quantization.sharing import values_of_its_own
 
 
 def switched_off() -> property:
@@ -16,9 +17,14 @@ def switched_off() -> property:
 
 def recomputed(block: Any, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Returns ``function(x)``, whose inner activations the backward pass recomputes if the block has ``with_cp``."""
-    if getattr(block, 'with_cp', False) and x.requires_grad:
-        return checkpoint(function, x, use_reentrant=False)
-    return function(x)
+    if not (getattr(block, 'with_cp', False) and x.requires_grad):
+        return function(x)
+
+    def by_itself(x: Tensor) -> Tensor:
+        with values_of_its_own(block):
+            return function(x)
+
+    return checkpoint(by_itself, x, use_reentrant=False)
 
 
 class ResidualBlock(Block):

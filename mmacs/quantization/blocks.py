@@ -50,12 +50,24 @@ class Addition(_Operation):
     quantizers_each = 2
     recipe_key = 'additions'
 
-    def forward(self, x: Tensor, y: Tensor, index: int = 0) -> Tensor:
-        """Add two tensors of any equal shapes; ``index`` says which of the block's additions it is."""
+    def forward(
+        self, x: Tensor, y: Tensor, index: int = 0, enlarge: Callable[[Tensor], Tensor] = lambda y: y
+    ) -> Tensor:
+        """Add two tensors.
+
+        Args:
+            x (Tensor): Of any shape.
+            y (Tensor): Of the same shape, once it is enlarged.
+            index (int): Which of the block's additions it is.
+            enlarge (Callable): Repeats values of ``y``, and computes no others, so that it does so with quantized ones.
+
+        Returns:
+            Tensor: The sum.
+        """
         if len(self) == 0:
-            return x + y
+            return x + enlarge(y)
         self._check(index)
-        return self[2 * index](x) + self[2 * index + 1](y)
+        return self[2 * index](x) + enlarge(self[2 * index + 1](y))
 
 
 class Concatenation(_Operation):
@@ -95,9 +107,9 @@ class Block:
         """Number of concatenations in one forward; called with the block as it was before its class was swapped."""
         return 0
 
-    def add(self, x: Tensor, y: Tensor, index: int = 0) -> Tensor:
-        """Returns the sum of quantized operands in the block's addition number ``index``."""
-        return self.addition_quantizers(x, y, index)
+    def add(self, x: Tensor, y: Tensor, index: int = 0, **enlarged: Callable[[Tensor], Tensor]) -> Tensor:
+        """Returns the sum of quantized operands in the block's addition number ``index``, see :class:`Addition`."""
+        return self.addition_quantizers(x, y, index, **enlarged)
 
     def concatenate(self, xs: Sequence[Tensor], index: int = 0) -> Tensor:
         """Quantized operands side by side along the channels, in the block's concatenation number ``index``."""
@@ -126,25 +138,26 @@ def register_block(*originals: Type[nn.Module]) -> Callable[[Type[Block]], Type[
 
 
 def place_operations(
-    model: nn.Module, operation: Union[Type[Addition], Type[Concatenation]]
+    model: nn.Module, operation: Union[Type[Addition], Type[Concatenation]], optional: bool = False
 ) -> Dict[str, Union[Addition, Concatenation]]:
     """Put modules for additions, or for concatenations, into blocks of known types, where they are not yet.
 
     Args:
         model (nn.Module): Any model; it is changed in place, and computes what it did.
         operation (type): :class:`Addition` or :class:`Concatenation`.
+        optional (bool): Whether the model may have none. Defaults to False.
 
     Returns:
         Dict[str, Addition or Concatenation]: All such modules by name, in the model's order.
 
     Raises:
-        MmacsError: If the model has no such operation in a block of a known type.
+        MmacsError: If the model has no such operation in a block of a known type, and must have.
     """
     load_adapters(model)
     for module in list(model.modules()):
         _adapt(module, operation)
     found = {name: module for name, module in model.named_modules() if isinstance(module, operation)}
-    if not found:
+    if not found and not optional:
         raise MmacsError(
             f'the recipe quantizes {operation.recipe_key}, but this {type(model).__name__} has none in a block of a '
             f'known type: leave `{operation.recipe_key}` out, or let its blocks call mmacs.quantization.blocks.'

@@ -1,6 +1,6 @@
 """Set the initial steps from a few batches, in full precision."""
 
-from typing import Any, Callable, Iterable, List, Optional
+from typing import Any, Callable, Dict, Iterable, List, Optional
 
 import torch
 from torch import nn
@@ -8,8 +8,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmacs.quantization.convert import quantizers
 from mmacs.quantization.layers import QuantizedLayer
-from mmacs.quantization.output_error import OutputError
-from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.output_error import OutputError, together
+from mmacs.quantization.quantizers import Quantizer, source_of
 from mmacs.utils.errors import MmacsError
 
 _STATISTICS = ('running_mean', 'running_var')
@@ -61,7 +61,10 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
     statistics = [(module, name, module._buffers[name]) for module in untrained for name in _STATISTICS]
     for module, name, _ in statistics:
         module._buffers[name] = None  # it then takes those of the batch, in eval mode too
-    watched = {layer.input_quantizer: OutputError(layer) for layer in model.modules() if _starts_at_outputs(layer)}
+    watched: Dict[Quantizer, List[OutputError]] = {}
+    for layer in model.modules():
+        if _starts_at_outputs(layer):
+            watched.setdefault(source_of(layer.input_quantizer), []).append(OutputError(layer))
     try:
         empty = True
         for batch in batches:
@@ -73,14 +76,15 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
             if isinstance(layer, QuantizedLayer):
                 layer.weight_quantizer(layer.weight_to_quantize())
         for quantizer, outputs in watched.items():
-            quantizer.per_input = outputs.per_input()
+            quantizer.per_input = together(outputs)
         for quantizer in uninitialized:
             quantizer.finish_observing()
     finally:
         for module, name, value in statistics:
             module._buffers[name] = value
         for quantizer, outputs in watched.items():
-            outputs.stop()
+            for each in outputs:
+                each.stop()
             quantizer.per_input = None
         for quantizer in uninitialized:
             quantizer.forget_observations()
@@ -91,9 +95,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
 
 def _starts_at_outputs(layer: nn.Module) -> bool:
     """Whether the range of a layer's only input starts where its outputs have the least error."""
-    return (
-        isinstance(layer, QuantizedLayer)
-        and len(layer.inputs) == 1
-        and hasattr(layer.input_quantizer, 'per_input')
-        and layer.input_quantizer.observing
-    )
+    if not isinstance(layer, QuantizedLayer) or len(layer.inputs) > 1:
+        return False
+    quantizer = source_of(layer.input_quantizer)
+    return hasattr(quantizer, 'per_input') and quantizer.observing

@@ -3,14 +3,16 @@
 from collections import Counter
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Dict, Iterator, Tuple, Union
+from typing import Any, Dict, Iterator, List, Tuple, Union
 
 from torch import Tensor, nn
 
 from mmacs.quantization.blocks import Addition, Concatenation, place_operations, quantize_operands
 from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
+from mmacs.quantization.one_per_tensor import share_by_tensor
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.recipe import ROLE_BITS, LayerSettings, Recipe, Settings, parameters_of
+from mmacs.quantization.roles import find_roles
 from mmacs.quantization.sharing import head_of, mark_forward, mark_per_level_norms, num_pyramid_levels
 from mmacs.utils.checks import MAX_LEVELS
 from mmacs.utils.errors import MmacsError
@@ -43,8 +45,10 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
         raise MmacsError(f'the recipe leaves nothing of this {type(model).__name__} to quantize')
     operations = {kind: getattr(recipe, kind.recipe_key) for kind in (Addition, Concatenation)}
     operations = {kind: settings for kind, settings in operations.items() if settings is not None}
-    for kind in operations:
-        place_operations(model, kind)  # all of them before any is quantized: one may be missing
+    for kind in list(operations):  # all of them before any is quantized: one may be missing
+        if not place_operations(model, kind, optional=kind.recipe_key in recipe.implied):
+            del operations[kind]
+    predicting = [] if recipe.outputs is None else _predicting(model, plan, optional='outputs' in recipe.implied)
     for kind, settings in operations.items():
         quantize_operands(model, kind, partial(_build_operand, settings))
     modules, kinds = dict(model.named_modules()), quantizable_layers(model)
@@ -53,7 +57,9 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
     for name, settings in plan.items():
         layer, head = modules[name], head_of(model, name)
         layer.__class__ = kinds[name]
-        _convert(name, layer, settings, 1 if head is None else max(num_pyramid_levels(head), places[id(layer)]))
+        results = {'output_quantizer': recipe.outputs} if name in predicting else {}
+        num_levels = 1 if head is None else max(num_pyramid_levels(head), places[id(layer)])
+        _convert(name, layer, settings, results, num_levels)
         if layer.shared:
             mark_forward(model)
             if head is not None:
@@ -62,27 +68,40 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
         if getattr(modules[name].weight_quantizer, 'replaces_weight', False):
             modules[name].original_weight().requires_grad_(False)
     mark_per_level_norms(model)
+    if recipe.sharing == 'tensor':
+        settings = _activation_settings(model, plan, operations, recipe.outputs)
+        share_by_tensor(model, settings, partial(_build_shared, model))
     model.recipe = recipe.given
     return model
 
 
-def _convert(name: str, layer: nn.Module, settings: LayerSettings, num_levels: int) -> None:
-    """Give a layer whose class was swapped its quantizers."""
+def _predicting(model: nn.Module, plan: Dict[str, LayerSettings], optional: bool) -> List[str]:
+    """Returns the names of the layers whose outputs are quantized."""
+    found = [name for name, role in find_roles(model).items() if role == 'prediction' and name in plan]
+    if not found and not optional:
+        raise MmacsError('the recipe quantizes outputs, but none of the layers that predict: leave `outputs` out')
+    return found
+
+
+def _convert(name: str, layer: nn.Module, settings: LayerSettings, results: LayerSettings, num_levels: int) -> None:
+    """Give a layer whose class was swapped its quantizers: of weight, inputs, and what ``results`` has settings of."""
     weight = layer.weight_to_quantize()
     layer.weight_quantizer = _build(
         settings['weight'], 'weight', shape=tuple(weight.shape), num_channels=len(weight), signed=True
     )
-    for kind in layer.inputs:
-        given = {'channel_axis': layer.input_channel_axis, 'num_channels': layer.num_input_channels()}
-        setattr(layer, kind, _build(settings['activation'], 'activation', num_levels, **given))
-    for kind in ('weight_quantizer', *layer.inputs):
+    activations = {**dict.fromkeys(layer.inputs, settings['activation']), **results}
+    for kind, each in activations.items():
+        channels = layer.num_input_channels() if kind in layer.inputs else 1
+        given = {'channel_axis': layer.input_channel_axis, 'num_channels': channels}
+        setattr(layer, kind, _build(each, 'activation', num_levels, **given))
+    for kind in ('weight_quantizer', *activations):
         quantizer = getattr(layer, kind)
         quantizer.to(weight.device)
         # a frozen stage stays frozen: its steps must not wait for gradients under DDP
         quantizer.requires_grad_(layer.original_weight().requires_grad)
         quantizer.train(layer.training)
         quantizer.name = f'{name}.{kind}'
-    layer.shared = num_levels > 1 or any(getattr(getattr(layer, kind), 'num_levels', 1) > 1 for kind in layer.inputs)
+    layer.shared = num_levels > 1 or any(getattr(getattr(layer, kind), 'num_levels', 1) > 1 for kind in activations)
 
 
 def quantizers(model: nn.Module) -> Iterator[Tuple[str, Quantizer]]:
@@ -120,12 +139,37 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
             quantizer.enabled = True
 
 
+def _activation_settings(
+    model: nn.Module, plan: Dict[str, LayerSettings], operations: Dict[type, Settings], outputs: Settings
+) -> Dict[str, Settings]:
+    """Returns what the recipe says of each activation quantizer, by name."""
+    found = {}
+    for name, _ in quantizers(model):
+        place = name.rpartition('.')[0]
+        if place in plan:
+            found[name] = outputs if name.endswith('.output_quantizer') else plan[place]['activation']
+        else:
+            block = model.get_submodule(place.rpartition('.')[0])
+            found[name] = _operand_settings(operations[type(model.get_submodule(place))], block)
+    return found
+
+
+def _build_shared(model: nn.Module, name: str, settings: Settings, num_levels: int) -> Quantizer:
+    """Returns a quantizer for a place, which others follow."""
+    holder = model.get_submodule(name.rpartition('.')[0])
+    channels = {'channel_axis': holder.input_channel_axis} if isinstance(holder, QuantizedLayer) else {}
+    return _build({**settings, 'per_level': True, 'per_channel': False}, 'activation', num_levels, **channels)
+
+
 def _build_operand(settings: Settings, block: nn.Module) -> nn.Module:
-    """Returns a quantizer of an operand in a block; the image keeps at least the bits that it has in layers."""
-    settings = {**settings, 'per_level': False, 'per_channel': False}
-    if getattr(block, 'sees_image', False):
-        settings['bits'] = max(ROLE_BITS, settings['bits'])
-    return _build(settings, 'activation')
+    """Returns a quantizer of an operand in a block."""
+    return _build({**_operand_settings(settings, block), 'per_level': False, 'per_channel': False}, 'activation')
+
+
+def _operand_settings(settings: Settings, block: nn.Module) -> Settings:
+    """Returns what the recipe says of operands in a block; the image keeps at least the bits that it has in layers."""
+    sees_image = getattr(block, 'sees_image', False)
+    return {**settings, 'bits': max(ROLE_BITS, settings['bits'])} if sees_image else settings
 
 
 def _build(settings: Settings, kind: str, num_levels: int = 1, num_channels: int = 1, **more: Any) -> nn.Module:

@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
 from mmacs.quantization.layers import QuantizedLayer
-from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.quantizers import Quantizer, source_of
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.libraries import load_adapters
 
@@ -53,9 +53,10 @@ def freeze(model: nn.Module) -> nn.Module:
     for layer in layers:
         if not layer.weight_quantizer.enabled:
             raise MmacsError(f'{layer.weight_quantizer.name} is disabled: freeze the model outside disabled(model)')
-        if isinstance(layer.input_quantizer, Quantizer) and not layer.input_quantizer.is_initialized():
+        input_quantizer = source_of(layer.input_quantizer)
+        if isinstance(input_quantizer, Quantizer) and not input_quantizer.is_initialized():
             raise MmacsError(
-                f'{layer.input_quantizer.name} never saw an input, so that its weight may be in use elsewhere in full '
+                f'{input_quantizer.name} never saw an input, so that its weight may be in use elsewhere in full '
                 f'precision: calibrate the layer, or skip it in the recipe'
             )
     model.eval()

@@ -11,7 +11,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional
 from torch import nn
 
 from mmacs.quantization.layers import QuantizedLayer
-from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.quantizers import Quantizer, source_of
+from mmacs.quantization.quantizers.base import KINDS
 from mmacs.quantization.recipe import Recipe, selects
 from mmacs.quantization.roles import find_roles
 
@@ -126,7 +127,8 @@ def participants(model: nn.Module) -> Dict[str, List[str]]:
 
     Layers with a role (the one that sees the image, those that predict) keep their bits, and so does whatever a rule
     of the recipe gives bits to, be they the main ones: such a rule is how to keep a layer out. Operands of additions
-    and concatenations are not part of a layer with weights and keep theirs.
+    and concatenations are not part of a layer with weights and keep theirs. A quantizer that several follow takes part
+    if all of them do.
 
     Args:
         model (nn.Module): A model converted by :func:`~.convert.quantize_model`.
@@ -134,17 +136,27 @@ def participants(model: nn.Module) -> Dict[str, List[str]]:
     Returns:
         Dict[str, List[str]]: Names by ``'weight'`` and ``'activation'``; kinds without any are missing.
     """
-    roles = find_roles(model)
-    found: Dict[str, List[str]] = {}
-    for name, layer in model.named_modules():
-        if name in roles or not isinstance(layer, QuantizedLayer):
+    roles, rules = find_roles(model), Recipe(model.recipe).rules
+    found: Dict[str, Dict[str, Quantizer]] = {kind: {} for kind in KINDS}
+    kept_out = set()
+    for place, module in model.named_modules():
+        name = place.rpartition('.')[0]
+        layer, quantizer = model.get_submodule(name), source_of(module)
+        if not isinstance(quantizer, Quantizer):
             continue
-        rules = [rule for rule in Recipe(model.recipe).rules if selects(rule, name, type(layer), None)]
-        for child, quantizer in layer.named_children():
-            if isinstance(quantizer, Quantizer) and not any(_sets_bits(rule.get(quantizer.kind)) for rule in rules):
-                found.setdefault(quantizer.kind, []).append(f'{name}.{child}')
-    main = start_bits(model.recipe)
-    return {kind: found[kind] for kind in main if kind in found}
+        takes_part = isinstance(layer, QuantizedLayer) and name not in roles
+        if takes_part:
+            own = [rule for rule in rules if selects(rule, name, type(layer), None)]
+            takes_part = not any(_sets_bits(rule.get(quantizer.kind)) for rule in own)
+        if not takes_part:
+            kept_out.add(quantizer)
+        if module is quantizer:
+            found[quantizer.kind][place] = quantizer
+    taking_part = {
+        kind: [name for name, quantizer in found[kind].items() if quantizer not in kept_out]
+        for kind in start_bits(model.recipe)
+    }
+    return {kind: names for kind, names in taking_part.items() if names}
 
 
 def _sets_bits(change: Optional[Dict[str, Any]]) -> bool:

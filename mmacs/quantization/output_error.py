@@ -1,6 +1,6 @@
 """How much the outputs of a layer feel an error of its input channels. Imports torch alone."""
 
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -53,3 +53,9 @@ class OutputError:
         if groups > 1:  # each output reads the inputs of its group alone
             blocks = blocks[:, :, None] * torch.eye(groups, device=blocks.device)[:, None, :, None]
         return blocks.flatten(2).flatten(0, 1)[:: 1 + (len(relative) - 1) // MAX_OUTPUTS]
+
+
+def together(watched: Sequence[OutputError]) -> Optional[Tensor]:
+    """Returns :meth:`OutputError.per_input` of all layers that read one tensor, (outputs of all, inputs), or None."""
+    found = [matrix for matrix in (each.per_input() for each in watched) if matrix is not None]
+    return torch.cat(found) if found else None

@@ -12,12 +12,12 @@ from torch import nn
 from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
 from mmacs.quantization.quantizers.base import check_bits
 from mmacs.quantization.roles import ROLES, find_roles
-from mmacs.utils.checks import require_switch
+from mmacs.utils.checks import require_known, require_switch
 from mmacs.utils.errors import MmacsError, unknown_name
 from mmacs.utils.json_file import read_object
 from mmacs.utils.registry import QUANTIZERS
 
-PRESETS = ('w8a8', 'w4a8', 'w4a4', 'w3a3', 'w2a2', 'w4a32', 'w2a32', 'w1a32')
+PRESETS = ('w8a8', 'w4a8', 'w4a4', 'w3a3', 'w2a2', 'w4a32', 'w2a32', 'w1a32', 'w8a8-int', 'w4a4-int')
 FULL_PRECISION_BITS = 32
 ROLE_BITS = 8  # at least, for the layer that sees the image and those that predict, as in the published detectors
 
@@ -31,7 +31,11 @@ _DEFAULTS: LayerSettings = {
 # Arguments of quantizers that the conversion fills in.
 _GIVEN_BY_CONVERSION = {'self', 'args', 'kwargs', 'kind', 'num_channels', 'num_levels'}
 _GIVEN_BY_CONVERSION |= {'signed', 'shape', 'channel_axis'}
+SHARING = ('layer', 'tensor')
 _OPERATIONS = ('additions', 'concatenations')  # of feature maps, in blocks
+# What presets that end in '-int' say besides: runtimes make integer convolutions of those whose result is stored as
+# integers, by one quantizer
+_INTEGER = {key: {'bits': ROLE_BITS} for key in (*_OPERATIONS, 'outputs')} | {'sharing': 'tensor'}
 _LONGEST_PATTERN = 1000
 _SELECTORS = ('name', 'type', 'role')
 
@@ -97,9 +101,12 @@ class Recipe:
             convolutions, whose channels never mix, a range per channel (not all runtimes have that). ``additions``:
             settings like those of activations, for the operands of residual and pyramid additions, which stay in full
             precision by default.
-            ``concatenations``: the same for those of concatenations, which share one range. ``rules``: a list of dicts
-            that select layers by ``name`` (pattern with ``*``), ``type`` (such as ``Conv2d``) or ``role`` (``input``,
-            ``prediction``), and change their ``weight`` or ``activation`` or ``skip=True`` them.
+            ``concatenations``: the same for those of concatenations, which share one range. ``outputs``: the same for
+            what layers that predict give. ``sharing``: ``'layer'``,
+            the default, gives each layer input a quantizer of its own, ``'tensor'`` one to all that read the same
+            feature map, with the most bits that one of them wants, see :mod:`~.one_per_tensor`. ``rules``: a list of
+            dicts that select layers by ``name`` (pattern with ``*``), ``type`` (such as ``Conv2d``) or ``role``
+            (``input``, ``prediction``), and change their ``weight`` or ``activation`` or ``skip=True`` them.
 
     Raises:
         MmacsError: If a name, key or bit-width is wrong; in :meth:`resolve` if a rule selects no layer.
@@ -111,18 +118,27 @@ class Recipe:
         if isinstance(recipe, str):
             recipe = read_object(Path(recipe), 'recipe') if recipe.endswith('.json') else {'preset': recipe}
         self.given = recipe = dict(recipe)
-        _check_keys('recipe key', recipe, ('preset', 'weight', 'activation', *_OPERATIONS, 'rules'))
+        _check_keys(
+            'recipe key', recipe, ('preset', 'weight', 'activation', *_OPERATIONS, 'outputs', 'sharing', 'rules')
+        )
         self.preset = recipe.get('preset', 'w4a4')
         if self.preset not in PRESETS:
             other = "; for other bits take preset='w4a4' with weight=dict(bits=...) and activation=dict(bits=...)"
             raise MmacsError(f'{unknown_name("preset", self.preset, PRESETS)}{other}')
-        bits = re.fullmatch(r'w(\d+)a(\d+)', self.preset).groups()
+        *bits, integer = re.fullmatch(r'w(\d+)a(\d+)(-int)?', self.preset).groups()
+        self.implied = {key: value for key, value in _INTEGER.items() if integer and key not in recipe}
+        recipe = {**recipe, **self.implied}
         self.settings: LayerSettings = {}
         for kind, kind_bits in zip(('weight', 'activation'), bits):
             self.settings[kind] = _changed(kind, None, {'bits': int(kind_bits)})
             if kind in recipe:
                 self.settings[kind] = _changed(kind, self.settings[kind], recipe[kind])
-        self.additions, self.concatenations = (self._of_operation(key) for key in _OPERATIONS)
+        self.sharing = recipe.get('sharing', 'layer')
+        require_known('sharing', self.sharing, SHARING)
+        self.additions, self.concatenations = (
+            self._of_results(key, recipe.get(key), ('per_level', 'per_channel')) for key in _OPERATIONS
+        )
+        self.outputs = self._of_results('outputs', recipe.get('outputs'), ('per_channel',))
         rules = [] if recipe.get('rules') is None else recipe['rules']
         if not isinstance(rules, (list, tuple)) or not all(isinstance(rule, dict) for rule in rules):
             raise MmacsError(f'rules must be a list of dicts, got {rules!r}')
@@ -141,13 +157,12 @@ class Recipe:
             if rule.get('role', 'input') not in ROLES:
                 raise unknown_name('role', rule['role'], ROLES)
 
-    def _of_operation(self, key: str) -> Settings:
-        given = self.given.get(key)
+    def _of_results(self, key: str, given: Settings, impossible: Iterable[str]) -> Settings:
         if given is None:
             return None
         if not isinstance(given, dict):
             raise MmacsError(f'{key} must be a dict of settings, such as dict(bits=8), or None, got {given!r}')
-        for setting in ('per_level', 'per_channel'):
+        for setting in impossible:
             if setting in given:
                 raise MmacsError(f'{key} have no {setting}: each has one range for all')
         return _changed('activation', self.settings['activation'], given)

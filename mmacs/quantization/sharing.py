@@ -2,8 +2,8 @@
 
 Forward hooks mark where a forward of the model, and of the head within it, begins and ends. In between, calls are
 counted, so that each level finds its own activation step and its own BatchNorm, and the fake-quantized weight is
-computed once. Both need marks: MMDetection calls the head's ``forward`` past its hooks in one mode, and the head alone
-is called by scorers.
+computed once, as is a feature map that several read from one quantizer (:mod:`~.one_per_tensor`). Both need marks:
+MMDetection calls the head's ``forward`` past its hooks in one mode, and the head alone is called by scorers.
 
 Activation checkpointing works where the head as a whole is recomputed through its hooks,
 ``torch.utils.checkpoint.checkpoint(head, features)``. A part of it can't be: levels are recomputed in an order of
@@ -11,18 +11,19 @@ autograd's own, and nothing tells which one it is. As the end of a forward leave
 never in another level's step.
 """
 
-from typing import Any, Callable, List, Optional, Tuple
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 from torch import nn
 
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
 from mmacs.quantization.layers import QuantizedLayer
-from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.quantizers import Quantizer, SharedQuantizer, source_of
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.libraries import load_adapters
 
 # What counts its calls within one forward: ``calls`` so far, of ``num_levels`` at most.
-_COUNTING = (Quantizer, PerLevelBatchNorm2d)
+_COUNTING = (Quantizer, SharedQuantizer, PerLevelBatchNorm2d)
 
 
 _LEVEL_COUNTS: List[Callable[[nn.Module], int]] = []
@@ -93,8 +94,13 @@ def _shared_inside(owner: nn.Module) -> Tuple[nn.Module, ...]:
             for module in owner.modules()
             if (isinstance(module, QuantizedLayer) and module.shared)
             or (isinstance(module, _COUNTING) and module.num_levels > 1)
+            or _is_read_by_several(module)
         )
     return owner.shared_inside
+
+
+def _is_read_by_several(module: nn.Module) -> bool:
+    return isinstance(module, Quantizer) and max(module.reads) > 1
 
 
 def _begin(owner: nn.Module, args: Any) -> None:
@@ -103,6 +109,8 @@ def _begin(owner: nn.Module, args: Any) -> None:
             module.weights_of_this_forward = {}
         else:
             module.calls = 0
+        if _is_read_by_several(module):
+            module.values_of_this_forward = {}
 
 
 def _end(owner: nn.Module, args: Any, output: Any) -> None:
@@ -111,3 +119,19 @@ def _end(owner: nn.Module, args: Any, output: Any) -> None:
             module.weights_of_this_forward = None
         else:
             module.calls = module.num_levels
+        if _is_read_by_several(module):
+            module.values_of_this_forward = None
+
+
+@contextmanager
+def values_of_its_own(block: nn.Module) -> Iterator[None]:
+    """Inside, what a block keeps of tensors that several read is its own, as when it is recomputed in backward."""
+    sources = {source_of(module) for module in block.modules()}
+    kept = [(source, source.values_of_this_forward) for source in sources if _is_read_by_several(source)]
+    for source, _ in kept:
+        source.values_of_this_forward = {}
+    try:
+        yield
+    finally:
+        for source, values in kept:
+            source.values_of_this_forward = values

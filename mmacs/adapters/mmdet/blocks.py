@@ -1,5 +1,6 @@
 """MMDetection's blocks and necks with quantized additions and concatenations."""
 
+from functools import partial
 from typing import Any, List, Sequence, Tuple
 
 import torch.nn.functional as F  # noqa: N812
@@ -85,8 +86,16 @@ class Pyramid(Block):
         """Lateral features, finest first, with all that is coarser added."""
         merged = laterals[-1:]
         for index, lateral in enumerate(reversed(laterals[:-1])):
-            merged.insert(0, self.add(lateral, self.enlarged(merged[0], lateral), index))
+            enlarge = partial(self.enlarged, fine=lateral)
+            if self.interpolates():
+                merged.insert(0, self.add(lateral, enlarge(merged[0]), index))
+            else:
+                merged.insert(0, self.add(lateral, merged[0], index, enlarge=enlarge))
         return merged
+
+    def interpolates(self) -> bool:
+        """Returns whether an enlarged level has other values than the level."""
+        return not self.upsample_cfg.get('mode', 'nearest').startswith('nearest')
 
     def enlarged(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """Returns a level in the size of the one below it."""
@@ -124,6 +133,10 @@ class PathAggregation(Pyramid):
     def enlarged(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """Returns a level in the size of the one below it, whatever ``upsample_cfg`` says."""
         return F.interpolate(coarse, size=fine.shape[2:], mode='nearest')
+
+    def interpolates(self) -> bool:
+        """No, whatever ``upsample_cfg`` says."""
+        return False
 
     def outputs(self, laterals: List[Tensor]) -> List[Tensor]:
         """Returns what the levels of the backbone become: each has all that is finer added."""

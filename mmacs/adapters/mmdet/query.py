@@ -4,6 +4,7 @@ from typing import Any, List
 
 from mmdet.models import DetectionTransformer
 from mmdet.models.dense_heads import DETRHead
+from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
 
@@ -48,6 +49,12 @@ class DETR(QueryAdapter):
         head_inputs = self.model.forward_transformer(self.model.extract_feat(inputs), data_samples)
         logits, boxes = self.model.bbox_head(**head_inputs)
         return QueryOutputs(logits[-1].float(), boxes[-1].float())
+
+    def dry_run(self, images: Tensor) -> None:
+        """See :meth:`Adapter.dry_run`; no image is padded."""
+        size = tuple(images.shape[-2:])
+        samples = [DetDataSample(metainfo={'img_shape': size, 'batch_input_shape': size}) for _ in images]
+        self.model(images, samples)
 
     def decode(self, boxes: Tensor, data_samples: List[Any]) -> Tensor:
         """See :meth:`QueryAdapter.decode`."""

@@ -64,6 +64,21 @@ class RCNN(TwoStageAdapter):
             proposals = [result.bboxes for result in results]
             return RoIOutputs(features, proposals, self.at_proposals(features, proposals, data_samples))
 
+    def dry_run(self, images: Tensor) -> None:
+        """See :meth:`Adapter.dry_run`; the RoI head runs on a RoI of each image."""
+        model, roi_head = self.model, self.model.roi_head if self.model.with_roi_head else None
+        features = model.extract_feat(images)
+        if model.with_rpn:
+            model.rpn_head(features)
+        if roi_head is None:
+            return
+        rois = images.new_tensor([[number, 0, 0, images.shape[3], images.shape[2]] for number in range(len(images))])
+        for stage in range(roi_head.num_stages) if self._cascaded else [None]:
+            at_stage = [] if stage is None else [stage]
+            roi_head._bbox_forward(*at_stage, features, rois)
+            if roi_head.with_mask:
+                roi_head._mask_forward(*at_stage, features, rois)
+
     def at_proposals(
         self, features: Tuple[Tensor, ...], proposals: List[Tensor], data_samples: List[Any]
     ) -> List[RoIs]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmacs.quantization.convert import full_precision_state
 from mmacs.quantization.layers import QuantizedLayer
-from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.quantizers import Quantizer, source_of
 from mmacs.quantization.recipe import FULL_PRECISION_BITS
 
 _BYTES = FULL_PRECISION_BITS / 8
@@ -82,7 +82,7 @@ def layer_bits(layer: nn.Module) -> Tuple[int, int]:
 
 
 def _bits(quantizer: nn.Module) -> int:
-    return quantizer.bits if isinstance(quantizer, Quantizer) else FULL_PRECISION_BITS
+    return getattr(source_of(quantizer), 'bits', FULL_PRECISION_BITS)
 
 
 def bit_operations(model: nn.Module, macs: Dict[str, int]) -> Dict[str, int]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmacs.quantization.blocks import Addition, Concatenation
 from mmacs.quantization.layers import QuantizedLayer
-from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.quantizers import Quantizer, SharedQuantizer
 from mmacs.quantization.quantizers.base import ASYMMETRIC
 
 
@@ -32,6 +32,8 @@ def layer_table(model: nn.Module) -> str:
             table.add_row(name, type(module).original_type().__name__, *weight, *first)
             for cells in others:
                 table.add_row('', '', '', '', *cells)
+            if 'output_quantizer' in module._modules:
+                table.add_row(f'{name}.output_quantizer', 'output', '', '', *_cells(module.output_quantizer))
         elif isinstance(module, (Addition, Concatenation)):
             for index, quantizer in enumerate(module):
                 table.add_row(f'{name}.{index}', type(module).__name__.lower(), '', '', *_cells(quantizer))
@@ -47,6 +49,8 @@ def layer_table(model: nn.Module) -> str:
 
 def _cells(quantizer: nn.Module) -> tuple:
     """Two cells, such as ``('4 bit signed per channel', '0.012 to 0.2')``."""
+    if isinstance(quantizer, SharedQuantizer):
+        return f'as {quantizer.source.name.removesuffix(".input_quantizer")}', ''
     if not isinstance(quantizer, Quantizer):
         return 'full precision', ''
     kind = f'{type(quantizer).__name__} {quantizer.bits} bit'

@@ -9,6 +9,7 @@ from torch import nn
 from mmacs.quantization.analysis.cost import bit_operations, model_bytes
 from mmacs.quantization.analysis.sensitivity import quantizers_by_layer
 from mmacs.quantization.analysis.statistics import QuantizerStatistics
+from mmacs.quantization.quantizers import SharedQuantizer
 from mmacs.quantization.recipe import FULL_PRECISION_BITS
 
 FULL_PRECISION_BIT_OPERATIONS = FULL_PRECISION_BITS**2  # per multiply-accumulate
@@ -26,8 +27,9 @@ def make_report(
         drops (Dict[str, float]): Drop of the metric by layer, of those that were measured.
 
     Returns:
-        dict: ``layers``, a list with ``name``, ``macs``, ``bit_operations``, ``weight`` and ``inputs`` (see
-        :class:`~.statistics.QuantizerStatistics`) and ``drop`` of each quantized layer; ``complaints``, sentences
+        dict: ``layers``, a list with ``name``, ``macs``, ``bit_operations``, ``weight``, ``inputs`` and ``outputs`` (see
+        :class:`~.statistics.QuantizerStatistics`), ``follows``, the names of quantizers of its inputs that other
+        layers hold, and ``drop`` of each quantized layer; ``complaints``, sentences
         about quantizers through which nothing gets; ``totals``, with sizes in bytes.
     """
     operations = bit_operations(model, macs)
@@ -43,7 +45,9 @@ def make_report(
                 'macs': macs.get(layer, 0),
                 'bit_operations': operations.get(layer, 0),
                 'weight': next((asdict(each) for each in here if each.kind == 'weight'), None),
-                'inputs': [asdict(each) for each in here if each.kind == 'activation'],
+                'inputs': [asdict(each) for each in here if each.kind == 'activation' and not _is_output(each)],
+                'outputs': [asdict(each) for each in here if _is_output(each)],
+                'follows': _followed(model.get_submodule(layer)),
                 'drop': drops.get(layer),
             }
         )
@@ -56,6 +60,14 @@ def make_report(
         'bit_operations_full_precision': sum(macs.values()) * FULL_PRECISION_BIT_OPERATIONS,
     }
     return {'layers': layers, 'complaints': complaints, 'totals': totals}
+
+
+def _is_output(found: QuantizerStatistics) -> bool:
+    return found.name.endswith('.output_quantizer')
+
+
+def _followed(layer: nn.Module) -> List[str]:
+    return [child.source.name for child in layer.children() if isinstance(child, SharedQuantizer)]
 
 
 def report_table(report: Dict[str, Any]) -> Table:
@@ -71,10 +83,12 @@ def report_table(report: Dict[str, Any]) -> Table:
     if with_drops:
         table.add_column('drop\nalone', justify='right')
     for layer in report['layers']:
-        for number, found in enumerate(layer['inputs'] or [None]):
+        for number, found in enumerate([*(layer['inputs'] or [None]), *layer['outputs']]):
             first = number == 0
             name = layer['name'] if first else f'  {found["name"].rpartition(".")[2]}'
             cells = [name, *_cells(layer['weight'] if first else None), *_cells(found)]
+            if found is None and layer['follows']:
+                cells[-5] = 'as ' + layer['follows'][0]
             cells.append(f'{layer["macs"] / 1e6:.1f}' if first else '')
             if with_drops:
                 cells.append(f'{layer["drop"]:.3f}' if first and layer['drop'] is not None else '')

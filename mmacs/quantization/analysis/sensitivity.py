@@ -25,7 +25,10 @@ def quantizers_by_layer(model: nn.Module) -> Dict[str, List[Quantizer]]:
 
 @contextmanager
 def only(model: nn.Module, layers: Iterable[str]) -> Iterator[nn.Module]:
-    """Inside, the quantizers of these layers work and all others pass their tensors through unchanged."""
+    """Inside, the quantizers of these layers work and all others pass their tensors through unchanged.
+
+    One that several layers follow works where it belongs to one of these, then for all of them.
+    """
     chosen = set(layers)
     before = [(quantizer, quantizer.enabled) for _, quantizer in quantizers(model)]
     for layer, found in quantizers_by_layer(model).items():
@@ -62,7 +65,8 @@ def layers_to_choose(model: nn.Module, all_layers: bool = False) -> Dict[str, Li
     """Returns the layers whose bit-width is free, with the quantizers that it is for.
 
     Budgets count weights, so these are layers with a quantized weight. Their inputs follow the weight where the recipe
-    gives both the same bits, and keep theirs where it tells them apart, as ``w4a8`` does.
+    gives both the same bits, and keep theirs where it tells them apart, as ``w4a8`` does, or where others have the
+    same quantizer.
 
     Args:
         model (nn.Module): A converted model, with the bits of its recipe.
@@ -78,7 +82,10 @@ def layers_to_choose(model: nn.Module, all_layers: bool = False) -> Dict[str, Li
         if name in kept or not isinstance(layer, QuantizedLayer) or layer.weight_quantizer not in found:
             continue
         weight_bits, input_bits = layer_bits(layer)
-        free[name] = found if weight_bits == input_bits else [layer.weight_quantizer]
+        inputs = [getattr(layer, kind) for kind in layer.inputs]
+        alone = all(isinstance(quantizer, Quantizer) and max(quantizer.reads) == 1 for quantizer in inputs)
+        follow = inputs if weight_bits == input_bits and alone else []
+        free[name] = [layer.weight_quantizer, *follow]
     return free
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmacs.quantization.layers.base import QuantizedLayer, register_layer
 from mmacs.quantization.layers.linear import QuantizedLinear
 from mmacs.quantization.layers.products import Product
-from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.quantizers import Quantizer, source_of
 from mmacs.quantization.recompute import derive, recomputed
 
 
@@ -39,7 +39,8 @@ class QuantizedMultiheadAttention(QuantizedLayer, nn.MultiheadAttention):
 
     def is_quantizing(self) -> bool:
         """Returns whether any quantizer of the layer or of ``out_proj`` is enabled."""
-        return any(isinstance(module, Quantizer) and module.enabled for module in self.modules())
+        found = map(source_of, self.modules())
+        return any(isinstance(module, Quantizer) and module.enabled for module in found)
 
     def forward(
         self,

@@ -20,7 +20,8 @@ class QuantizedLayer:
     """Marks a quantized layer, which has the children ``weight_quantizer`` and those named in ``inputs``.
 
     Each is a :class:`~mmacs.quantization.quantizers.Quantizer`, or ``nn.Identity`` where the recipe keeps full
-    precision. Weight quantizers see the output channel as axis 0, whatever the layer's own layout.
+    precision; an input may have a :class:`~mmacs.quantization.quantizers.SharedQuantizer`. Weight quantizers see the
+    output channel as axis 0, whatever the layer's own layout. One that predicts may have an ``output_quantizer``.
     """
 
     inputs: ClassVar[Tuple[str, ...]] = ('input_quantizer',)  # names of its input quantizers
@@ -63,6 +64,11 @@ class QuantizedLayer:
             return self.input_quantizer(x)
         return derive(self.input_quantizer(x.transpose(0, 1)), _swap_first_axes)
 
+    def quantized_output(self, y: Tensor) -> Tensor:
+        """Returns the output, fake-quantized if the layer has a quantizer for it."""
+        quantizer = self._modules.get('output_quantizer')
+        return y if quantizer is None else quantizer(y)
+
     def restore_layout(self, weight: Tensor) -> Tensor:
         """Bring what the weight quantizer returned into the layout that the layer's arithmetic wants."""
         return weight
@@ -102,12 +108,16 @@ class ReusedForward(QuantizedLayer):
 
         tensors = self.quantized_input(x), self.quantized_weight(), getattr(self, 'bias', None)
         if not self._has_only_weight_and_bias():
-            return original(*tensors, *args, *kwargs.values())
-        return recomputed(original, *tensors, *args, *kwargs.values())
+            return self.quantized_output(original(*tensors, *args, *kwargs.values()))
+        return self.quantized_output(recomputed(original, *tensors, *args, *kwargs.values()))
 
     def _has_only_weight_and_bias(self) -> bool:
         own = {name for name, _ in self.named_parameters(recurse=False)}
-        return own <= {'weight', 'bias'} and self._modules.keys() <= {'weight_quantizer', *self.inputs}
+        return own <= {'weight', 'bias'} and self._modules.keys() <= {
+            'weight_quantizer',
+            'output_quantizer',
+            *self.inputs,
+        }
 
     def original_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Returns the forward in full precision, with the weight and bias that are read at the moment."""

@@ -23,7 +23,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
             if plain
             else self._conv_forward
         )
-        return recomputed(convolve, x, weight, self.bias)
+        return self.quantized_output(recomputed(convolve, x, weight, self.bias))
 
 
 @register_layer(nn.ConvTranspose2d)
@@ -40,9 +40,9 @@ class QuantizedConvTranspose2d(QuantizedLayer, nn.ConvTranspose2d):
         )
         convolve = Convolution(self.stride, self.padding, self.dilation, True, tuple(output_padding), self.groups)
         x = self.quantized_input(x)
-        if x.dim() == 3:
-            return recomputed(convolve, x[None], self.quantized_weight(), self.bias)[0]
-        return recomputed(convolve, x, self.quantized_weight(), self.bias)
+        batched = x.dim() == 4
+        y = recomputed(convolve, x if batched else x[None], self.quantized_weight(), self.bias)
+        return self.quantized_output(y if batched else y[0])
 
     def weight_to_quantize(self) -> Tensor:
         """Returns the weight as (C_out, C_in / groups, k, k)."""

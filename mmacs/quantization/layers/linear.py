@@ -15,4 +15,4 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C_in) to (..., C_out)."""
-        return recomputed(Product(), self.input_quantizer(x), self.quantized_weight(), self.bias)
+        return self.quantized_output(recomputed(Product(), self.input_quantizer(x), self.quantized_weight(), self.bias))

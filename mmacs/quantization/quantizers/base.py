@@ -11,6 +11,7 @@ from mmacs.quantization.fake_quant import level_bounds, per_element, power_of_tw
 from mmacs.quantization.memory_order import memory_rows
 from mmacs.quantization.mse_clip import channel_sample
 from mmacs.quantization.processes import world_size
+from mmacs.quantization.quantizers.kept import Kept
 from mmacs.quantization.recompute import keeping_inputs, remember
 from mmacs.utils.checks import is_number, is_whole
 from mmacs.utils.errors import MmacsError
@@ -127,6 +128,9 @@ class Quantizer(nn.Module):
         self.enabled = True
         self.observing = False
         self.calls = 0
+        # How many read each level's tensor, and what is kept for them while a forward runs
+        self.reads = (1,) * num_levels
+        self.values_of_this_forward: Optional[Dict[Tuple[int, bool], Kept]] = None
         self.register_buffer('initialized', torch.zeros(num_levels, dtype=torch.uint8))
         self.register_buffer('signed', torch.full((num_levels,), signed is not False, dtype=torch.uint8))
         self.register_buffer('step_bits', torch.tensor([bits], dtype=torch.uint8))
@@ -186,9 +190,28 @@ class Quantizer(nn.Module):
     # ---------------------------------------------------------------- forward
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize ``x`` (any shape, any floating dtype); arithmetic is float32, the dtype is kept."""
-        if not self.enabled:
-            return x
-        level = self._next_level()
+        return self.at_level(x, self._next_level()) if self.enabled else x
+
+    def at_level(self, x: Tensor, level: int) -> Tensor:
+        """Fake-quantize ``x`` by the range of a level; once in a forward, if several read it there.
+
+        What others read of a tensor is kept from the first until the last of them, one tensor for each level. Outside
+        of a marked forward, see :mod:`~.sharing`, each call computes.
+        """
+        kept = self.values_of_this_forward
+        if kept is None or self.reads[level] == 1:
+            return self._quantized(x, level)
+        key = level, torch.is_grad_enabled()
+        found = kept.get(key)
+        if found is None or not found.is_of(x):
+            kept[key] = Kept(x, self._quantized(x, level), self.reads[level] - 1)
+            return kept[key].y
+        found.left -= 1
+        if found.left == 0:
+            del kept[key]
+        return found.y
+
+    def _quantized(self, x: Tensor, level: int) -> Tensor:
         if x.numel() == 0:
             return x
         if self.observing:
@@ -302,11 +325,15 @@ class Quantizer(nn.Module):
             return 0
         level, self.calls = self.calls, self.calls + 1
         if level >= self.num_levels:
-            raise MmacsError(
-                f'{self.name} was called more than {self.num_levels} times in one forward, but it has one range per '
-                f'pyramid level: set per_level=False, or the number of calls, for this layer in the recipe'
-            )
+            self.refuse_call(self.num_levels)
         return level
+
+    def refuse_call(self, num_calls: int) -> None:
+        """Raise the error for more calls in one forward than there are ranges for."""
+        raise MmacsError(
+            f'{self.name} was called more than {num_calls} times in one forward, but it has one range per pyramid '
+            f'level: set per_level=False, or the number of calls, for this layer in the recipe'
+        )
 
     def watch(self, total: Union[float, Tensor]) -> None:
         """Look at the sum of values, and at what is learned: a NaN would be rounded to some level and hidden.

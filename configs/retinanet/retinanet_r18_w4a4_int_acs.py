@@ -1,0 +1,3 @@
+_base_ = './retinanet_r18_w4a4_acs.py'
+
+model = dict(recipe=dict(preset='w4a4-int'))
