@@ -27,8 +27,8 @@ def make_report(
         drops (Dict[str, float]): Drop of the metric by layer, of those that were measured.
 
     Returns:
-        dict: ``layers``, a list with ``name``, ``macs``, ``bit_operations``, ``weight``, ``inputs`` and ``outputs`` (see
-        :class:`~.statistics.QuantizerStatistics`), ``follows``, the names of quantizers of its inputs that other
+        dict: ``layers``, a list with ``name``, ``macs``, ``bit_operations``, ``weight``, ``inputs`` and ``outputs``
+        (see :class:`~.statistics.QuantizerStatistics`), ``follows``, the names of quantizers of its inputs that other
         layers hold, and ``drop`` of each quantized layer; ``complaints``, sentences
         about quantizers through which nothing gets; ``totals``, with sizes in bytes.
     """
