@@ -13,14 +13,14 @@ from mmacs.deploy.integers import (
     integer_weight,
     scaled_by_channel,
 )
-from mmacs.deploy.modules.activation import Quantize
+from mmacs.deploy.modules.activation import Quantize, SharedQuantize, forget_tensors
 from mmacs.deploy.modules.attention import integer_attention
 from mmacs.deploy.modules.calls import begin_forward
-from mmacs.deploy.modules.layers import integer_layer
+from mmacs.deploy.modules.layers import Activation, integer_layer
 from mmacs.quantization.batch_norm import PerLevelBatchNorm2d
 from mmacs.quantization.freeze import normalised_convolutions
 from mmacs.quantization.layers import QuantizedLayer, QuantizedLinear, QuantizedMultiheadAttention
-from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.quantizers import Quantizer, SharedQuantizer
 
 TARGETS = ('cpu', 'tensorrt')
 
@@ -76,7 +76,7 @@ class _Rewriter:
                 elif isinstance(child, QuantizedLayer):
                     norm = norms.get((id(parent), name))
                     parent._modules[name] = self.layer(child, norm)
-                elif isinstance(child, Quantizer) and not isinstance(parent, QuantizedLayer):
+                elif isinstance(child, (Quantizer, SharedQuantizer)) and not isinstance(parent, QuantizedLayer):
                     parent._modules[name] = self.quantizer(child)
         for parent in modules:
             for name, child in list(parent._modules.items()):
@@ -86,6 +86,7 @@ class _Rewriter:
             if module is self.model or hasattr(module, 'shared_inside'):  # marks the begin of a forward
                 module.register_forward_pre_hook(begin_forward)
                 module.shared_inside = None
+        self.model.register_forward_pre_hook(forget_tensors)
 
     def layer(self, layer: nn.Module, norm_place: Optional[Tuple[nn.Module, str]]) -> nn.Module:
         """Returns what stands for a layer, with the BatchNorm after it if that can be folded; it is taken out then."""
@@ -112,7 +113,15 @@ class _Rewriter:
             folded = self.fold(weights[0], bias, norm)
             if folded is not None:
                 has_norm, (weights, biases) = True, folded
-        made = integer_layer(layer, original, name, self.input_of(layer, 'input_quantizer'), weights, biases)
+        made = integer_layer(
+            layer,
+            original,
+            name,
+            self.activation_of(layer, 'input_quantizer'),
+            weights,
+            biases,
+            self.activation_of(layer, 'output_quantizer'),
+        )
         made.has_norm = has_norm
         return made
 
@@ -163,7 +172,7 @@ class _Rewriter:
                     shell,
                     nn.Linear,
                     f'{name}.{part}',
-                    self.input_of(layer, kind),
+                    self.activation_of(layer, kind),
                     [] if weights[number] is None else [weights[number]],
                     [] if biases[number] is None else [biases[number]],
                 )
@@ -171,14 +180,16 @@ class _Rewriter:
         self.made[key] = integer_attention(layer, projections)
         return self.made[key]
 
-    def input_of(self, layer: nn.Module, kind: str) -> Optional[Quantize]:
-        """Returns what stands for an input quantizer, None in full precision."""
-        quantizer = getattr(layer, kind)
-        return self.quantizer(quantizer) if isinstance(quantizer, Quantizer) else None
+    def activation_of(self, layer: nn.Module, kind: str) -> Optional[Activation]:
+        """Returns what stands for the quantizer of an input or output, None in full precision."""
+        quantizer = getattr(layer, kind, None)
+        return self.quantizer(quantizer) if isinstance(quantizer, (Quantizer, SharedQuantizer)) else None
 
-    def quantizer(self, quantizer: Quantizer) -> Quantize:
-        """Returns what stands for a quantizer of an activation."""
+    def quantizer(self, quantizer: nn.Module) -> Activation:
+        """Returns what stands for a quantizer of an activation, or for what stands for one."""
         key = (id(quantizer),)
+        if key not in self.made and isinstance(quantizer, SharedQuantizer):
+            self.made[key] = SharedQuantize(self.quantizer(quantizer.source), quantizer.levels)
         if key not in self.made:
             name = self.names[id(quantizer)]
             ready = [flags.initialized for flags in quantizer.read_flags()]
@@ -186,5 +197,5 @@ class _Rewriter:
                 activation_grid(quantizer.grid(level), name, self.round_offsets) if is_ready else None
                 for level, is_ready in enumerate(ready)
             ]
-            self.made[key] = Quantize(name, grids, self.signed_storage)
+            self.made[key] = Quantize(name, grids, self.signed_storage, shared=max(quantizer.reads) > 1)
         return self.made[key]

@@ -81,6 +81,7 @@ def without_biases(model):
         'w4a4',
         'w8a8',
         'w2a2',
+        'w4a4-int',
         {'preset': 'w4a4', 'additions': {'bits': 8}},
         {'preset': 'w4a4', 'activation': {'per_channel': True}},
         {'preset': 'w4a4', 'weight': {'per_channel': False, 'power_of_two': True}},
@@ -163,6 +164,26 @@ def test_levels_of_detectors_are_those_of_the_simulation(heads, name, norms_left
     shared = [module for module in reference.modules() if isinstance(module, Weight)]
     assert len({module.levels.data_ptr() for module in shared}) == len(list(simulated_weights(model)))
     reference(images[0])  # counts anew
+
+
+def test_what_several_read_is_one_tensor_of_integers(heads):
+    model = with_random_norms(MODELS.build(heads['retinanet']))
+    images = [torch.randn(1, 3, 64, 64) for _ in range(2)]
+    model = quantized(without_biases(model), 'w4a4-int', images)
+    difference, share = compare(model, lambda each: each(images[0]))
+    assert difference <= 1
+    assert share > 0.999
+    reference, seen = reference_model(model), []
+    head = reference.bbox_head
+    quantizer = head.cls_convs[0].conv.input_quantizer
+    for layer in (head.cls_convs[0].conv, head.reg_convs[0].conv, reference.neck.fpn_convs[4].conv):
+        turn_of = layer.input_quantizer.turn_of
+        layer.input_quantizer.turn_of = lambda x, turn_of=turn_of: seen.append(turn_of(x)) or seen[-1]
+    with torch.no_grad(), recorded_integers(reference) as found:
+        scores = reference(images[0])[0]
+    assert [turn.call for turn in seen] == [3, *[level for level in range(5) for _ in range(2)]]
+    assert not quantizer.turns  # holds no tensors any more
+    assert found['bbox_head.retina_cls.output_quantizer#4'].shape == scores[4].shape
 
 
 def simulated_weights(model):

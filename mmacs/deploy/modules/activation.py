@@ -1,7 +1,7 @@
 """Quantization of activations, as the nodes QuantizeLinear, Clip and DequantizeLinear compute it."""
 
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmacs.deploy.integers import ActivationGrid
 from mmacs.deploy.modules.calls import Counted, begin_forward
 from mmacs.deploy.tracing import is_exporting
+from mmacs.quantization.quantizers.kept import Kept
 from mmacs.utils.errors import MmacsError
 
 QUANTIZE = 'mmacs::Quantize'  # see mmacs.deploy.graph
@@ -17,8 +18,9 @@ QUANTIZE = 'mmacs::Quantize'  # see mmacs.deploy.graph
 class Turn(NamedTuple):
     """One call of a quantizer."""
 
-    call: int  # number of calls before it in this forward
+    call: int  # number of tensors before it in this forward
     level: int  # of the feature pyramid, if it has a step for each
+    own: int  # number of the call among those that the layer tells apart
 
 
 class Quantize(Counted):
@@ -28,11 +30,20 @@ class Quantize(Counted):
         name (str): Name of the quantizer.
         grids (Sequence[ActivationGrid or None]): One, or one per pyramid level; None for a level without a range.
         signed_storage (bool): Whether integers are stored as int8 with zero at 0, and not as uint8 with any zero.
+        shared (bool): Whether several read what it makes of a tensor, which is then one tensor of integers.
     """
 
-    def __init__(self, name: str, grids: Sequence[Optional[ActivationGrid]], signed_storage: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        grids: Sequence[Optional[ActivationGrid]],
+        signed_storage: bool = False,
+        shared: bool = False,
+    ) -> None:
         super().__init__()
         self.name = name
+        self.shared = shared
+        self.turns: Dict[int, Tuple[Turn, Kept]] = {}  # the last of each level, and its tensor
         self.bounds: List[Optional[Tuple[int, int]]] = [None if grid is None else grid[1:] for grid in grids]
         self.signed_storage = signed_storage
         self.recorded: Optional[Dict[str, Tensor]] = None
@@ -64,21 +75,39 @@ class Quantize(Counted):
 
     def forward(self, x: Tensor, turn: Optional[Turn] = None) -> Tensor:
         """Round a float32 tensor of any shape, channels second; ``turn`` is given by who asked for it already."""
-        turn = turn or self.next_turn()
+        turn = turn or self.turn_of(x)
         if x.numel() == 0:
             return x
-        if is_exporting():
-            return self._node(x, turn)
-        return self.integers(x, turn) * self.step(turn.level, x)
+        kept = self.turns[turn.level][1] if self.shared else None
+        if kept is not None and kept.y is not None:
+            return kept.y
+        y = self._node(x, turn) if is_exporting() else self.integers(x, turn) * self.step(turn.level, x)
+        if kept is not None:
+            self.turns[turn.level] = turn, Kept(x, y, 0)
+        return y
 
-    def next_turn(self) -> Turn:
-        """Returns the number of the next call, and the pyramid level that it is for.
+    def turn_of(self, x: Tensor) -> Turn:
+        """Returns the turn of a tensor: the next one, or the one that it had when another read it.
 
         Raises:
             MmacsError: If the level has no range, or all levels had their turn.
         """
+        if self.shared:
+            return self.turn_at_level(x, self.next_call() if self.num_levels > 1 else 0)
         call = self.next_call()
         level = call if self.num_levels > 1 else 0
+        self._require(level)
+        return Turn(call, level, level)
+
+    def turn_at_level(self, x: Tensor, level: int) -> Turn:
+        """Returns the turn of a tensor that several read, which is for a level; see :meth:`turn_of`."""
+        self._require(level)
+        if level not in self.turns or not self.turns[level][1].is_of(x):
+            call = level if self.num_levels > 1 else self.next_call()
+            self.turns[level] = Turn(call, level, level), Kept(x, None, 0)
+        return self.turns[level][0]
+
+    def _require(self, level: int) -> None:
         if level >= self.num_levels:
             raise MmacsError(
                 f'{self.name} was called more than {self.num_levels} times in one forward, but it has one range per '
@@ -89,7 +118,10 @@ class Quantize(Counted):
                 f'{self.name} was never calibrated: call mmacs.quantization.calibrate(model, batches), '
                 f'add the hook mmacs.QuantizationHook, or load a checkpoint of a quantized model'
             )
-        return Turn(call, level)
+
+    def steps(self) -> Tensor:
+        """Returns the steps, shape (levels,) or, with one for each channel, (levels, channels)."""
+        return torch.stack([getattr(self, f'step_{level}') for level in range(self.num_levels)])
 
     def integers(self, x: Tensor, turn: Turn) -> Tensor:
         """Returns the integers k as float32, and writes down what files hold of them, if that is asked for."""
@@ -116,6 +148,56 @@ class Quantize(Counted):
         return ', '.join(dict.fromkeys('-' if each is None else f'{each[0]}..{each[1]}' for each in self.bounds))
 
 
+class SharedQuantize(Counted):
+    """Stands in a layer for a quantizer that another one has.
+
+    Args:
+        source (Quantize): The quantizer, no child of this module.
+        levels (Sequence[int]): For each call of this layer, the level of ``source``.
+    """
+
+    is_per_channel = False
+
+    def __init__(self, source: Quantize, levels: Sequence[int]) -> None:
+        super().__init__()
+        self.__dict__['source'] = source
+        self.levels = tuple(levels)
+
+    @property
+    def num_levels(self) -> int:
+        """Number of calls that are told apart."""
+        return len(self.levels)
+
+    def turn_of(self, x: Tensor) -> Turn:
+        """See :meth:`Quantize.turn_of`."""
+        own = self.next_call() if self.num_levels > 1 else 0
+        level = self.levels[own] if own < self.num_levels else self.source.num_levels  # which it refuses
+        return self.source.turn_at_level(x, level)._replace(own=own)
+
+    def forward(self, x: Tensor, turn: Optional[Turn] = None) -> Tensor:
+        """See :meth:`Quantize.forward`."""
+        return self.source(x, turn or self.turn_of(x))
+
+    def integers(self, x: Tensor, turn: Turn) -> Tensor:
+        """See :meth:`Quantize.integers`."""
+        return self.source.integers(x, turn)
+
+    def step(self, level: int, x: Tensor) -> Tensor:
+        """See :meth:`Quantize.step`; ``level`` is that of a turn."""
+        return self.source.step(level, x)
+
+    def steps(self) -> Tensor:
+        """Returns the step of each call, shape (levels,)."""
+        return self.source.steps()[list(self.levels)]
+
+
+def forget_tensors(model: nn.Module, args: Any = ()) -> None:
+    """Have the quantizers inside of a model hold no tensors any more; it serves as a forward pre-hook, too."""
+    for module in model.modules():
+        if isinstance(module, Quantize):
+            module.turns.clear()
+
+
 @contextmanager
 def recorded_integers(model: nn.Module) -> Iterator[Dict[str, Tensor]]:
     """Have the quantizers of a reference write down their integers; one forward is made in the body.
@@ -129,6 +211,7 @@ def recorded_integers(model: nn.Module) -> Iterator[Dict[str, Tensor]]:
     found: Dict[str, Tensor] = {}
     modules = [module for module in model.modules() if isinstance(module, Quantize)]
     begin_forward(model)
+    forget_tensors(model)
     for module in modules:
         module.recorded = found
     try:
@@ -136,3 +219,4 @@ def recorded_integers(model: nn.Module) -> Iterator[Dict[str, Tensor]]:
     finally:
         for module in modules:
             module.recorded = None
+        forget_tensors(model)

@@ -1,18 +1,19 @@
 """Convolutions, their transposes and linear maps of integers, each a subclass of the layer that it stands for."""
 
 from functools import cache
-from typing import Any, Optional, Sequence, Type
+from typing import Any, Optional, Sequence, Type, Union
 
-import torch
 from torch import Tensor, nn
 
 from mmacs.deploy.integers import IntegerWeight, rounded_bias, without_silent_channels
-from mmacs.deploy.modules.activation import Quantize
+from mmacs.deploy.modules.activation import Quantize, SharedQuantize
 from mmacs.deploy.modules.calls import Counted
 from mmacs.deploy.modules.weight import Weight
 from mmacs.deploy.tracing import is_exporting
 from mmacs.quantization.layers.base import shadowed
 from mmacs.utils.errors import MmacsError
+
+Activation = Union[Quantize, SharedQuantize]
 
 
 class IntegerLayer(Counted):
@@ -21,7 +22,7 @@ class IntegerLayer(Counted):
     Between quantized input and weight it computes with the integers themselves, as runtimes do, and scales the sums.
     While a file is written it emits nodes for the two. The children are ``input_quantizer``, a
     :class:`~.activation.Quantize`, and ``stored_weight``, a :class:`~.weight.Weight`; either is None where the recipe
-    keeps full precision.
+    keeps full precision. So is ``output_quantizer``, but for some layers that predict.
     """
 
     num_norms: int  # BatchNorms that were folded in, one per call
@@ -29,12 +30,17 @@ class IntegerLayer(Counted):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Map what the original layer maps."""
+        y = self.computed(x, *args, **kwargs)
+        return y if self.output_quantizer is None else self.output_quantizer(y)
+
+    def computed(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Returns what the original layer computes, before it may be quantized."""
         call = self.next_call() if self.num_norms > 1 else 0
         if call >= self.num_norms > 1:
             raise MmacsError(f'{self.name} was called more than {self.num_norms} times in one forward')
         quantizer, weight = self.input_quantizer, self.stored_weight
-        turn = None if quantizer is None else quantizer.next_turn()
-        level = turn.level if turn is not None and quantizer.num_levels > 1 else call
+        turn = None if quantizer is None else quantizer.turn_of(x)
+        level = turn.own if turn is not None and quantizer.num_levels > 1 else call
         bias = getattr(self, f'bias_{level if self.num_biases > 1 else 0}') if self.num_biases else None
         if quantizer is None or weight is None or quantizer.is_per_channel or is_exporting() or x.numel() == 0:
             x = x if quantizer is None else quantizer(x, turn)
@@ -63,9 +69,10 @@ def integer_layer(
     layer: nn.Module,
     original: Type[nn.Module],
     name: str,
-    quantizer: Optional[Quantize],
+    quantizer: Optional[Activation],
     weights: Sequence[IntegerWeight],
     biases: Sequence[Tensor],
+    output_quantizer: Optional[Activation] = None,
 ) -> nn.Module:
     """Returns a layer that stands for a quantized one.
 
@@ -76,6 +83,7 @@ def integer_layer(
         quantizer (Quantize, optional): Of the input.
         weights (Sequence[IntegerWeight]): One, or one per BatchNorm that was folded; none in full precision.
         biases (Sequence[Tensor]): As many, float32, shape (C,); or none.
+        output_quantizer (Quantize, optional): Of the output.
     """
     integer = object.__new__(_integer_kind(original))
     nn.Module.__init__(integer)
@@ -85,9 +93,9 @@ def integer_layer(
     integer.register_parameter('weight', None)  # what is printed of a layer, and asked of it, looks for them
     integer.register_parameter('bias', None)
     integer.num_norms = max(1, len(weights))
-    integer.input_quantizer = quantizer
+    integer.input_quantizer, integer.output_quantizer = quantizer, output_quantizer
     if weights and quantizer is not None and biases:
-        steps = torch.stack([getattr(quantizer, f'step_{level}') for level in range(quantizer.num_levels)])
+        steps = quantizer.steps()
         weights = [without_silent_channels(weight, bias, steps) for weight, bias in zip(weights, biases)]
         if not quantizer.is_per_channel:
             count = max(len(biases), len(steps))
