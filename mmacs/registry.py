@@ -31,7 +31,9 @@ guard_loading()
 
 MODULE2PACKAGE.setdefault('mmacs', 'mmacs')  # configs can inherit 'mmacs::<name>.py'
 
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmacs', locations=['mmacs.models'])
+MODELS = Registry(
+    'model', parent=MMENGINE_MODELS, scope='mmacs', locations=['mmacs.models', 'mmacs.deploy.exported_model']
+)
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmacs', locations=['mmacs.datasets'])
 DATA_SAMPLERS = Registry(
     'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='mmacs', locations=['mmacs.coreset.sampler']

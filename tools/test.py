@@ -1,30 +1,43 @@
-"""Evaluate a checkpoint: ``python tools/test.py CONFIG CHECKPOINT``."""
+"""Evaluate a checkpoint or an exported file: ``python tools/test.py CONFIG CHECKPOINT``."""
 
 from mmacs import cli
 
 
 def main() -> None:
     """Parse the options, build the runner, evaluate."""
+    from pathlib import Path
+
     import matplotlib  # here, so that a missing framework is answered with one sentence
     from mmengine.runner import CheckpointLoader
 
     from mmacs.cli import commands
     from mmacs.cli.augmentation import augment_testing
+    from mmacs.cli.exported import SUFFIXES, put_exported, require_classes
     from mmacs.cli.surroundings import surroundings
     from mmacs.hooks.quantization_hook import STATE_KEY
     from mmacs.hooks.run import unwrapped
     from mmacs.quantization import quantizers
     from mmacs.utils.errors import MmacsError
 
-    parser = commands.common_parser('Evaluate a checkpoint')
-    parser.add_argument('checkpoint', help='path of the checkpoint')
+    parser = commands.common_parser('Evaluate a checkpoint or an exported file')
+    parser.add_argument('checkpoint', help='path of the checkpoint, or of an exported file, .onnx or .xml')
+    parser.add_argument(
+        '--backend',
+        choices=['onnxruntime', 'openvino'],
+        help='what runs an exported file; default: onnxruntime, or openvino for .xml',
+    )
     parser.add_argument('--show-dir', help="folder for pictures of detections, within the run's folder")
     parser.add_argument('--tta', action='store_true', help='test-time augmentation, by default with mirror images')
     args = parser.parse_args()
     cfg = commands.load_config(args)
+    suffix = Path(args.checkpoint).suffix
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    if suffix in SUFFIXES:
+        put_exported(cfg, args.checkpoint, args.backend or ('openvino' if suffix == '.xml' else 'onnxruntime'))
+    elif args.backend:
+        raise MmacsError(f'--backend runs exported files ({", ".join(SUFFIXES)}), and {args.checkpoint} is none')
     if args.tta:
         augment_testing(cfg)
-    cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show_dir:
         matplotlib.rcParams['text.parse_math'] = False  # names of classes may hold dollar signs
         hook = cfg.default_hooks.get('visualization') or {'type': None}
@@ -36,7 +49,9 @@ def main() -> None:
             raise MmacsError("--show-dir needs MMDetection's or MMPreTrain's hook as default_hooks.visualization")
     with surroundings(cfg.work_dir):
         runner = commands.build_runner(cfg, ['test_dataloader'])
-        if next(quantizers(unwrapped(runner)), None) is None:
+        if suffix in SUFFIXES:
+            require_classes(runner)
+        elif next(quantizers(unwrapped(runner)), None) is None:
             checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
             if STATE_KEY in checkpoint:
                 raise MmacsError(

@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from mmacs.deploy.metadata import Metadata, write_metadata
+
 ZERO = np.uint8(0)
 
 
@@ -70,12 +72,13 @@ class GraphBuilder:
         bias = self.constant(f'{name}.bias', self.rng.normal(size=out).astype(np.float32) * 0.1)
         return self.node('Conv', [x, dequantized, bias], f'{name}.output', name, pads=[1, 1, 1, 1], group=group)
 
-    def model(self, outputs: Dict[str, Tuple[int, Sequence]], metadata: Optional[Dict[str, str]] = None):
-        images = helper.make_tensor_value_info('images', TensorProto.FLOAT, ['batch', 3, 'height', 'width'])
-        made = [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in outputs.items()]
+    def model(
+        self, outputs: Dict[str, Tuple[int, Sequence]], shape: Sequence = (None, 3, None, None)
+    ) -> onnx.ModelProto:
+        images = helper.make_tensor_value_info('images', TensorProto.FLOAT, shape)
+        made = [helper.make_tensor_value_info(name, kind, size) for name, (kind, size) in outputs.items()]
         graph = helper.make_graph(self.nodes, 'small', [images], made, self.initializers)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 21)], ir_version=10)
-        helper.set_model_props(model, metadata or {})
         onnx.checker.check_model(model, full_check=True)
         return model
 
@@ -98,3 +101,41 @@ def residual_graph(bits: int = 4) -> onnx.ModelProto:
     g.node('Identity', [g.convolution(b, 'head.reg', 4, 8, 'multiply', bits)], 'bbox_pred_0')
     shape = ('batch', 4, 'height', 'width')
     return g.model({'cls_score_0': (TensorProto.FLOAT, shape), 'bbox_pred_0': (TensorProto.FLOAT, shape)})
+
+
+def described(model: onnx.ModelProto, **values) -> onnx.ModelProto:
+    """Metadata as exported files have them."""
+    write_metadata(model, Metadata(**values))
+    return model
+
+
+def detector_graph(rows: int = 150, shape: Sequence = (None, 3, None, None), **values) -> onnx.ModelProto:
+    """Finds ``rows`` boxes of 8 x 4 pixels in each image that is not all black, none in others."""
+    g = GraphBuilder()
+    x = np.arange(rows, dtype=np.float32)
+    corners = np.stack([x, x / 2, x + 8, x / 2 + 4], axis=1)
+    brightest = g.node('ReduceMax', ['images', g.constant('axes', np.array([1, 2, 3]))], 'brightest', keepdims=0)
+    bright = g.node('Greater', [brightest, g.constant('nothing', np.float32(0))], 'bright')
+    found = g.node('Cast', [bright], 'found', to=TensorProto.FLOAT)
+    found = g.node('Unsqueeze', [found, g.constant('one', np.array([1]))], 'found.column')
+    g.node('Mul', [found, g.constant('best', np.linspace(0.9, 0.1, rows, dtype=np.float32)[None])], 'scores')
+    column = g.node('Unsqueeze', [found, g.constant('two', np.array([2]))], 'found.cube')
+    g.node('Mul', [column, g.constant('corners', corners[None])], 'boxes')
+    labels = g.node('Mul', [found, g.constant('kinds', (x % 3)[None])], 'labels.float')
+    g.node('Cast', [labels], 'labels', to=TensorProto.INT64)
+    outputs = {
+        'boxes': (TensorProto.FLOAT, (shape[0], rows, 4)),
+        'scores': (TensorProto.FLOAT, (shape[0], rows)),
+        'labels': (TensorProto.INT64, (shape[0], rows)),
+    }
+    model = g.model(outputs, shape=shape)
+    return described(model, **{'task': 'detection', 'classes': ['a', 'b', 'c'], **values})
+
+
+def classifier_graph(**values) -> onnx.ModelProto:
+    """Scores three classes by the brightness of the three channels."""
+    g = GraphBuilder()
+    means = g.node('ReduceMean', ['images', g.constant('axes', np.array([2, 3]))], 'means', keepdims=0)
+    g.node('Softmax', [means], 'scores', axis=1)
+    model = g.model({'scores': (TensorProto.FLOAT, (None, 3))})
+    return described(model, **{'task': 'classification', 'classes': ['blue', 'green', 'red'], **values})

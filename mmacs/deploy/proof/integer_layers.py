@@ -1,7 +1,7 @@
 """Which layers a runtime computes in integers, and why the others are computed in floats, from the graph alone.
 
-The rules are those of ONNX Runtime 1.32 on x86 and of OpenVINO 2026.4, found by trying; tests compare them with what the
-runtimes really do.
+The rules are those of ONNX Runtime 1.32 on x86 and of OpenVINO 2026.4, found by trying; tests compare them with
+what the runtimes really do.
 """
 
 from dataclasses import dataclass

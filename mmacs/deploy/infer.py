@@ -1,0 +1,151 @@
+"""Run an exported file on a picture: ``python -m mmacs.deploy.infer model.onnx picture.jpg``.
+
+It needs no config and no framework: what it has to know is in the file.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+
+from mmacs.deploy.exported_file import open_exported
+from mmacs.deploy.metadata import Metadata
+from mmacs.deploy.preprocessing import in_one_batch, prepared
+from mmacs.deploy.runtimes import BACKENDS
+from mmacs.utils.errors import MmacsError, printable, reason
+from mmacs.utils.files import atomic_path
+
+_COLOURS = (
+    '#e6194b',
+    '#3cb44b',
+    '#4363d8',
+    '#f58231',
+    '#911eb4',
+    '#008080',
+    '#9a6324',
+    '#800000',
+    '#808000',
+    '#000075',
+)
+
+
+class Detection(NamedTuple):
+    """An object: name of its class, score, and box x1, y1, x2, y2 in pixels of the picture."""
+
+    name: str
+    label: int
+    score: float
+    box: Tuple[float, float, float, float]
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Parse the options, print what is found, and draw it if asked to; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog='python -m mmacs.deploy.infer', description='Run an exported file on a picture'
+    )
+    parser.add_argument('file', help='the exported file, .onnx, or .xml for OpenVINO')
+    parser.add_argument('picture', help='the picture')
+    parser.add_argument('--out', help='picture to draw the detections on')
+    parser.add_argument('--threshold', type=float, default=0.3, help='lowest score that is shown; default: 0.3')
+    parser.add_argument('--backend', choices=BACKENDS, help='default: onnxruntime, or openvino for .xml')
+    args = parser.parse_args(arguments)
+    try:
+        _run(args)
+    except MmacsError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    if not 0 <= args.threshold <= 1:
+        raise MmacsError(f'--threshold is a score from 0 to 1, got {args.threshold}')
+    backend = args.backend or ('openvino' if Path(args.file).suffix == '.xml' else 'onnxruntime')
+    runtime, metadata = open_exported(args.file, backend)
+    picture = read_picture(args.picture)
+    how = metadata.preprocessing
+    pixels, scale = prepared(picture, how)
+    outputs = runtime.run({'images': in_one_batch([pixels], how.pad, runtime.inputs['images'])})
+    if 'boxes' not in outputs:
+        if 'scores' not in outputs:
+            raise MmacsError(f'{args.file} gives raw tensors ({", ".join(outputs)}): there is nothing to show of them')
+        scores = outputs['scores'][0]
+        for label in np.argsort(-scores)[:5]:
+            print(f'{_class(metadata, int(label))} {scores[label]:.3f}')
+        if args.out:
+            raise MmacsError('--out draws detections, and this file gives class scores')
+        return
+    found = detections(outputs, metadata, scale, picture.size)
+    shown = [one for one in found if one.score >= args.threshold]
+    for one in shown:
+        print(f'{one.name} {one.score:.3f} at ' + ', '.join(f'{value:.1f}' for value in one.box))
+    print(f'{len(shown)} objects with a score of {args.threshold} or more')
+    if args.out:
+        draw(picture, shown, Path(args.out))
+
+
+def read_picture(path: str) -> Image.Image:
+    """Returns a picture in RGB, turned as its EXIF data says.
+
+    Raises:
+        MmacsError: If it cannot be read.
+    """
+    try:
+        with Image.open(path) as picture:
+            return ImageOps.exif_transpose(picture).convert('RGB')
+    except UnidentifiedImageError as error:
+        raise MmacsError(f'cannot read the picture {path}: it is no image') from error
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise MmacsError(f'cannot read the picture {path}: {reason(error)}') from error
+
+
+def detections(outputs: dict, metadata: Metadata, scale: Tuple[float, float], size: Tuple[int, int]) -> List[Detection]:
+    """Returns the objects of the first image, in pixels of the picture.
+
+    Args:
+        outputs (dict): ``boxes``, ``scores`` and ``labels``.
+        metadata (Metadata): What the file says of itself.
+        scale (Tuple[float, float]): What widths and heights of the picture were multiplied by.
+        size (Tuple[int, int]): Width and height of the picture.
+    """
+    found = []
+    for box, score, label in zip(outputs['boxes'][0], outputs['scores'][0], outputs['labels'][0]):
+        if score > 0:
+            corners = np.clip(box / np.array([*scale] * 2), 0, np.array([*size] * 2)).tolist()
+            found.append(Detection(_class(metadata, int(label)), int(label), float(score), tuple(corners)))
+    return found
+
+
+def draw(picture: Image.Image, found: Sequence[Detection], path: Path) -> None:
+    """Write a picture with boxes and names.
+
+    Raises:
+        MmacsError: If it cannot be written, or has a suffix of no image format.
+    """
+    picture = picture.copy()
+    pen = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=max(11, picture.height // 40))
+    for one in sorted(found, key=lambda each: each.score):
+        colour = _COLOURS[one.label % len(_COLOURS)]
+        pen.rectangle(one.box, outline=colour, width=max(2, picture.height // 240))
+        text = f'{one.name} {one.score:.2f}'
+        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+        x, y = one.box[0], max(0.0, one.box[1] - (bottom - top) - 4)
+        pen.rectangle((x, y, x + right - left + 6, y + bottom - top + 4), fill=colour)
+        pen.text((x + 3 - left, y + 2 - top), text, fill='white', font=font)
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise MmacsError(f'--out {path} has a suffix of no image format: take .png or .jpg')
+    with atomic_path(path) as temporary:
+        picture.save(temporary)
+
+
+def _class(metadata: Metadata, label: int) -> str:
+    classes = metadata.classes or ()
+    return printable(classes[label], 60) if 0 <= label < len(classes) else f'class {label}'
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""What an exported file says of itself: written with it, and read by whoever runs it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
+
+from mmacs.utils.errors import MmacsError
+from mmacs.version import __version__
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+PREFIX = 'mmacs.'
+DIGEST = f'{PREFIX}digest'
+TASKS = ('detection', 'classification', 'raw')
+
+
+@dataclass
+class Preprocessing:
+    """What is done to a picture before it is the input; normalisation is part of the graph.
+
+    Attributes:
+        channel_order (str): ``'BGR'`` or ``'RGB'``: that of the input's channels.
+        mean (List[float]): What the graph subtracts, per channel of the input, for information.
+        std (List[float]): What it divides by.
+        resize (Dict, optional): ``scale`` [width, height] with ``keep_ratio``; or ``edge`` (``'short'`` or ``'long'``)
+            with ``scale``, one number. None if the picture stays as it is.
+        crop (List[int], optional): Height and width of what is cut out of the centre.
+        pad (Dict): ``value`` in raw pixels, per channel of the input, and ``divisor``, ``size`` [height, width] or
+            ``square``; at the right and lower edges.
+    """
+
+    channel_order: str = 'BGR'
+    mean: List[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    std: List[float] = field(default_factory=lambda: [1.0, 1.0, 1.0])
+    resize: Optional[Dict[str, Any]] = None
+    crop: Optional[List[int]] = None
+    pad: Dict[str, Any] = field(default_factory=lambda: {'divisor': 1, 'value': [0.0, 0.0, 0.0]})
+
+
+@dataclass
+class Metadata:
+    """What a file says of itself.
+
+    Attributes:
+        version (str): Of mmacs.
+        task (str): ``'detection'``, ``'classification'`` or ``'raw'``.
+        classes (List[str]): Names, by label.
+        recipe (Dict): The model's recipe.
+        preprocessing (Preprocessing): What is done to a picture.
+        config (str): Name of the config.
+        input_shape (List): Batch, channels, height and width; None where any will do.
+        format (str): ``'qcdq'`` or ``'qonnx'``.
+        target (str): ``'cpu'`` or ``'tensorrt'``.
+    """
+
+    version: str = __version__
+    task: str = 'raw'
+    classes: List[str] = field(default_factory=list)
+    recipe: Dict[str, Any] = field(default_factory=dict)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    config: str = ''
+    input_shape: List[Optional[int]] = field(default_factory=lambda: [None, 3, None, None])
+    format: str = 'qcdq'
+    target: str = 'cpu'
+
+
+def write_metadata(model: 'ModelProto', metadata: Metadata) -> None:
+    """Put the metadata and the digest of the graph into a model, in the place of others of ours."""
+    others = [(one.key, one.value) for one in model.metadata_props if not one.key.startswith(PREFIX)]
+    del model.metadata_props[:]
+    for key, value in others:
+        model.metadata_props.add(key=key, value=value)
+    for key, value in asdict(metadata).items():
+        model.metadata_props.add(key=PREFIX + key, value=json.dumps(value))
+    model.metadata_props.add(key=DIGEST, value=json.dumps(digest_of(model)))
+
+
+def digest_of(model: 'ModelProto') -> str:
+    """Returns a hash of a model without its metadata."""
+    bare = type(model)()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def read_metadata(properties: Mapping[str, str], file: object) -> Metadata:
+    """Returns what a file says of itself.
+
+    Args:
+        properties (Mapping[str, str]): Its metadata as a runtime gives them.
+        file (object): Its path, for messages.
+
+    Raises:
+        MmacsError: If it says nothing, or something that makes no sense.
+    """
+    own = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
+    if not own:
+        raise MmacsError(f'{file} was not written by mmacs: it says nothing of classes and preprocessing')
+    try:
+        values = {key: json.loads(text) for key, text in own.items()}
+        known = {one.name for one in fields(Metadata)}
+        values = {key: value for key, value in values.items() if key in known}
+        values['preprocessing'] = Preprocessing(**values.get('preprocessing', {}))
+        metadata = Metadata(**values)
+        _check(metadata)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MmacsError(f'the metadata of {file} are damaged: {str(error)[:200]}') from error
+    return metadata
+
+
+def require_untouched(model: 'ModelProto', file: object) -> None:
+    """Compare a graph with the digest that it was written with.
+
+    Raises:
+        MmacsError: If it was changed since.
+    """
+    written = next((one.value for one in model.metadata_props if one.key == DIGEST), None)
+    if written is not None and written != json.dumps(digest_of(model)):
+        raise MmacsError(f'{file} was changed after mmacs wrote it: its graph is not the one that was proven')
+
+
+def _check(metadata: Metadata) -> None:
+    """Require what is used to be what it should be; the file may come from anywhere."""
+    how = metadata.preprocessing
+    if metadata.task not in TASKS:
+        raise ValueError(f'task is {metadata.task!r}')
+    if not isinstance(metadata.classes, list) or not all(isinstance(one, str) for one in metadata.classes):
+        raise ValueError('classes are no names')
+    if how.channel_order not in ('BGR', 'RGB'):
+        raise ValueError(f'channel_order is {how.channel_order!r}')
+    for numbers in (how.mean, how.std, how.pad.get('value', [0, 0, 0])):
+        if len(numbers) != 3 or not all(isinstance(one, (int, float)) for one in numbers):
+            raise ValueError(f'{numbers!r} is not a number per channel')
+    sizes = [how.pad.get('divisor', 1), *how.pad.get('size', ()), *(how.crop or ())]
+    if how.resize is not None:
+        scale = how.resize.get('scale')
+        sizes += scale if isinstance(scale, list) else [scale]
+    for size in sizes:
+        if type(size) is not int or not 0 < size <= 100_000:
+            raise ValueError(f'{size!r} is no size in pixels')
