@@ -1,5 +1,9 @@
 """``mmacs.ExportedModel`` in MMEngine's loops, and ``python -m mmacs.deploy.infer``."""
 
+import re
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +17,7 @@ from mmacs.deploy.infer import main
 from mmacs.deploy.metadata import Metadata, Preprocessing, read_metadata, require_untouched, write_metadata
 from mmacs.deploy.preprocessing import in_one_batch, prepared, preprocessing_of, resized_size
 from mmacs.utils.errors import MmacsError
+from tests.conftest import REPO
 from tests.test_deploy.graphs import classifier_graph, detector_graph, residual_graph
 
 
@@ -233,3 +238,19 @@ def test_what_the_command_refuses(tmp_path, capsys, monkeypatch, options, messag
     (printed,) = capsys.readouterr().err.splitlines()
     assert message in printed
     assert not (tmp_path / 'out.txt').exists()
+
+
+def test_the_script_of_the_documentation_needs_no_mmacs(tmp_path):
+    text = (REPO / 'docs' / 'deployment.md').read_text()
+    (script,) = [block for block in re.findall(r'```python\n(.*?)```', text, re.S) if 'onnxruntime' in block]
+    code = [line for line in script.splitlines() if line and not line.startswith(('import', 'from'))]
+    assert len(code) <= 30
+    imported = set(re.findall(r'^(?:import|from) (\w+)', script, re.M))
+    assert imported == {'json', 'sys', 'numpy', 'onnxruntime', 'PIL'}
+    how = Preprocessing(resize=dict(scale=[100, 100], keep_ratio=True), pad=dict(divisor=32, value=[1, 2, 3]))
+    path = saved(detector_graph(preprocessing=how), tmp_path / 'detector.onnx')
+    Image.new('RGB', (400, 200), 'white').save(tmp_path / 'picture.png')
+    options = [sys.executable, '-c', script, path, str(tmp_path / 'picture.png')]
+    printed = subprocess.run(options, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()
+    assert printed[1] == 'b 0.895 [4.0, 2.0, 36.0, 18.0]'
+    assert len(printed) == 112  # more than MMDetection's 100

@@ -1,0 +1,156 @@
+"""Compares a file, its reference and the simulation that was trained, and holds the bars."""
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmacs.deploy.modules.activation import recorded_integers
+from mmacs.deploy.packages import require
+from mmacs.deploy.proof import integer_layers, weights
+from mmacs.deploy.proof.cut import GIVEN, cut
+from mmacs.deploy.proof.equality import ALL, APART, EACH, Equality
+from mmacs.deploy.proof.outputs import OutputDifference
+from mmacs.deploy.proof.simulation import simulated_integers
+from mmacs.deploy.runtimes import BACKENDS, open_model
+from mmacs.quantization import quantizers
+from mmacs.utils.errors import reason
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+@dataclass
+class Proof:
+    """What was found, as plain values, and which bars it does not reach.
+
+    Attributes:
+        images (int): Number of images.
+        shapes (List[List[int]]): Their sizes as the model got them, each once.
+        weights (Dict): Number of weights, values and bytes by data type.
+        float_weights (List[str]): Layers whose weight has a quantizer, and is stored in floats.
+        simulation (Dict): Integers and outputs of the reference, compared with the simulation.
+        runtimes (Dict): For each runtime its version, integers and outputs compared with the reference, and how many
+            layers it computes in integers.
+        sizes (Dict): Bytes of the file, and of one in float32.
+        failures (List[str]): In words; empty if all bars are reached.
+    """
+
+    images: int = 0
+    shapes: List[List[int]] = field(default_factory=list)
+    weights: Dict[str, Dict[str, int]] = field(default_factory=dict)
+    float_weights: List[str] = field(default_factory=list)
+    simulation: Dict[str, Any] = field(default_factory=dict)
+    runtimes: Dict[str, Dict[str, Any]] = field(default_factory=dict)
+    sizes: Dict[str, int] = field(default_factory=dict)
+    failures: List[str] = field(default_factory=list)
+
+    def plain(self) -> Dict[str, Any]:
+        """Returns values that JSON can hold."""
+        return {
+            **asdict(self),
+            'bars': {'all_integers': ALL, 'each_layer': EACH, 'levels_apart': APART},
+            'passed': not self.failures,
+        }
+
+
+@torch.no_grad()
+def prove(
+    model: 'ModelProto',
+    reference: nn.Module,
+    simulation: nn.Module,
+    images: Sequence[Tensor],
+    backends: Sequence[str] = BACKENDS,
+    advance: Optional[Callable[[str], None]] = None,
+) -> Proof:
+    """Compare a file with the reference, layer by layer and as a whole, and the reference with the simulation.
+
+    Each layer is fed the reference's integers, so that differences, which at low bit-widths grow from layer to layer,
+    are seen where they arise.
+
+    Args:
+        model (ModelProto): The file's content.
+        reference (nn.Module): The pipeline that the file was written from, ``forward(images)``, in eval mode.
+        simulation (nn.Module): The same around the quantized model.
+        images (Sequence[Tensor]): Batches of raw pixels, (B, 3, H, W), float32.
+        backends (Sequence[str]): The runtimes. Defaults to all.
+        advance (Callable, optional): Called with what is done next, once for the simulation and once per runtime.
+
+    Returns:
+        Proof: With the bars that are not reached in its ``failures``.
+    """
+    proof = Proof(images=sum(len(one) for one in images))
+    proof.shapes = [list(shape) for shape in dict.fromkeys(tuple(one.shape[2:]) for one in images)]
+    _check_file(model, simulation, proof)
+    names = [one.name for one in model.graph.output]
+
+    _call(advance, 'reference and simulation')
+    integers: List[Dict[str, Tensor]] = []
+    expected: List[Dict[str, np.ndarray]] = []
+    equality, difference = Equality(), OutputDifference()
+    for batch in images:
+        with recorded_integers(reference) as recorded:
+            expected.append(outputs_of(reference, batch, names))
+        integers.append({name: value.clone() for name, value in recorded.items()})
+        with simulated_integers(simulation, reference, integers[-1]) as simulated:
+            simulation(batch)
+        equality.add({name: value.numpy() for name, value in integers[-1].items()}, simulated)
+        difference.add(outputs_of(simulation, batch, names), expected[-1])
+    proof.simulation = {'integers': equality.report(), 'outputs': difference.report()}
+    apart = equality.overall().apart
+    if apart > APART:
+        worst = max(equality.layers, key=lambda name: equality.layers[name].apart)
+        proof.failures.append(
+            f'the reference is up to {apart} levels from the simulation, in {worst}, {APART} is allowed'
+        )
+
+    cut_model, _ = cut(model)
+    content, cut_content = model.SerializeToString(), cut_model.SerializeToString()
+    layers = integer_layers.layers_of(model)
+    for backend in backends:
+        _call(advance, backend)
+        whole, parts = open_model(content, backend), open_model(cut_content, backend)
+        equality, difference = Equality(), OutputDifference()
+        for batch, known, outputs in zip(images, integers, expected):
+            pixels = batch.numpy()
+            known = {name: value.numpy() for name, value in known.items()}
+            given = {GIVEN + name: value for name, value in known.items() if GIVEN + name in parts.inputs}
+            wanted = [name for name in parts.outputs if name not in names]
+            equality.add(known, parts.run({'images': pixels, **given}, wanted))
+            difference.add(outputs, whole.run({'images': pixels}, names))
+        proof.failures += [f'{backend}: {failure}' for failure in equality.failures()]
+        proof.runtimes[backend] = {
+            'version': whole.version,
+            'integers': equality.report(),
+            'outputs': difference.report(),
+            'layers': integer_layers.summary(layers, backend, whole.integer_layers()),
+        }
+    return proof
+
+
+def outputs_of(pipeline: nn.Module, batch: Tensor, names: Sequence[str]) -> Dict[str, np.ndarray]:
+    """Returns the outputs of a pipeline by the names that they have in its file."""
+    found = pipeline(batch)
+    values = found if isinstance(found, (tuple, list)) else [found]
+    return {name: value.numpy() for name, value in zip(names, values)}
+
+
+def _check_file(model: 'ModelProto', simulation: nn.Module, proof: Proof) -> None:
+    onnx = require('onnx')
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        proof.failures.append(f'the ONNX checker refuses the graph: {reason(error)}')
+    stored = weights.weights_of(model)
+    proof.weights = weights.summary(stored)
+    quantized = [one.name.rpartition('.')[0] for _, one in quantizers(simulation) if one.kind == 'weight']
+    proof.float_weights = weights.floats_in_place_of_integers(stored, quantized)
+    if proof.float_weights:
+        proof.failures.append(f'the weights of {", ".join(proof.float_weights)} are stored in floats')
+
+
+def _call(advance: Optional[Callable[[str], None]], what: str) -> None:
+    if advance is not None:
+        advance(what)

@@ -1,0 +1,157 @@
+"""The proof as a table for the terminal, a JSON file, and a page."""
+
+import json
+import os
+import platform
+from datetime import datetime, timezone
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple
+
+from jinja2 import Environment
+from rich.table import Table
+
+from mmacs.utils.files import write_whole
+from mmacs.version import __version__
+
+_NAMES = {'onnxruntime': 'ONNX Runtime', 'openvino': 'OpenVINO', 'torch': 'torch (simulation)'}
+
+
+class Row(NamedTuple):
+    """A line of the table: what was looked at, what was found, what is wanted, and whether that is so."""
+
+    what: str
+    found: str
+    wanted: str = ''
+    passed: bool = True
+
+
+def surroundings() -> Dict[str, str]:
+    """Returns date, version and machine, for a report."""
+    return {
+        'date': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
+        'mmacs': __version__,
+        'machine': _processor(),
+        'cores': str(os.cpu_count()),
+    }
+
+
+def rows_of(report: Dict[str, Any]) -> List[Row]:
+    """Returns the lines that sum up a report."""
+    return [*_rows(report)]
+
+
+def table_of(report: Dict[str, Any]) -> Table:
+    """Returns the lines as a table for the terminal."""
+    table = Table(title=f'{Path(report["file"]).name}: proof on {report["images"]} images', title_justify='left')
+    for heading in ('', 'found', 'wanted', ''):
+        table.add_column(heading, overflow='fold')
+    for row in rows_of(report):
+        mark = '' if not row.wanted else '[green]yes[/]' if row.passed else '[red]no[/]'
+        table.add_row(row.what, row.found, row.wanted, mark)
+    return table
+
+
+def write_report(report: Dict[str, Any], stem: Path) -> List[Path]:
+    """Write ``<stem>.report.json`` and ``<stem>.report.html``; returns both.
+
+    Args:
+        report (dict): Plain values.
+        stem (Path): Path of the exported file without its suffix.
+    """
+    data, page = (stem.with_name(f'{stem.name}.report.{kind}') for kind in ('json', 'html'))
+    write_whole(data, json.dumps(report, indent=1).encode())
+    write_whole(page, page_of(report).encode())
+    return [data, page]
+
+
+def page_of(report: Dict[str, Any]) -> str:
+    """Returns the page, HTML that needs nothing else."""
+    template = (files(__package__) / 'page.html.j2').read_text(encoding='utf-8')
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    names = {backend: f'{_NAMES[backend]} {one["version"]}' for backend, one in report['runtimes'].items()}
+    return environment.from_string(template).render(
+        report=report, rows=rows_of(report), names=names, shown=_shown, name=Path(report['file']).name
+    )
+
+
+def megabytes(count: int) -> str:
+    """Returns a number of bytes in words."""
+    return f'{count / 1e6:.2f} MB'
+
+
+def _rows(report: Dict[str, Any]) -> Iterator[Row]:
+    bars = report['bars']
+    kinds = ', '.join(f'{one["weights"]} {kind}' for kind, one in report['weights'].items())
+    wrong = report['float_weights']
+    yield Row('weights', kinds, 'integers where a quantizer is', not wrong)
+    simulation = report['simulation']
+    apart = f'at most {bars["levels_apart"]} level apart'
+    yield Row(
+        'reference against the simulation, each layer on its own',
+        _integers(simulation['integers']),
+        apart,
+        simulation['integers']['apart'] <= bars['levels_apart'],
+    )
+    yield Row('reference against the simulation, as a whole', _outputs(simulation['outputs']))
+    for backend, one in report['runtimes'].items():
+        name = _NAMES[backend]
+        wanted = f'{bars["all_integers"]:.2%} of all, {bars["each_layer"]:.1%} of each layer, {apart}'
+        passed = not any(failure.startswith(f'{backend}:') for failure in report['failures'])
+        yield Row(f'{name} against the reference, each layer on its own', _integers(one['integers']), wanted, passed)
+        yield Row(f'{name} against the reference, as a whole', _outputs(one['outputs']))
+        layers = one['layers']
+        yield Row(f'{name}: layers in integers', f'{layers["integer"]} of {layers["layers"]}')
+    sizes = report['sizes']
+    if sizes.get('float32'):
+        ratio = sizes['float32'] / sizes['file']
+        yield Row('size', f'{megabytes(sizes["file"])}, {ratio:.2f} times smaller than in float32')
+    for row in report.get('evaluation', {}).get('rows', ()):
+        yield Row(
+            f'{report["evaluation"]["metric"]} of {_NAMES.get(row["of"], row["of"])}',
+            f'{row["value"]:.4f} (simulation {report["evaluation"]["simulation"]:.4f})',
+            f'within {report["evaluation"]["bar"]}',
+            row['passed'],
+        )
+
+
+def _integers(one: Dict[str, Any]) -> str:
+    text = f'{_share(one["equal"])} of {one["integers"]:,} equal, {one["apart"]} apart at most'
+    return text if one['equal'] == 1 else f'{text}; {_share(one["worst_equal"])} in {one["worst_layer"]}'
+
+
+def _share(share: float) -> str:
+    """A share in percent, with as many nines as it has."""
+    return '100 %' if share == 1 else f'{min(share, 0.999999999) * 100:.5f} %'
+
+
+def _outputs(one: Dict[str, Any]) -> str:
+    """Outputs in words: detections, classes, or tensors."""
+    if 'detections' in one:
+        text = f'{one["matched"]} of {one["detections"]} detections found'
+        if one['matched']:
+            kinds = ('median', 'largest')
+            boxes, scores = ([one[f'{part}_difference_{kind}'] for kind in kinds] for part in ('box', 'score'))
+            text += f'; boxes differ by {boxes[0]:.2g} pixels (at most {boxes[1]:.2g}), '
+            text += f'scores by {scores[0]:.2g} (at most {scores[1]:.2g})'
+        return text
+    if 'same_class' in one:
+        largest = one['score_difference_largest']
+        return (
+            f'{one["same_class"]} of {one["images"]} images of the same class; scores differ by {largest:.2g} at most'
+        )
+    largest = max((value for name, value in one.items() if name.endswith('_largest')), default=0.0)
+    return f'outputs differ by {largest:.2g} at most'
+
+
+def _shown(value: Any) -> str:
+    return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
+def _processor() -> str:
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor() or platform.machine()
