@@ -21,6 +21,7 @@ from mmacs.hooks.batches import require_a_batch
 from mmacs.hooks.data_check import DataCheck
 from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.work_dir import take
+from mmacs.utils.checks import require_switch, require_whole
 from mmacs.utils.errors import MmacsError
 
 # of a run that names no others: None leaves them out
@@ -94,6 +95,8 @@ def build_runner(cfg: Config, loaders: List[str]) -> Runner:
         if cfg.get(loader) is not None:
             check_loader(loader, cfg[loader])
     check_data(cfg, loaders)
+    if 'train_dataloader' in loaders:
+        _check_length(cfg)
     leave_out_hooks(cfg)
     if get_device() == 'cpu':
         compute_in_bfloat16(cfg)
@@ -152,6 +155,20 @@ def compute_in_bfloat16(cfg: Config) -> None:
     for key in ('loss_scale', 'dtype', 'use_fsdp'):
         wrapper.pop(key, None)
     wrapper.type = 'mmacs.CpuAmpOptimWrapper'
+
+
+def _check_length(cfg: Config) -> None:
+    """Require a length of training, and a switch for whether it goes on.
+
+    Raises:
+        MmacsError: If a value is none.
+    """
+    length = cfg.get('train_cfg')
+    for key in ('max_epochs', 'max_iters') if isinstance(length, dict) else ():
+        if length.get(key) is not None:
+            require_whole(f'train_cfg.{key}', length[key])
+    if 'resume' in cfg:
+        require_switch('resume', cfg.resume)
 
 
 def check_loader(name: str, loader: Any, pipelines: bool = True) -> None:

@@ -49,6 +49,7 @@ def read_config(file: os.PathLike) -> Config:
     if Path(file).is_dir():
         raise MmacsError(f'{file} is a folder, not a config')
     try:
+        _refuse_circle(str(file), ())
         return Config.fromfile(file)
     except MmacsError:
         raise
@@ -58,6 +59,25 @@ def read_config(file: os.PathLike) -> Config:
         raise _failed_import(error) from error
     except Exception as error:
         raise MmacsError(_unreadable(Path(file), error)) from error
+
+
+def _refuse_circle(file: str, heirs: Tuple[str, ...]) -> None:
+    """Refuse a config that inherits itself, which MMEngine reads until the stack is full.
+
+    Args:
+        file (str): The config.
+        heirs (Tuple[str, ...]): Configs that inherit it, the first one first.
+    """
+    file = os.path.abspath(file)
+    if file in heirs:
+        raise MmacsError(f'the config {heirs[0]} inherits itself: {" from ".join((*heirs, file))}')
+    try:
+        bases = Config._get_base_files(file)
+    except Exception:  # what cannot be read is told where it is read
+        return
+    for base in bases:
+        if isinstance(base, str) and '::' not in base:  # of a package, which knows nothing of these
+            _refuse_circle(os.path.join(os.path.dirname(file), base), (*heirs, file))
 
 
 def change_config(cfg: Config, options: Mapping[str, Any]) -> None:
@@ -128,8 +148,6 @@ def _unreadable(file: Path, error: Exception) -> str:
         return (
             f'{inner}: {_no_keys(".".join(keys), base, "this config has a dict for it: add _delete_=True to the dict")}'
         )
-    if isinstance(error, RecursionError) and len(set(read)) < len(read):
-        return f'the config {file} inherits itself: {" from ".join(dict.fromkeys(map(str, read)))}'
     return f'cannot read the config {inner}{of}: {reason(error)}{_line(frames, inner)}'
 
 

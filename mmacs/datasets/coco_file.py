@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Se
 
 import numpy as np
 
+from mmacs.datasets.text_files import not_utf8
 from mmacs.utils.errors import MmacsError
 
 NO_SIZE = -1  # width and height of an image whose record has no valid ones
@@ -37,8 +38,8 @@ def read_coco(path: os.PathLike) -> CocoFile:
     """Read a COCO annotation file of objects.
 
     Filled in: ``iscrowd`` (0), ``area`` (of the box), ``bbox`` (around the segmentation), ids of annotations where
-    they are missing, repeat, or are below 1, with which pycocotools counts an object as missed. A record without a
-    valid width and height gets :data:`NO_SIZE`.
+    they are missing, repeat, or are below 1, with which pycocotools counts an object as missed. Ids such as 3.0 are
+    read as 3. A record without a valid width and height gets :data:`NO_SIZE`.
 
     Args:
         path (os.PathLike): The file. It is not changed.
@@ -79,8 +80,7 @@ def _parse(path: Path) -> Dict[str, Any]:
     except OSError as error:
         raise MmacsError(f'cannot read {path}: {error.strerror}') from error
     except UnicodeDecodeError as error:
-        wrong = error.object[error.start]
-        refuse(f'it is not UTF-8 (byte {wrong:#04x} at position {error.start}); save it in UTF-8', error)
+        refuse(not_utf8(error), error)
     except json.JSONDecodeError as error:
         if path.stat().st_size == 0:
             refuse('it is empty', error)
@@ -116,9 +116,10 @@ class _Check:
             if key not in self.content:
                 raise MmacsError(f'{self.path} is not a COCO annotation file: it has no "{key}"')
         self.images, self.categories = self._list('images'), self._list('categories')
-        self._check_images()
         annotated = 'annotations' in self.content
         self.annotations = self._list('annotations') if annotated else []
+        self._make_ids_whole()
+        self._check_images()
         self._check_categories()
         if annotated:
             self._check_annotations()
@@ -148,6 +149,18 @@ class _Check:
         if len(places):
             first = self._name(int(places[0]))
             self.remarks.append(f'{len(places)} of {len(self.annotations)} annotations {what} (first: {first})')
+
+    def _make_ids_whole(self) -> None:
+        """Read ids such as 3.0, which tables of numbers write, as 3."""
+        count = 0
+        for record in (*self.images, *self.categories, *self.annotations):
+            for key in ('id', 'image_id', 'category_id'):
+                value = record.get(key)
+                if type(value) is float and value.is_integer():
+                    record[key] = int(value)
+                    count += 1
+        if count:
+            self.remarks.append(f'{count} ids are written with a decimal point: read as whole numbers')
 
     # ---------------------------------------------------------------- images and categories
     def _check_images(self) -> None:

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from mmacs.datasets.class_names import require_names, require_same
+from mmacs.datasets.text_files import not_utf8, require_no_mark
 from mmacs.utils.errors import MmacsError, reason
 
 
@@ -71,7 +72,9 @@ def _names_in(file: str, owner: str) -> Sequence[str]:
             raise MmacsError(f'classes of {owner} is the file {file}, which is not there')
         require_names(file, owner)
     try:
+        require_no_mark(path)
         with open(path, encoding='utf-8') as lines:
             return [line.rstrip('\n\r') for line in lines]
     except (OSError, UnicodeDecodeError) as error:
-        raise MmacsError(f'cannot read the file {file}, which is classes of {owner}: {reason(error)}') from error
+        why = not_utf8(error) if isinstance(error, UnicodeDecodeError) else reason(error)
+        raise MmacsError(f'cannot read the file {file}, which is classes of {owner}: {why}') from error

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 
 from mmacs.datasets.class_names import listed, nearest, require_names, require_present
 from mmacs.datasets.image_files import is_local, read_size
+from mmacs.datasets.text_files import not_utf8, require_no_mark
 from mmacs.utils.errors import MmacsError
 
 _LIBRARIES = ('mmengine', 'mmdet', 'mmpretrain', 'mmacs')
@@ -100,6 +101,8 @@ class Loading:
     def load_data_list(self) -> List[Info]:
         """Loads the annotations and checks what they give."""
         self._check_folders()
+        if os.path.isfile(self.file):
+            require_no_mark(self.file)
         with self._explained('load_data_list', self._where):
             infos = self._own['load_data_list']()
         if self.coco is not None:
@@ -159,8 +162,7 @@ class Loading:
         except MmacsError:
             raise
         except UnicodeDecodeError as error:
-            wrong = error.object[error.start]
-            raise MmacsError(f'{what} in {where()}: not UTF-8 (byte {wrong:#04x}); save it in UTF-8') from error
+            raise MmacsError(f'{what} in {where()}: {not_utf8(error)}') from error
         except OSError as error:
             raise MmacsError(f'{what} in {error.filename or where()}: {error.strerror or error}') from error
         except Exception as error:
@@ -294,6 +296,7 @@ class Loading:
         classes = self.dataset.metainfo.get('classes')
         flat: List[str] = []
         largest = -1
+        self._say_other_labels(infos)
         for info in infos:
             if info.get('gt_label') is not None:
                 largest = max(largest, self._largest_of(info, classes))
@@ -314,6 +317,17 @@ class Loading:
                 f'{self.file}: {len(self.unsized)} of {len(infos)} images have no valid width and height, which are '
                 f'read from their files (first: {self.unsized[0]}).'
             )
+
+    def _say_other_labels(self, infos: Sequence[Info]) -> None:
+        """Says which images are listed several times, with labels that differ."""
+        labels: Dict[str, set] = {}
+        for info in infos:
+            if type(info.get('gt_label')) is int and info.get('img_path') is not None:
+                labels.setdefault(str(info['img_path']), set()).add(info['gt_label'])
+        torn = [path for path, found in labels.items() if len(found) > 1]
+        if torn:
+            found = ' and '.join(map(str, sorted(labels[torn[0]])[:2]))
+            say(f'{self.file}: {len(torn)} images are listed with more than one label (first: {torn[0]}, {found}).')
 
     def _require_masks(self, infos: Sequence[Info]) -> None:
         if not any(getattr(one, 'with_mask', False) for one in getattr(self.dataset.pipeline, 'transforms', ())):

@@ -6,6 +6,7 @@ are wrapped where all of them, and MMDetection's metrics, come through.
 """
 
 import logging
+from contextlib import suppress
 from functools import wraps
 from importlib.util import find_spec
 from typing import Any, Callable, Dict, Optional, Tuple
@@ -72,9 +73,17 @@ def _full_init(original: Callable) -> Callable:
         with Loading(self):
             original(self)
         if len(self):
-            setattr(self, _OTHER_SIZES, torch.zeros(len(self), dtype=torch.uint8).share_memory_())
+            setattr(self, _OTHER_SIZES, _shared_zeros(len(self)))
 
     return full_init
+
+
+def _shared_zeros(count: int) -> torch.Tensor:
+    """Returns bytes that workers write to as well, where there is shared memory; without, no worker can load either."""
+    zeros = torch.zeros(count, dtype=torch.uint8)
+    with suppress(RuntimeError):
+        zeros.share_memory_()
+    return zeros
 
 
 def _prepare_data(original: Callable) -> Callable:

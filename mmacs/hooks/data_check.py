@@ -134,6 +134,13 @@ def check_classes(model: nn.Module, dataset: Dataset, name: str) -> None:
                 f'model.{head} has num_classes={count}, and the data of {name} has {len(classes)} classes '
                 f'({listed(classes)}): set num_classes={len(classes)}'
             )
+        preprocessor = getattr(model, 'data_preprocessor', None)
+        encoded = getattr(preprocessor, 'num_classes', None) if getattr(preprocessor, 'to_onehot', False) else None
+        if encoded not in (None, count):
+            raise MmacsError(
+                f'data_preprocessor encodes labels of num_classes={encoded}, and model.{head} has num_classes={count}: '
+                f'set data_preprocessor.num_classes={count}'
+            )
         largest = max(map(largest_label, bases), default=-1)
         if largest >= count:
             raise MmacsError(

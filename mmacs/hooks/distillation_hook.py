@@ -11,7 +11,7 @@ from torch import nn
 
 from mmacs.distillation import Distiller
 from mmacs.distillation.distiller import check_settings
-from mmacs.hooks.quantization_hook import check_fit
+from mmacs.hooks.loaded_checkpoint import check_fit
 from mmacs.hooks.run import unwrapped
 from mmacs.hooks.teacher import run_teacher
 from mmacs.registry import HOOKS, MODELS

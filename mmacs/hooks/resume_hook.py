@@ -15,7 +15,7 @@ Settings = Dict[str, Any]
 _PROGRESS = {'last_step', '_global_step', '_last_value', 'base_values', 'verbose', 'best', 'num_bad_epochs'}
 _PROGRESS |= {'cooldown_counter'}
 # How an optimizer computes, which is the machine's and the version's matter.
-_FLAGS = {'foreach', 'fused', 'capturable', 'differentiable', 'decoupled_weight_decay'}
+_FLAGS = {'foreach', 'fused', 'capturable', 'differentiable'}
 
 
 class _Plan(NamedTuple):
@@ -46,6 +46,11 @@ class ResumeHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Compares while optimizer and schedulers are still the config's; takes out what is not to be loaded."""
         wrapper = runner.optim_wrapper
+        if runner._resume and isinstance(wrapper, OptimWrapperDict):
+            runner.logger.warning(
+                'Resumed with the optimizers and schedules of the checkpoint, whatever this config says of them: those '
+                'of several optimizers are not compared.'
+            )
         if not runner._resume or not isinstance(wrapper, OptimWrapper) or isinstance(wrapper, OptimWrapperDict):
             return
         own, said, settings = runner.param_schedulers or [], [], set()

@@ -14,7 +14,6 @@ from mmacs.adapters.transforms import mixes_images, transform_name
 from mmacs.coreset.sampler import CoresetSampler
 from mmacs.datasets.distinct_images import scoring_pipeline
 from mmacs.utils.checkpoints import latest_checkpoint
-from mmacs.utils.checks import is_whole
 from mmacs.utils.errors import MmacsError
 
 
@@ -47,23 +46,6 @@ def agree_on_seed(runner: Runner, sampler: Sampler) -> None:
 def resumed_from(runner: Runner) -> str:
     """Returns the checkpoint that a run was told to load or to go on from, or that its work dir notes."""
     return str(runner._load_from or latest_checkpoint(runner.work_dir) or 'the checkpoint')
-
-
-def refuse_unsound_progress(runner: Runner, checkpoint: Dict[str, Any]) -> None:
-    """Require that a checkpoint says where its run stood, if this run is to go on from there.
-
-    Raises:
-        MmacsError: If its epoch or iteration is missing, or no number from 0.
-    """
-    meta = checkpoint.get('meta')
-    for name in ('epoch', 'iter') if runner._resume else ():
-        value = meta.get(name) if isinstance(meta, dict) else None
-        if not is_whole(value) or value < 0:
-            said = f'its {name} is {str(value)[:60]!r}' if value is not None else f'it has no {name}'
-            raise MmacsError(
-                f'cannot resume from {resumed_from(runner)}: {said}, so that it is no checkpoint of a run; start a new '
-                'run from its weights with load_from'
-            )
 
 
 def leave_out_of_timers(runner: Runner, seconds: float) -> None:

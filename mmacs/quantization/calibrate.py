@@ -1,6 +1,6 @@
 """Set the initial steps from a few batches, in full precision."""
 
-from typing import Any, Callable, Dict, Iterable, List, Optional
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 import torch
 from torch import nn
@@ -47,7 +47,8 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
         List[str]: Names of input quantizers whose layers did not run, and so have no step yet.
 
     Raises:
-        MmacsError: If ``batches`` is one tensor or empty, or a layer meets NaN or Inf.
+        MmacsError: If ``batches`` is one tensor or empty, a layer meets NaN or Inf, or a batch gives a BatchNorm that
+            was never trained a single value for each channel.
     """
     if isinstance(batches, torch.Tensor):  # its rows would be taken for batches
         raise MmacsError('calibrate takes a list of batches, got one tensor: write calibrate(model, [images])')
@@ -61,6 +62,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
     statistics = [(module, name, module._buffers[name]) for module in untrained for name in _STATISTICS]
     for module, name, _ in statistics:
         module._buffers[name] = None  # it then takes those of the batch, in eval mode too
+    refusals = [module.register_forward_pre_hook(_require_several_values) for module in untrained]
     watched: Dict[Quantizer, List[OutputError]] = {}
     for layer in model.modules():
         if _starts_at_outputs(layer):
@@ -82,6 +84,8 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
     finally:
         for module, name, value in statistics:
             module._buffers[name] = value
+        for refusal in refusals:
+            refusal.remove()
         for quantizer, outputs in watched.items():
             for each in outputs:
                 each.stop()
@@ -91,6 +95,15 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
         for module, training in modes.items():
             module.training = training
     return [quantizer.name for quantizer in uninitialized if not quantizer.is_initialized()]
+
+
+def _require_several_values(module: nn.Module, inputs: Tuple[torch.Tensor, ...]) -> None:
+    """Refuse a batch that has no variance."""
+    if inputs[0].numel() == inputs[0].shape[1]:
+        raise MmacsError(
+            f'a {type(module).__name__} that was never trained normalises by the batch when it is calibrated, and one '
+            f'image gives it a single value for each channel: calibrate on batches of several images, or on larger ones'
+        )
 
 
 def _starts_at_outputs(layer: nn.Module) -> bool:

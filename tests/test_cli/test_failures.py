@@ -76,7 +76,9 @@ WEIGHTS = 'model.backbone.init_cfg'
         ({'train_dataloader.dataset.pipeline': []}, 'train_dataloader.dataset.pipeline must be a list of transforms'),
         ({'train_dataloader.dataset': None}, 'train_dataloader.dataset must be a dict with a type, got None'),
         ({'train_dataloader': 5}, 'train_dataloader must be a dict'),
-        ({'train_cfg.max_epochs': 'ten'}, 'cannot build train_cfg (EpochBasedTrainLoop): invalid literal for int()'),
+        ({'train_cfg.max_epochs': 'ten'}, "train_cfg.max_epochs must be a whole number, at least 1, got 'ten'"),
+        ({'train_cfg.max_epochs': 0}, 'train_cfg.max_epochs must be a whole number, at least 1, got 0'),
+        ({'resume': 'yes'}, "resume must be True or False, got 'yes'"),
         ({'optim_wrapper.optimizer.lr': -1}, 'cannot build optim_wrapper'),
         (
             {'optim_wrapper.optimizer.type': 'SGDD'},
@@ -175,6 +177,7 @@ def test_a_type_of_ones_own_is_told_with_its_line(tiny_coco, tmp_path, monkeypat
         ({'child.py': 'a = 1\nb = c\n'}, "name 'c' is not defined (line 2)"),
         ({'child.py': "_base_ = './base.py'\n"}, 'base.py'),
         ({'child.py': "_base_ = './child.py'\n"}, 'inherits itself'),
+        ({'child.py': "_base_ = ['./base.py']\n", 'base.py': "_base_ = './child.py'\n"}, 'base.py from'),
         (
             {'child.py': "_base_ = './base.py'\na = dict(b=dict(c=1))\n", 'base.py': 'a = dict(b=None)\n'},
             'a.b is None, which has no keys, and this config has a dict for it: add _delete_=True to the dict',

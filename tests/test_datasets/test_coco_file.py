@@ -1,5 +1,6 @@
 """Annotation files in COCO's form: what is filled in, what is remarked, what is refused."""
 
+import gzip
 import json
 from copy import deepcopy
 
@@ -66,6 +67,7 @@ def test_a_good_file_is_left_as_it_is(read):
         (put(bbox=[], segmentation=TRIANGLE[0]), 'segmentation', [TRIANGLE, []], 'no list of polygons'),
         (drop('id'), 'id', [1, 2], 'all are counted anew, from 1'),
         (put(id=0), 'id', [1, 2], 'all are counted anew'),
+        (put(id=1.0, image_id=1.0), 'image_id', [1, 2], '2 ids are written with a decimal point'),
         (put(id=2), 'id', [1, 2], '(2 stands 2 times)'),
         (put(place=1, id='x'), 'id', [1, 2], 'all are counted anew'),
         (lambda data: [one.update(iscrowd=1) for one in data['annotations']], 'iscrowd', [1, 1], 'all annotations are'),
@@ -140,6 +142,7 @@ def test_files_that_are_legal(read):
         (put(iscrowd=2), 'has 2 as "iscrowd"'),
         (put(image_id=77), 'the image_id 77, and the file lists no such image: list it, or take the annotation out'),
         (put(image_id='1'), 'write 1, as there'),
+        (put(image_id=1.5), 'has 1.5 as its "image_id"'),
         (put(image_id=[1]), 'has [1] as its "image_id"'),
         (put(category_id=9), 'has the category_id 9, and the file lists no such category'),
         (drop('category_id'), 'has None as its "category_id"'),
@@ -172,6 +175,7 @@ def test_what_is_not_safe_is_refused_by_name(read, change, reason):
         ('{"images": [], "info": "中文"}'.encode('gbk'), 'it is not UTF-8 (byte 0xd6 at position 24)'),
         ('{"images": [], "info": "é"}'.encode('latin-1'), 'it is not UTF-8'),
         (b'\x89PNG\r\n\x1a\n', 'it is not UTF-8'),
+        (gzip.compress(b'{}'), 'it is compressed by gzip; unpack it'),
         (b'[' * 100000, 'it cannot be read'),
     ],
 )

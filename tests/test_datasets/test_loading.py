@@ -1,5 +1,6 @@
 """Data sets of the libraries, read with care: labels, sizes, what is dropped, images that can't be read."""
 
+import gzip
 import json
 
 import cv2
@@ -150,7 +151,13 @@ def test_parts_of_a_concatenation(second, reason):
 
 
 @pytest.mark.parametrize(
-    ('content', 'reason'), [(b'a\nbee\n', "has the class 'b', and part 2 has 'bee'"), (b'\xe9\nb\n', 'cannot read the')]
+    ('content', 'reason'),
+    [
+        (b'a\nbee\n', "has the class 'b', and part 2 has 'bee'"),
+        (b'\xe9\nb\n', 'cannot read the .* not UTF-8'),
+        (gzip.compress(b'a\nb\n'), 'compressed by gzip'),
+        (b'\xef\xbb\xbfa\nb\n', 'starts with a byte order mark'),
+    ],
 )
 def test_names_of_classes_in_a_file(tmp_path, content, reason):
     (tmp_path / 'names.txt').write_bytes(content)
@@ -395,7 +402,9 @@ def test_folders_as_classes(folders):
         (b'cat/1.png 0\ndog/1.png one\n', "line 2 .'dog/1.png one'."),
         (b'cat/1.png 0\ndog/1.png 2\n', 'dog/1.png has the label 2, and there are 2 classes, counted from 0'),
         (b'cat/1.png -1\n', 'has the label -1, and labels count from 0'),
-        ('\u4e2d\u6587/1.png 0\n'.encode('gbk'), 'list.txt: not UTF-8'),
+        ('\u4e2d\u6587/1.png 0\n'.encode('gbk'), 'list.txt: it is not UTF-8'),
+        (gzip.compress(b'cat/1.png 0\n'), 'it is compressed by gzip; unpack it'),
+        (b'\xef\xbb\xbfcat/1.png 0\n', 'starts with a byte order mark'),
         (b'', 'has no images'),
     ],
 )
@@ -404,3 +413,10 @@ def test_lists_of_images(folders, lines, reason):
     with pytest.raises(MmacsError, match=reason) as error:
         classify(folders, ann_file='list.txt', classes=('cat', 'dog'))
     assert 'list.txt' in str(error.value)
+
+
+def test_an_image_with_two_labels_is_said(folders, said):
+    (folders / 'list.txt').write_text('cat/1.png 0\ndog/1.png 1\ncat/1.png 1\ndog/1.png 1\n')
+    assert len(classify(folders, ann_file='list.txt')) == 4
+    (sentence,) = said
+    assert '1 images are listed with more than one label' in sentence and 'cat/1.png, 0 and 1' in sentence

@@ -223,6 +223,15 @@ def test_labels_without_names(tmp_path):
     model = nn.Module()
     model.head = head(5)
     check_classes(model, dataset, 'train_dataloader')
+    model.data_preprocessor = nn.Module()
+    model.data_preprocessor.num_classes, model.data_preprocessor.to_onehot = 9, False
+    check_classes(model, dataset, 'train_dataloader')  # it is not used
+    model.data_preprocessor.to_onehot = True
+    with pytest.raises(
+        MmacsError, match='encodes labels of num_classes=9, and model.head has num_classes=5: set data_p'
+    ):
+        check_classes(model, dataset, 'train_dataloader')
+    del model.data_preprocessor
     model.head.num_classes = 4
     with pytest.raises(MmacsError, match='num_classes=4, and the data of train_dataloader the label 4'):
         check_classes(model, dataset, 'train_dataloader')

@@ -7,7 +7,7 @@ from torch import nn
 from mmacs.cli.comparison import TrainingTime
 from mmacs.hooks.adaptive_bits_hook import _learned
 from mmacs.hooks.distillation_hook import DistillationHook
-from mmacs.hooks.quantization_hook import check_fit
+from mmacs.hooks.loaded_checkpoint import check_fit
 from mmacs.quantization.learned_bits import LearnedBits
 from mmacs.utils.errors import MmacsError
 

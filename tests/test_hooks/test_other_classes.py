@@ -5,7 +5,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.runner import Runner
 
-from mmacs.hooks.quantization_hook import check_fit
+from mmacs.hooks.loaded_checkpoint import check_fit
 from mmacs.utils.errors import MmacsError
 from tests.conftest import run_config
 

@@ -1,10 +1,13 @@
 """Resumed runs of a model of one weight: what of another config is followed, and what is said."""
 
+import logging
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
@@ -154,6 +157,12 @@ def test_another_optimizer_starts_anew_and_says_so(train, half):
     assert rest == whole[4:] and 'the optimizer is another one, and so starts anew' in said[0]
 
 
+def test_adam_and_adamw_keep_the_same_and_decay_weights_in_other_ways(train, tmp_path):
+    train('half', 2, optimizer=dict(type='Adam', lr=0.1))
+    _, said = train('rest', 3, optimizer=dict(type='AdamW', lr=0.1), resume=tmp_path / 'half' / 'epoch_2.pth')
+    assert 'decoupled_weight_decay is True, was False' in said[0] and 'weight_decay is 0.01, was 0' in said[0]
+
+
 @pytest.mark.parametrize('more', [dict(momentum=0.9), dict(centered=True)], ids=lambda more: next(iter(more)))
 def test_an_optimizer_that_keeps_more_than_the_checkpoint_has_starts_anew(train, tmp_path, more):
     train('half', 2, optimizer=dict(type='RMSprop', lr=0.1))
@@ -182,6 +191,13 @@ def test_what_follows_a_metric_cannot_be_replayed_and_is_kept(train, tmp_path):
 def test_a_run_that_is_over_says_so(train, half):
     rest, said = train('rest', 2, resume=half)
     assert rest == [] and said == ['The checkpoint is of the end of this run: nothing is left to train.']
+
+
+def test_several_optimizers_are_not_compared_and_that_is_said(caplog):
+    one = OptimWrapper(torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1))
+    runner = SimpleNamespace(_resume=True, optim_wrapper=OptimWrapperDict(one=one), logger=logging.getLogger('some'))
+    ResumeHook().after_load_checkpoint(runner, {})
+    assert 'Resumed with the optimizers and schedules of the checkpoint' in caplog.text
 
 
 def test_weights_alone_are_loaded_as_they_are(half):

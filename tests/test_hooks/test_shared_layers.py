@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmacs.hooks.quantization_hook import check_fit
+from mmacs.hooks.loaded_checkpoint import check_fit
 from mmacs.quantization import quantize_model, quantizers
 from mmacs.quantization.analysis.cost import model_bytes, quantized_weights
 from mmacs.quantization.convert import full_precision_state

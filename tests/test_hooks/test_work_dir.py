@@ -4,11 +4,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import EpochBasedTrainLoop
+from torch.utils.data import DataLoader
 
 from mmacs.cli.commands import take_work_dir as take_for
 from mmacs.hooks import work_dir as module
-from mmacs.hooks.quantization_hook import refuse_unsound_steps
-from mmacs.hooks.run import refuse_unsound_progress
+from mmacs.hooks.loaded_checkpoint import refuse_unsound_progress, refuse_unsound_steps
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.quantization import calibrate, quantize_model
 from mmacs.utils.errors import MmacsError
@@ -64,23 +65,23 @@ module_hold = module.hold_work_dir
     ('checkpoint', 'message'),
     [
         ({'state_dict': {}}, 'it has no epoch'),
-        ({'meta': [1]}, 'it has no epoch'),
         ({'meta': {'epoch': 1}}, 'it has no iter'),
-        ({'meta': {'epoch': -1, 'iter': 3}}, "its epoch is '-1'"),
-        ({'meta': {'epoch': 1, 'iter': 2.5}}, "its iter is '2.5'"),
-        ({'meta': {'epoch': True, 'iter': 2}}, "its epoch is 'True'"),
+        ({'meta': {'epoch': 1, 'iter': 10**9}}, 'its iter is 1000000000 after 1 epochs of 12 images'),
     ],
 )
 def test_a_run_goes_on_only_from_where_one_stood(checkpoint, message):
-    runner = SimpleNamespace(_resume=True, _load_from='runs/epoch_1.pth', work_dir='none')
+    loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    loop.dataloader = DataLoader(range(12), batch_size=2)
+    runner = SimpleNamespace(_resume=True, _load_from='runs/epoch_1.pth', work_dir='none', _train_loop=loop)
     with pytest.raises(
-        MmacsError, match=f'^cannot resume from runs/epoch_1.pth: {message}, so that it is no checkpoint'
+        MmacsError, match=f'^cannot resume from runs/epoch_1.pth: {message}, so that it is no checkpoint of such a run'
     ):
         refuse_unsound_progress(runner, checkpoint)
     runner._resume = False
     refuse_unsound_progress(runner, checkpoint)
     runner._resume = True
-    refuse_unsound_progress(runner, {'meta': {'epoch': 0, 'iter': 0}})
+    for meta in ({'epoch': 0, 'iter': 0}, {'epoch': 1, 'iter': 24}):
+        refuse_unsound_progress(runner, {'meta': meta})
 
 
 @pytest.mark.parametrize('prefix', ['', 'module.'])

@@ -83,6 +83,12 @@ def test_batch_norm_that_was_never_trained_shows_what_it_will_show_in_training(m
     assert (0.3 < largest / seen[0].max().item() < 10) is not trained
 
 
+def test_batch_norm_that_was_never_trained_takes_no_single_value(model):
+    with pytest.raises(MmacsError, match='BatchNorm2d that was never trained normalises by the batch'):
+        calibrate(model, [torch.randn(1, 3, 3, 3)])
+    calibrate(model, [torch.randn(2, 3, 8, 8)])
+
+
 def test_frozen_batch_norm_shows_its_own_statistics(model):
     model[0].weight.data.mul_(1e-3)
     model[1].train = lambda mode=True: model[1]  # as a backbone with norm_eval=True keeps it
