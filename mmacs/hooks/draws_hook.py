@@ -4,6 +4,7 @@ from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
 import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -74,11 +75,12 @@ def _number_items(runner: Runner) -> None:
     loader, loop = runner.train_dataloader, runner.train_loop
     by_epoch = not isinstance(loop, IterBasedTrainLoop)
     batch_sampler = loader.batch_sampler
-    if not by_epoch and not hasattr(loop.dataloader_iterator, 'skip_iter'):
-        return  # MMEngine 0.10.7 and before have begun already
     sampler = getattr(batch_sampler, 'sampler', None)
     if sampler is None or isinstance(sampler, _Numbered):
         return
+    has_begun = not by_epoch and not hasattr(loop.dataloader_iterator, 'skip_iter')  # MMEngine 0.10.7 and before
+    if has_begun and loader.num_workers > 0 and not isinstance(sampler, (DefaultSampler, InfiniteSampler)):
+        return  # what workers have taken of other samplers is not to be had again
     if isinstance(runner.cfg.get('train_dataloader'), dict):  # otherwise the seed is the user's
         agree_on_seed(runner, sampler)
     load_by_items(loader.dataset)
@@ -91,6 +93,10 @@ def _number_items(runner: Runner) -> None:
     batch_sampler.sampler = _Numbered(
         runner, sampler, runner.seed if seed is None else seed, len(loader.dataset), by_epoch, taken
     )
+    if has_begun:
+        if isinstance(sampler, InfiniteSampler):
+            sampler.indices = sampler._indices_of_rank()
+        loop.dataloader_iterator = type(loop.dataloader_iterator)(loader)
 
 
 class _Numbered(Sampler):

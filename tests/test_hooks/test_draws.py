@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from mmacs.hooks.draws_hook import draw_by_step
 from mmacs.hooks.run import coreset_sampler
+from mmacs.utils.checkpoint_file import read_checkpoint
 from tests.conftest import SHIPPED, write_coco
 
 SCALE = (64, 64)
@@ -120,7 +121,7 @@ def train(cfg, *hooks):
 
 def outcome(runner):
     """Weights, averaged ones too, and the state of the optimizer."""
-    checkpoint = torch.load(Path(runner.work_dir) / 'epoch_3.pth', weights_only=False)
+    checkpoint = read_checkpoint(Path(runner.work_dir) / 'epoch_3.pth')
     parts = {**checkpoint['state_dict'], **checkpoint.get('ema_state_dict', {})}
     states = checkpoint['optimizer']['state']
     return {**parts, **{f'{i}.{key}': value for i, state in states.items() for key, value in state.items()}}
