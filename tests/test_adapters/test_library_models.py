@@ -9,6 +9,7 @@ from mmdet.models import FPN, PAFPN, YOLOXPAFPN, CSPNeXtPAFPN
 from mmdet.models import backbones as mmdet_backbones
 from mmdet.models.roi_heads.mask_heads import SCNetMaskHead
 from mmpretrain.models import backbones as mmpretrain_backbones
+from mmpretrain.models.backbones.efficientnet import EdgeResidual
 from torch.overrides import TorchFunctionMode
 from torchvision import models as torchvision_models
 
@@ -118,6 +119,30 @@ MODELS = {
     'MobileNetV3': (lambda: mmpretrain_backbones.MobileNetV3('small'), image, 6, 0),
     'MobileNetV3, recomputed': (lambda: mmpretrain_backbones.MobileNetV3('small', with_cp=True), image, 6, 0),
     'classifying CSPDarkNet': (csp_darknet, image, 11, 3),
+    'RepVGG': (
+        lambda: mmpretrain_backbones.RepVGG(
+            dict(num_blocks=[2, 2, 1, 1], width_factor=[0.125] * 4, group_layer_map=None, se_cfg=dict(ratio=4))
+        ),
+        image,
+        9,
+        0,
+    ),
+    'RepVGG with pooling, recomputed': (
+        lambda: mmpretrain_backbones.RepVGG(
+            dict(num_blocks=[1, 2, 1, 1], width_factor=[0.125] * 4, group_layer_map=None, se_cfg=None),
+            add_ppf=True,
+            with_cp=True,
+        ),
+        image,
+        7,
+        1,
+    ),
+    'fused inverted residual': (
+        lambda: EdgeResidual(8, 8, 16, drop_path_rate=0.5),
+        lambda: torch.randn(2, 8, 7, 7),
+        1,
+        0,
+    ),
     'DenseNet': (
         lambda: mmpretrain_backbones.DenseNet(dict(growth_rate=4, depths=[2, 2, 2, 2], init_channels=8)),
         image,

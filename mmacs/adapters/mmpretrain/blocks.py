@@ -5,6 +5,8 @@ from typing import Any, List
 from mmpretrain.models.backbones import mobilenet_v2, res2net, resnet, seresnet
 from mmpretrain.models.backbones.cspnet import CSPStage, DarknetBottleneck
 from mmpretrain.models.backbones.densenet import DenseBlock, DenseLayer
+from mmpretrain.models.backbones.efficientnet import EdgeResidual
+from mmpretrain.models.backbones.repvgg import MTSPPF, RepVGGBlock
 from mmpretrain.models.utils.inverted_residual import InvertedResidual
 from torch import Tensor
 
@@ -14,6 +16,8 @@ from mmacs.adapters.block_families import (
     MobileShortcut,
     Res2NetBlock,
     ResidualBlock,
+    recomputed,
+    switched_off,
 )
 from mmacs.quantization.blocks import Block, register_block
 
@@ -39,6 +43,63 @@ class SqueezedBottleneck(ResidualBlock):
     def branch(self, x: Tensor) -> Tensor:
         """All layers before the addition."""
         return self.se_layer(super().branch(x))
+
+
+@register_block(EdgeResidual)
+class EdgeShortcut(Block):
+    """Fused inverted residual, whose branch can be dropped; EfficientNet's."""
+
+    with_residual = switched_off()
+
+    def num_additions(self: Any) -> int:
+        """One, if it adds at all."""
+        return int(self.with_residual)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        return self.add(x, self.drop_path(super().forward(x)))
+
+
+@register_block(RepVGGBlock)
+class BranchedBlock(Block):
+    """Two convolutions side by side, and in most blocks a norm, before they are made one.
+
+    Ding et al., "RepVGG: Making VGG-style ConvNets Great Again", CVPR 2021, figure 2.
+    """
+
+    def num_additions(self: Any) -> int:
+        """One less than branches."""
+        return 0 if self.deploy else 1 + (self.branch_norm is not None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H / stride, W / stride)."""
+        return self.act(recomputed(self, self.sum_of_branches, x))
+
+    def sum_of_branches(self, x: Tensor) -> Tensor:
+        """Returns all before the activation."""
+        if self.deploy:
+            return self.branch_reparam(x)
+        normed = None if self.branch_norm is None else self.branch_norm(x)  # first, as gradients are added up
+        y = self.add(self.branch_3x3(x), self.branch_1x1(x))
+        if normed is not None:
+            y = self.add(y, normed, 1)
+        return y if self.se_cfg is None else self.se_layer(y)
+
+
+@register_block(MTSPPF)
+class RepeatedlyPooled(Block):
+    """Features, their maxima, and twice the maxima of these, side by side; YOLOX-PAI's."""
+
+    def num_concatenations(self: Any) -> int:
+        """One."""
+        return 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H, W)."""
+        pooled = [self.conv1(x)]
+        for _ in range(3):
+            pooled.append(self.maxpool(pooled[-1]))
+        return self.conv2(self.concatenate(pooled))
 
 
 @register_block(CSPStage)
