@@ -84,6 +84,21 @@ class Adapter:
         """Run the layers of the model on images (B, 3, H, W) alone, without postprocessing."""
         self.model(images)
 
+    def raw(self, inputs: Tensor) -> Dict[str, Tensor]:
+        """One forward pass of images that nothing in is padding, traceable.
+
+        Args:
+            inputs (Tensor): Preprocessed images, shape (B, 3, H, W).
+
+        Returns:
+            Dict[str, Tensor]: What the head predicts, by name, with the number of the level where there are levels;
+            of a classifier ``scores``, the classes' probabilities, (B, K).
+
+        Raises:
+            MmacsError: If the head predicts in a way that is not known.
+        """
+        raise NotImplementedError
+
     def run_like(self, inputs: Tensor, data_samples: List[Any], calls: Calls) -> None:
         """Run the :attr:`heads` at the places where another model's, whose calls were recorded, ran on these images."""
         self.outputs(inputs, data_samples)

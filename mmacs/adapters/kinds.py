@@ -27,6 +27,20 @@ class ClassifierAdapter(Adapter):
         raise NotImplementedError
 
 
+class DetectionRules(NamedTuple):
+    """How a head makes detections of its predictions, as its test settings say."""
+
+    iou_threshold: float  # boxes of one class that overlap a better one by more are dropped
+    max_detections: Optional[int] = None  # per image; None for all
+    class_agnostic: bool = False  # whether boxes of all classes compete
+    score_threshold: Optional[float] = None  # of candidates; None for all
+    takes_threshold: bool = False  # whether a score of just that is enough
+    max_candidates: Optional[int] = None  # per level, pairs of anchor and class with the best scores; None for all
+    best_class: bool = False  # whether an anchor stands for its best class alone, its quality counted before all else
+    min_size: Optional[float] = None  # pixels; a box is both wider and higher
+    margin: Optional[int] = 0  # pixels between what boxes are clipped to and the image's border; None: never clipped
+
+
 class DenseLevel(NamedTuple):
     """What a dense head predicts at the P anchors of each place of one pyramid level, float32."""
 
@@ -59,7 +73,7 @@ def at_anchors(maps: Tensor, anchors: Tensor) -> Tensor:
     """
     num_priors = maps.shape[1]
     place, prior = anchors.div(num_priors, rounding_mode='floor'), anchors % num_priors
-    rows = torch.arange(len(anchors), device=anchors.device)[:, None]
+    rows = torch.arange(anchors.shape[0], device=anchors.device)[:, None]  # its ``len`` would be fixed in a trace
     return maps.flatten(3)[rows, prior, :, place]
 
 
@@ -94,6 +108,14 @@ class DenseAdapter(Adapter):
 
     def detections(self, outputs: Any, data_samples: List[Any]) -> List[Any]:
         """Returns the detector's results after all its postprocessing: per image ``bboxes``, ``scores``, ``labels``."""
+        raise NotImplementedError
+
+    def rules(self) -> DetectionRules:
+        """Returns how :meth:`detections` are made.
+
+        Raises:
+            MmacsError: If that is not known.
+        """
         raise NotImplementedError
 
     def loss_outputs(self, outputs: Any) -> Any:
@@ -138,6 +160,42 @@ class TwoStageAdapter(Adapter):
         """Returns what the RoI head predicts at any proposals, (N, 4) of each image."""
         raise NotImplementedError
 
+    def proposal_levels(self, features: Tuple[Tensor, ...]) -> List[DenseLevel]:
+        """Returns what the RPN predicts, from the finest level to the coarsest."""
+        raise NotImplementedError
+
+    def decode_proposals(self, levels: Sequence[DenseLevel], anchors: Sequence[Tensor]) -> Tensor:
+        """See :meth:`DenseAdapter.decode`."""
+        raise NotImplementedError
+
+    def proposal_rules(self) -> DetectionRules:
+        """Returns how proposals are made of what the RPN predicts; levels take the place of classes.
+
+        Raises:
+            MmacsError: If that is not known.
+        """
+        raise NotImplementedError
+
+    def at_boxes(self, features: Tuple[Tensor, ...], boxes: Tensor) -> RoIs:
+        """Returns what the RoI head predicts at as many boxes of each image; no operation depends on values.
+
+        Args:
+            features (tuple): The feature maps.
+            boxes (Tensor): x1, y1, x2, y2 in pixels of the input, shape (B, M, 4).
+
+        Returns:
+            RoIs: ``probs`` (B, M, K + 1) and ``boxes`` (B, M, K or 1, 4), not clipped to the image.
+        """
+        raise NotImplementedError
+
+    def rules(self) -> DetectionRules:
+        """Returns how :meth:`detections` are made.
+
+        Raises:
+            MmacsError: If that is not known.
+        """
+        raise NotImplementedError
+
     def detections(self, outputs: RoIOutputs) -> List[Any]:
         """Returns the detector's results after all its postprocessing: per image ``bboxes``, ``scores``, ``labels``."""
         raise NotImplementedError
@@ -161,6 +219,15 @@ class QueryAdapter(Adapter):
     @property
     def proposed(self) -> bool:
         """Whether the encoder proposes the queries, so that their numbers are ranks."""
+        raise NotImplementedError
+
+    @property
+    def max_detections(self) -> Optional[int]:
+        """How many of the best queries an image's detections are; None for all."""
+        raise NotImplementedError
+
+    def whole_images(self, inputs: Tensor) -> List[Any]:
+        """Returns data samples that say of images (B, 3, H, W) that nothing in them is padding."""
         raise NotImplementedError
 
     def decode(self, boxes: Tensor, data_samples: List[Any]) -> Tensor:

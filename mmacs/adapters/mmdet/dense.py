@@ -1,16 +1,17 @@
 """MMDetection's one-stage detectors."""
 
 from contextlib import contextmanager
-from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from mmdet.models import RPN, DetectionTransformer, SingleStageDetector
 from mmdet.models.dense_heads import CenterNetUpdateHead, GuidedAnchorHead, LDHead, RepPointsHead, VFNetHead
 from torch import Tensor, nn
 
 from mmacs.adapters.base import Calls, Predictions, register
-from mmacs.adapters.kinds import DenseAdapter, DenseLevel
+from mmacs.adapters.kinds import DenseAdapter, DenseLevel, DetectionRules
 from mmacs.adapters.mmdet.dense_boxes import boxes_at, is_decodable
-from mmacs.adapters.mmdet.dense_outputs import dense_levels, dense_predictions, has_fixed_places
+from mmacs.adapters.mmdet.dense_outputs import dense_levels, dense_predictions, has_fixed_places, named_maps
+from mmacs.adapters.mmdet.detection_rules import dense_rules
 from mmacs.adapters.mmdet.head_loss import head_loss, kept_buffers, not_averaged
 from mmacs.utils.nested import mapped
 
@@ -76,6 +77,10 @@ class OneStageDetector(DenseAdapter):
         """See :meth:`DenseAdapter.levels`."""
         return dense_levels(self.model.bbox_head, _head_outputs(outputs))
 
+    def raw(self, inputs: Tensor) -> Dict[str, Tensor]:
+        """Returns the head's maps, ``cls_score_0`` and so on; see :meth:`Adapter.raw`."""
+        return named_maps(_head_outputs(self.outputs(inputs, [])))
+
     def decode(self, levels: Sequence[DenseLevel], anchors: Sequence[Tensor]) -> Tensor:
         """See :meth:`DenseAdapter.decode`."""
         return boxes_at(self.model.bbox_head, levels, anchors)
@@ -85,6 +90,10 @@ class OneStageDetector(DenseAdapter):
         metas = [sample.metainfo for sample in data_samples]
         outputs = mapped(lambda maps: maps.detach().float(), _head_outputs(outputs))
         return self.model.bbox_head.predict_by_feat(*outputs, batch_img_metas=metas, rescale=False)
+
+    def rules(self) -> DetectionRules:
+        """See :meth:`DenseAdapter.rules`."""
+        return dense_rules(self.model)
 
     def loss_outputs(self, outputs: Any) -> Any:
         """Returns the head's outputs as in training, of layers in eval mode."""

@@ -1,6 +1,6 @@
 """What MMDetection's dense heads return, sorted."""
 
-from typing import Any, List
+from typing import Any, Dict, List
 
 import torch
 from mmdet.models.dense_heads import GuidedAnchorHead, SABLRetinaHead, TOODHead, YOLOV3Head
@@ -34,6 +34,13 @@ def dense_levels(head: nn.Module, outputs: Any) -> List[DenseLevel]:
     logits, codes, *further = outputs
     further = [maps for maps in further if isinstance(maps, (list, tuple))]
     return [_level(head, *maps) for maps in zip(logits, codes, *further)]
+
+
+def named_maps(outputs: Any) -> Dict[str, Tensor]:
+    """Returns what the ``forward`` of a dense head gives by name: MMDetection's, and the number of the level."""
+    parts = [maps for maps in outputs if isinstance(maps, (list, tuple))]
+    names = ('cls_score', 'bbox_pred', 'score_factor', *(f'extra_{i}' for i in range(len(parts))))
+    return {f'{name}_{level}': map_ for name, maps in zip(names, parts) for level, map_ in enumerate(maps)}
 
 
 def _level(head: nn.Module, logits: Tensor, codes: Tensor, *further: Tensor) -> DenseLevel:

@@ -1,6 +1,7 @@
 """MMDetection's query-based detectors: DETR, Conditional, DAB and Deformable DETR, DINO."""
 
-from typing import Any, List
+from types import SimpleNamespace
+from typing import Any, Dict, List, Optional
 
 from mmdet.models import DetectionTransformer
 from mmdet.models.dense_heads import DETRHead
@@ -55,6 +56,21 @@ class DETR(QueryAdapter):
         size = tuple(images.shape[-2:])
         samples = [DetDataSample(metainfo={'img_shape': size, 'batch_input_shape': size}) for _ in images]
         self.model(images, samples)
+
+    def raw(self, inputs: Tensor) -> Dict[str, Tensor]:
+        """Returns logits and boxes after the last decoder layer; see :meth:`Adapter.raw`."""
+        logits, boxes = self.outputs(inputs, self.whole_images(inputs))
+        return {'cls_score': logits, 'bbox_pred': boxes}
+
+    @property
+    def max_detections(self) -> Optional[int]:
+        """See :attr:`QueryAdapter.max_detections`."""
+        return self.model.bbox_head.test_cfg.get('max_per_img')
+
+    def whole_images(self, inputs: Tensor) -> List[Any]:
+        """Returns one data sample, which stands for all."""
+        size = tuple(inputs.shape[-2:])
+        return [SimpleNamespace(img_shape=size, batch_input_shape=size)]
 
     def decode(self, boxes: Tensor, data_samples: List[Any]) -> Tensor:
         """See :meth:`QueryAdapter.decode`."""

@@ -10,8 +10,11 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmacs.adapters.base import Calls, Predictions, register
-from mmacs.adapters.kinds import RoIOutputs, RoIs, TwoStageAdapter
-from mmacs.adapters.mmdet.dense_outputs import dense_predictions, has_fixed_places
+from mmacs.adapters.kinds import DenseLevel, DetectionRules, RoIOutputs, RoIs, TwoStageAdapter
+from mmacs.adapters.mmdet.dense_boxes import boxes_at
+from mmacs.adapters.mmdet.dense_outputs import dense_levels, dense_predictions, has_fixed_places
+from mmacs.adapters.mmdet.detection_rules import proposal_rules, roi_rules
+from mmacs.adapters.mmdet.roi_features import roi_features
 
 
 @register
@@ -87,6 +90,35 @@ class RCNN(TwoStageAdapter):
         metas = [sample.metainfo for sample in data_samples]
         results = self.model.roi_head.predict_bbox(features, metas, given, rcnn_test_cfg=None, rescale=False)
         return [RoIs(result.scores.float(), result.bboxes.float().unflatten(1, (-1, 4))) for result in results]
+
+    def proposal_levels(self, features: Tuple[Tensor, ...]) -> List[DenseLevel]:
+        """See :meth:`TwoStageAdapter.proposal_levels`."""
+        return dense_levels(self.model.rpn_head, self.model.rpn_head(features))
+
+    def decode_proposals(self, levels: Sequence[DenseLevel], anchors: Sequence[Tensor]) -> Tensor:
+        """See :meth:`TwoStageAdapter.decode_proposals`."""
+        return boxes_at(self.model.rpn_head, levels, anchors)
+
+    def proposal_rules(self) -> DetectionRules:
+        """See :meth:`TwoStageAdapter.proposal_rules`."""
+        return proposal_rules(self.model)
+
+    def rules(self) -> DetectionRules:
+        """See :meth:`TwoStageAdapter.rules`."""
+        return roi_rules(self.model)
+
+    def at_boxes(self, features: Tuple[Tensor, ...], boxes: Tensor) -> RoIs:
+        """See :meth:`TwoStageAdapter.at_boxes`."""
+        roi_head, head = self.model.roi_head, self.model.roi_head.bbox_head
+        inputs = roi_features(roi_head.bbox_roi_extractor, features, boxes)
+        logits, codes = head(roi_head.shared_head(inputs) if roi_head.with_shared_head else inputs)
+        codes = codes.reshape(-1, head.bbox_coder.encode_size)
+        priors = boxes.flatten(0, 1)
+        if not head.reg_class_agnostic:
+            priors = priors[:, None].expand(-1, head.num_classes, -1).flatten(0, 1)
+        decoded = head.bbox_coder.decode(priors, codes)
+        shape = boxes.shape[:2]
+        return RoIs(logits.softmax(-1).unflatten(0, shape), decoded.reshape(*shape, -1, 4))
 
     def detections(self, outputs: RoIOutputs) -> List[InstanceData]:
         """See :meth:`TwoStageAdapter.detections`."""

@@ -1,8 +1,9 @@
 """MMPreTrain's image classifiers."""
 
 from inspect import signature
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
+from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import Tensor, nn
 
 from mmacs.adapters.base import Calls, Predictions, register
@@ -57,6 +58,16 @@ class Classifier(ClassifierAdapter):
                 f'{type(self.model.head).__name__} does not'
             )
         return outputs.float()
+
+    def raw(self, inputs: Tensor) -> Dict[str, Tensor]:
+        """See :meth:`Adapter.raw`."""
+        head = self.model.head
+        predict = getattr(type(head), '_get_predictions', None)
+        if predict not in (ClsHead._get_predictions, MultiLabelClsHead._get_predictions):
+            raise MmacsError(f'how {type(head).__name__} makes scores is not known here, so it cannot be exported')
+        logits = self.logits(head(self.model.extract_feat(inputs)))
+        exclusive = predict is ClsHead._get_predictions
+        return {'scores': logits.softmax(1) if exclusive else logits.sigmoid()}
 
     def run_like(self, inputs: Tensor, data_samples: List[Any], calls: Calls) -> None:
         """See :meth:`Adapter.run_like`."""
