@@ -113,7 +113,7 @@ def detector(name: str) -> nn.Module:
         last = re.sub(r'\.\d+$', '', name).rpartition('.')[2]
         if not isinstance(part, (nn.Conv2d, nn.Linear)) or not re.search('cls|reg|obj|centerness', last):
             continue
-        part.weight.mul_((0.3 if 'reg' in last else 1.5) / max(spreads[part]))
+        part.weight.mul_((0.1 if 'reg' in last else 1.5) / max(spreads[part]))
         if part.bias is not None:
             part.bias.uniform_(*(0, 0) if 'reg' in last else (-3, -1))
     return model

@@ -19,7 +19,7 @@ def graph_of(module):
     size = torch.export.Dim.DYNAMIC
     with torch.no_grad(), exporting():
         shapes = ({0: size, 2: size, 3: size},)
-        program = torch.export.export(module, (torch.randn(2, 3, 128, 160),), dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(module, (torch.randn(2, 3, 256, 320),), dynamic_shapes=shapes, strict=False)
         written = torch.onnx.export(program, dynamo=True, opset_version=21, input_names=['images'], verbose=False)
     return written.model_proto.SerializeToString(), Counter(node.op_type for node in written.model_proto.graph.node)
 

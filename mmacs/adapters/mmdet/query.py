@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any, Dict, List, Optional
 
+import torch
 from mmdet.models import DetectionTransformer
 from mmdet.models.dense_heads import DETRHead
 from mmdet.structures import DetDataSample
@@ -74,8 +75,8 @@ class DETR(QueryAdapter):
 
     def decode(self, boxes: Tensor, data_samples: List[Any]) -> Tensor:
         """See :meth:`QueryAdapter.decode`."""
-        sizes = boxes.new_tensor([sample.img_shape[1::-1] * 2 for sample in data_samples])
-        return bbox_cxcywh_to_xyxy(boxes) * sizes[:, None]
+        sizes = [[boxes.new_full((), side) for side in sample.img_shape[1::-1] * 2] for sample in data_samples]
+        return bbox_cxcywh_to_xyxy(boxes) * torch.stack([torch.stack(sides) for sides in sizes])[:, None]
 
     def detections(self, outputs: QueryOutputs, data_samples: List[Any]) -> List[Any]:
         """See :meth:`QueryAdapter.detections`."""
