@@ -6,7 +6,6 @@ from typing import Any, Dict, List, Optional
 import torch
 from mmdet.models import DetectionTransformer
 from mmdet.models.dense_heads import DETRHead
-from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
 
@@ -54,9 +53,7 @@ class DETR(QueryAdapter):
 
     def dry_run(self, images: Tensor) -> None:
         """See :meth:`Adapter.dry_run`; no image is padded."""
-        size = tuple(images.shape[-2:])
-        samples = [DetDataSample(metainfo={'img_shape': size, 'batch_input_shape': size}) for _ in images]
-        self.model(images, samples)
+        self.model(images, self.whole_images(images))
 
     def raw(self, inputs: Tensor) -> Dict[str, Tensor]:
         """Returns logits and boxes after the last decoder layer; see :meth:`Adapter.raw`."""
