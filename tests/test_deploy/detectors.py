@@ -23,6 +23,7 @@ def _dense(channels: int) -> dict:
         'bbox_head.in_channels': channels,
         'bbox_head.feat_channels': channels,
         'bbox_head.num_classes': NUM_CLASSES,
+        'bbox_head.stacked_convs': 1,
     }
 
 
@@ -33,6 +34,7 @@ _CSP = {
     'bbox_head.in_channels': 16,
     'bbox_head.feat_channels': 16,
     'bbox_head.num_classes': NUM_CLASSES,
+    'bbox_head.stacked_convs': 1,
 }
 _TWO_STAGE = {
     'backbone.depth': 18,

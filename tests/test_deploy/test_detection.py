@@ -108,6 +108,13 @@ def test_there_may_be_fewer_scores_than_are_asked_for():
     assert places.tolist() == [[1, 0, 0, 0]]
 
 
+def test_of_equal_scores_the_first_come_first():
+    scores = torch.randint(0, 4, (2, 1000)) / 4
+    found, places = best(scores, 600)
+    expected = scores.sort(descending=True, stable=True)
+    assert torch.equal(found, expected.values[:, :600]) and torch.equal(places, expected.indices[:, :600])
+
+
 def test_boxes_compete_within_their_group_alone():
     box = torch.tensor([10.0, 10, 20, 20])
     boxes = torch.stack([box, box + 1, box, box - 100])[None]

@@ -7,7 +7,7 @@ from mmdet.models.dense_heads import FoveaHead, GFLHead, RepPointsHead, TOODHead
 from torch import Tensor, nn
 
 from mmacs.adapters.kinds import DenseLevel, at_anchors
-from mmacs.adapters.mmdet.dense_outputs import OTHER_OUTPUTS
+from mmacs.adapters.mmdet.dense_outputs import OTHER_OUTPUTS, expected_distances
 
 _FAR = 1e5  # pixels; some heads predict exponents, which may overflow
 
@@ -53,7 +53,7 @@ def _decode(head: nn.Module, level: Tensor, codes: Tensor, priors: Tensor) -> Te
     if isinstance(head, YOLOXHead):
         return head._bbox_decode(torch.cat([priors, stride], 1), codes)
     if isinstance(head, GFLHead):  # a distribution over distances, in strides, from the anchor's centre
-        codes, priors = head.integral(codes) * stride[:, :1], head.anchor_center(priors)
+        codes, priors = expected_distances(head, codes) * stride[:, :1], head.anchor_center(priors)
     return _plain(head.bbox_coder.decode(priors, codes))
 
 

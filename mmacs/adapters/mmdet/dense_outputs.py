@@ -73,11 +73,19 @@ def dense_predictions(head: nn.Module, outputs: Any) -> List[Predictions]:
     for level in dense_levels(head, outputs):
         codes = [_by_place(maps) for maps in (level.codes, *level.refined)]
         if hasattr(head, 'integral'):
-            codes = [head.integral(part) for part in codes]
+            codes = [expected_distances(head, part) for part in codes]
         quality = None if level.quality is None else _by_place(level.quality[:, :, None]).squeeze(1)
         logits, sigmoid = _by_place(level.logits), level.activation == 'sigmoid'
         found.append(Predictions(logits, torch.cat(codes, -1), sigmoid, quality))
     return found
+
+
+def expected_distances(head: nn.Module, codes: Tensor) -> Tensor:
+    """Returns the means of distributions over distances, (N, 4 bins) to (N, 4), as ``head.integral`` computes them.
+
+    That casts the distances to their own type on the way, which ``torch.onnx`` can't write.
+    """
+    return codes.unflatten(-1, (4, -1)).softmax(-1) @ head.integral.project
 
 
 def _by_place(maps: Tensor) -> Tensor:

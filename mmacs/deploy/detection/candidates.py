@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmacs.adapters.kinds import DenseLevel, DetectionRules, at_anchors
+from mmacs.deploy.tracing import is_exporting
 
 UNUSED = -1.0  # score of rows that stand for nothing; scores are probabilities
 
@@ -29,11 +30,19 @@ class Candidates(NamedTuple):
 def best(scores: Tensor, count: int) -> Tuple[Tensor, Tensor]:
     """Returns the best scores and their places, both (B, count), UNUSED at 0 where there are fewer.
 
+    Of equal scores the first come first, as in runtimes and in MMDetection: quantized predictions have many of them.
+
     Args:
-        scores (Tensor): Shape (B, N), N may be less than ``count``.
+        scores (Tensor): Probabilities or UNUSED, float32, shape (B, N); N may be less than ``count``.
         count (int): How many.
     """
-    found, places = pad(scores, (0, count), value=UNUSED).topk(count)
+    scores = pad(scores, (0, count), value=UNUSED)
+    if is_exporting():
+        found, places = scores.topk(count)
+    else:  # which in torch orders equal ones as it likes; the bits of floats are ordered as the floats are
+        keys = (scores.view(torch.int32).long() << 32) - torch.arange(scores.shape[1], device=scores.device)
+        places = keys.topk(count).indices
+        found = scores.gather(1, places)
     return found, torch.where(found == UNUSED, 0, places)
 
 
