@@ -13,7 +13,6 @@ from mmacs.deploy.detection.candidates import best
 from mmacs.deploy.tracing import exporting
 from tests.test_deploy.detectors import detector
 
-
 DYNAMIC = torch.export.Dim.DYNAMIC
 
 
