@@ -5,12 +5,14 @@ import copy
 import mmdet
 import pytest
 import torch
+from mmpretrain.registry import MODELS
 
 from mmacs.adapters.kinds import DenseLevel, DetectionRules
 from mmacs.deploy.detection import detector_outputs, raw_outputs
 from mmacs.deploy.detection.candidates import UNUSED, Candidates, best, dense_candidates
 from mmacs.deploy.detection.suppression import suppressed
 from mmacs.utils.errors import MmacsError
+from tests.test_deploy.classifiers import classifier
 from tests.test_deploy.detectors import DETECTORS, detector, samples
 from tests.test_quantization.test_architectures import shipped_model
 
@@ -162,3 +164,16 @@ def test_what_makes_detections_in_another_way_is_refused():
         detector_outputs(model)
     with pytest.raises(MmacsError, match='ResNet is no detector'):
         detector_outputs(copy.deepcopy(model.backbone))
+
+
+@torch.no_grad()
+def test_a_classifier_gives_the_probabilities_that_it_predicts():
+    model, images = classifier('ResNet-18'), torch.randn(3, 3, 32, 32)
+    raw = raw_outputs(model)
+    (scores,) = raw(images)
+    assert raw.names == ('scores',)
+    torch.testing.assert_close(scores, torch.stack([found.pred_score for found in model.predict(images)]))
+    model.head = MODELS.build(dict(type='MultiLabelLinearClsHead', num_classes=10, in_channels=64)).eval()
+    (scores,) = raw_outputs(model)(images)
+    torch.testing.assert_close(scores, torch.stack([found.pred_score for found in model.predict(images)]))
+    assert scores.sum(1).max() > 1.5
