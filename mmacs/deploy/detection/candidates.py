@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from mmacs.adapters.kinds import DenseLevel, DetectionRules, at_anchors
 from mmacs.deploy.tracing import is_exporting
 
-UNUSED = -1.0  # score of rows that stand for nothing; scores are probabilities
+UNUSED = float('-inf')  # score of rows that stand for nothing
 
 Decode = Callable[[Sequence[DenseLevel], Sequence[Tensor]], Tensor]
 
@@ -18,7 +18,7 @@ class Candidates(NamedTuple):
     """Boxes that may be detections, the same number in each image."""
 
     boxes: Tensor  # (B, N, 4), x1, y1, x2, y2 in pixels of the input
-    scores: Tensor  # (B, N), 0 to 1, or UNUSED
+    scores: Tensor  # (B, N), probabilities or UNUSED
     labels: Tensor  # (B, N), int64
 
     def at(self, rows: Tensor, scores: Tensor) -> 'Candidates':
@@ -33,17 +33,23 @@ def best(scores: Tensor, count: int) -> Tuple[Tensor, Tensor]:
     Of equal scores the first come first, as in runtimes and in MMDetection: quantized predictions have many of them.
 
     Args:
-        scores (Tensor): Probabilities or UNUSED, float32, shape (B, N); N may be less than ``count``.
+        scores (Tensor): Probabilities, logits, or UNUSED, float32, shape (B, N); N may be less than ``count``.
         count (int): How many.
     """
     scores = pad(scores, (0, count), value=UNUSED)
     if is_exporting():
         found, places = scores.topk(count)
-    else:  # which in torch orders equal ones as it likes; the bits of floats are ordered as the floats are
-        keys = (scores.view(torch.int32).long() << 32) - torch.arange(scores.shape[1], device=scores.device)
+    else:  # which in torch orders equal ones as it likes
+        keys = (_ordered_bits(scores) << 32) - torch.arange(scores.shape[1], device=scores.device)
         places = keys.topk(count).indices
         found = scores.gather(1, places)
     return found, torch.where(found == UNUSED, 0, places)
+
+
+def _ordered_bits(values: Tensor) -> Tensor:
+    """Returns integers, int64, that are ordered as float32 values are."""
+    bits = values.view(torch.int32).long()
+    return torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
 
 
 def dense_candidates(levels: Sequence[DenseLevel], decode: Decode, rules: DetectionRules) -> Tuple[Candidates, Tensor]:
@@ -91,23 +97,25 @@ def above_threshold(scores: Tensor, rules: DetectionRules) -> Tensor:
 
 def _best_pairs(level: DenseLevel, rules: DetectionRules) -> Tuple[Tensor, Tensor, Tensor]:
     """Returns anchors, scores and labels, each (B, N), of the best pairs of anchor and class."""
-    probs = _probabilities(level)
-    num_classes = probs.shape[-1]
-    scores = above_threshold(probs.flatten(1), rules)
+    keys = _class_keys(level)
+    num_classes = keys.shape[-1]
+    keys = keys.flatten(1)
     if rules.max_candidates is None:
-        pairs = torch.arange(scores.shape[1], device=scores.device).expand(scores.shape[0], -1)
+        pairs = torch.arange(keys.shape[1], device=keys.device).expand(keys.shape[0], -1)
     else:
-        scores, pairs = best(scores, rules.max_candidates)
+        keys, pairs = best(keys, rules.max_candidates)
+    scores = above_threshold(_probability(keys, level), rules)
     anchors, labels = pairs // num_classes, pairs % num_classes
     if level.quality is not None:
         quality = at_anchors(level.quality[:, :, None], anchors).squeeze(-1).sigmoid()
-        scores = torch.where(scores == UNUSED, scores, scores * quality)
+        scores = torch.where(scores == UNUSED, UNUSED, scores * quality)
     return anchors, scores, labels
 
 
 def _best_classes(level: DenseLevel, rules: DetectionRules) -> Tuple[Tensor, Tensor, Tensor]:
     """Returns anchors, scores and labels, each (B, N), of the best class of each anchor."""
-    scores, labels = _probabilities(level).max(-1)
+    keys, labels = _class_keys(level).max(-1)
+    scores = _probability(keys, level)
     if level.quality is not None:
         scores = scores * _by_anchor(level.quality[:, :, None]).squeeze(-1).sigmoid()
     scores = above_threshold(scores, rules)
@@ -118,12 +126,15 @@ def _best_classes(level: DenseLevel, rules: DetectionRules) -> Tuple[Tensor, Ten
     return anchors, scores, labels
 
 
-def _probabilities(level: DenseLevel) -> Tensor:
-    """Returns those of the foreground classes, shape (B, H W P, K)."""
+def _class_keys(level: DenseLevel) -> Tensor:
+    """Returns what orders the foreground classes as their probabilities do, which are dear, shape (B, H W P, K)."""
     logits = _by_anchor(level.logits)
-    if level.activation == 'softmax':
-        return logits.softmax(-1)[..., :-1]
-    return logits.sigmoid() if level.activation == 'sigmoid' else logits
+    return logits.softmax(-1)[..., :-1] if level.activation == 'softmax' else logits
+
+
+def _probability(keys: Tensor, level: DenseLevel) -> Tensor:
+    """Returns the probabilities behind :func:`_class_keys`, UNUSED where these are."""
+    return torch.where(keys == UNUSED, UNUSED, keys.sigmoid()) if level.activation == 'sigmoid' else keys
 
 
 def _by_anchor(maps: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class RawTwoStage(RawOutputs):
     def predicted(self, images: Tensor) -> Dict[str, Tensor]:
         """Returns the outputs by name.
 
-        They are ``proposals`` (B, M, 4), ``objectness`` (B, M), -1 in rows that stand for nothing, ``cls_score``
+        They are ``proposals`` (B, M, 4), ``objectness`` (B, M), 0 in rows that stand for nothing, ``cls_score``
         (B, M, K + 1), probabilities, background last, and ``bbox_pred``, boxes (B, M, K or 1, 4).
         """
         features = self.model.extract_feat(images)
@@ -57,7 +57,7 @@ class RawTwoStage(RawOutputs):
         rois = self.adapter.at_boxes(features, proposals.boxes)
         return {
             'proposals': proposals.boxes,
-            'objectness': proposals.scores,
+            'objectness': proposals.scores.clamp_min(0),
             'cls_score': rois.probs,
             'bbox_pred': rois.boxes,
         }
