@@ -57,10 +57,12 @@ class Best(torch.nn.Module):
         return best(images[:, :, 0].flatten(1), 400)
 
 
-def test_runtimes_order_equal_scores_alike():
+def test_onnxruntime_takes_the_first_of_equal_scores():  # OpenVINO any
     images = torch.randint(-3, 3, (3, 3, 1, 300)) / 4
     images[1] = 0.5
     model, _ = graph_of(Best(), torch.rand(2, 3, 1, 200), {0: DYNAMIC, 3: DYNAMIC})
     for batch, runtime, found in results(model, [images, images[:1, ..., :100]]):
-        for part, own in zip(found, Best()(batch)):
-            np.testing.assert_array_equal(part, own, err_msg=runtime)
+        scores, places = Best()(batch)
+        np.testing.assert_array_equal(found[0], scores, err_msg=runtime)
+        if runtime == 'onnxruntime':
+            np.testing.assert_array_equal(found[1], places)

@@ -30,7 +30,7 @@ class Candidates(NamedTuple):
 def best(scores: Tensor, count: int) -> Tuple[Tensor, Tensor]:
     """Returns the best scores and their places, both (B, count), UNUSED at 0 where there are fewer.
 
-    Of equal scores the first come first, as in runtimes and in MMDetection: quantized predictions have many of them.
+    Of equal scores, of which quantized predictions have many, the first come first, as in MMDetection and ONNX Runtime.
 
     Args:
         scores (Tensor): Probabilities, logits, or UNUSED, float32, shape (B, N); N may be less than ``count``.
