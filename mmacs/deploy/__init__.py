@@ -6,6 +6,7 @@ The names are imported when they are first used: the packages of the extra ``dep
 from mmacs.utils.lazy import lazy_names
 
 _PLACES = {
+    'mmacs.deploy.export': ('Exported', 'export_model', 'exported', 'write_file'),
     'mmacs.deploy.exported_model': ('ExportedModel',),
     'mmacs.deploy.runtimes': ('open_model',),
 }

@@ -130,6 +130,7 @@ def test_a_model_for_tensorrt_has_positive_scales_and_int8_activations():
     with recorded_integers(reference) as found:
         reference(IMAGES[0])
     assert {integers.dtype for integers in found.values()} == {torch.int8}
+    assert 'conv1.input_quantizer#0' not in found  # 0 to 255, which int8 with zero at 0 does not hold
 
 
 def test_a_level_that_was_never_calibrated_is_told_of():

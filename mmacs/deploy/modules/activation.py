@@ -73,6 +73,11 @@ class Quantize(Counted):
             return 0
         return 128 if low >= -128 and high <= 127 else -low
 
+    def is_stored(self, level: int) -> bool:
+        """Returns whether its integers fit their storage; else files round in floats."""
+        low, high = self.bounds[level]
+        return not self.signed_storage or (low >= -128 and high <= 127)
+
     def forward(self, x: Tensor, turn: Optional[Turn] = None) -> Tensor:
         """Round a float32 tensor of any shape, channels second; ``turn`` is given by who asked for it already."""
         turn = turn or self.turn_of(x)
@@ -126,7 +131,7 @@ class Quantize(Counted):
     def integers(self, x: Tensor, turn: Turn) -> Tensor:
         """Returns the integers k as float32, and writes down what files hold of them, if that is asked for."""
         integers = (x / self.step(turn.level, x)).round_().clamp_(*self.bounds[turn.level])
-        if self.recorded is not None:
+        if self.recorded is not None and self.is_stored(turn.level):
             dtype = torch.int8 if self.signed_storage else torch.uint8
             self.recorded[f'{self.name}#{turn.call}'] = (integers + self.zero_point(turn.level)).to(dtype)
         return integers
@@ -139,6 +144,7 @@ class Quantize(Counted):
             'high': high,
             'zero_point': self.zero_point(turn.level),
             'signed_storage': int(self.signed_storage),
+            'is_stored': int(self.is_stored(turn.level)),
         }
         step = getattr(self, f'step_{turn.level}')
         return torch.onnx.ops.symbolic(QUANTIZE, (x, step), attributes, dtype=torch.float32, shape=x.shape, version=1)
