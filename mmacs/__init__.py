@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         normalise,
         top_k,
     )
+    from mmacs.deploy import load  # noqa: F401
     from mmacs.hooks import (  # noqa: F401
         AdaptiveBitsHook,
         BatchNormReestimationHook,
@@ -62,6 +63,7 @@ _PLACES = {
         'normalise',
         'top_k',
     ),
+    'mmacs.deploy': ('load',),
     'mmacs.hooks': (
         'AdaptiveBitsHook',
         'BatchNormReestimationHook',

@@ -39,6 +39,7 @@ SIGNATURES = {
     'fold_batch_norm': '(model)',
     'freeze': '(model)',
     'layer_table': '(model)',
+    'load': '(file)',
     'quantize_model': "(model, recipe='w4a4')",
     'quantizers': '(model)',
     'reestimate_batch_norm': '(model, batches, forward=None)',

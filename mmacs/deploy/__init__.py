@@ -8,6 +8,7 @@ from mmacs.utils.lazy import lazy_names
 _PLACES = {
     'mmacs.deploy.export': ('Exported', 'export_model', 'exported', 'write_file'),
     'mmacs.deploy.exported_model': ('ExportedModel',),
+    'mmacs.deploy.packed': ('load', 'pack'),
     'mmacs.deploy.runtimes': ('open_model',),
 }
 __getattr__, __dir__, __all__ = lazy_names(__name__, _PLACES)

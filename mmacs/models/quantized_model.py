@@ -1,9 +1,11 @@
 """``type='mmacs.QuantizedModel'``: any model config, built and converted."""
 
+import copy
 import inspect
 from difflib import get_close_matches
-from typing import Any, Dict, Iterable, Mapping, Optional, Union
+from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional, Union
 
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmacs.quantization.convert import quantize_model
@@ -14,6 +16,18 @@ from mmacs.utils.errors import MmacsError, unknown_setting
 NAME = 'QuantizedModel'
 _OWN = ('model', 'recipe', 'data_preprocessor')
 _MMENGINE = ('_scope_',)  # written by MMEngine into what is inherited from another library
+
+
+class Source(NamedTuple):
+    """What a quantized model was built from, beside its recipe.
+
+    Attributes:
+        config (dict): ``model`` and the other settings of :func:`build_quantized_model`.
+        scope (str, optional): The library whose types needed no prefix, such as ``'mmdet'``.
+    """
+
+    config: Dict[str, Any]
+    scope: Optional[str]
 
 
 @MODELS.register_module(name=NAME)
@@ -50,11 +64,15 @@ def build_quantized_model(
     Raises:
         MmacsError: If ``model`` is missing or unknown, or settings are none of its own.
     """
+    given = copy.deepcopy({'model': model, **settings})  # constructors take parts out of what they get
     built = MODELS.build(full_precision_config({'type': f'mmacs.{NAME}', 'model': model, **settings}))
     if recipe is None:
         mark_per_level_norms(built)
-        return built
-    return quantize_model(built, recipe)
+    else:
+        quantize_model(built, recipe)
+    current = DefaultScope.get_current_instance()
+    built.source = Source(given, None if current is None else current.scope_name)
+    return built
 
 
 def is_quantized(config: Mapping[str, Any]) -> bool:

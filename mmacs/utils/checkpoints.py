@@ -5,7 +5,6 @@ import re
 from contextlib import contextmanager
 from functools import cache, wraps
 from pathlib import Path
-from threading import RLock
 from typing import IO, Any, Callable, ClassVar, Iterator, Optional, Set, Union
 
 import torch
@@ -18,6 +17,7 @@ from mmacs.utils.checkpoint_file import read_checkpoint
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import atomic_path, write_whole
 from mmacs.utils.optimizer_state import require_sound_states
+from mmacs.utils.replaced import replaced
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -109,7 +109,7 @@ def _by_our_reader(load: Callable[..., Any]) -> Callable[..., Any]:
         filename = os.fspath(filename)
         if ':' not in filename and not os.path.isfile(os.path.expanduser(filename)):
             read_checkpoint(os.path.expanduser(filename))  # says what it is
-        with _replaced(torch, 'load', lambda file, map_location=None, *_, **__: read_checkpoint(file, map_location)):
+        with replaced(torch, 'load', lambda file, map_location=None, *_, **__: read_checkpoint(file, map_location)):
             return load(loader, filename, *args, **kwargs)
 
     return load_checkpoint
@@ -121,7 +121,7 @@ def _without_execution(resume: Callable[..., None]) -> Callable[..., None]:
     @wraps(resume)
     def resume_without_execution(runner: Any, filename: str, *args: Any, **kwargs: Any) -> None:
         try:
-            with _replaced(Config, 'fromstring', staticmethod(lambda *_, **__: Config())):
+            with replaced(Config, 'fromstring', staticmethod(lambda *_, **__: Config())):
                 resume(runner, filename, *args, **kwargs)
             require_sound_states(getattr(runner, 'optim_wrapper', None), getattr(runner, 'param_schedulers', None))
         except MmacsError:
@@ -135,18 +135,3 @@ def _without_execution(resume: Callable[..., None]) -> Callable[..., None]:
             raise MmacsError(f'cannot resume from {filename}, which does not fit this run: {error}') from error
 
     return resume_without_execution
-
-
-_REPLACING = RLock()
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute has another value in the body; threads take turns, so that none puts back what another put there."""
-    with _REPLACING:
-        before = vars(owner)[name]
-        setattr(owner, name, value)
-        try:
-            yield
-        finally:
-            setattr(owner, name, before)

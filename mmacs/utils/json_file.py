@@ -25,17 +25,28 @@ def read_object(path: os.PathLike, what: str) -> Dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f'it has more than {_MAX_BYTES} bytes')
-        found = json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_object, parse_constant=_no_number)
-        _check(found)
+        found = parse(path.read_text(encoding='utf-8'))
     except OSError as error:
         raise MmacsError(f'cannot read the {what} {path}: {error.strerror or error}') from error
-    except RecursionError as error:
-        raise MmacsError(f'cannot read the {what} {path}: it is nested more than {_MAX_DEPTH} deep') from error
     except ValueError as error:
         raise MmacsError(f'cannot read the {what} {path}: {printable(error, 200)}') from error
     if not isinstance(found, dict):
         example = ', such as {"preset": "w4a4"}' if what == 'recipe' else ''
         raise MmacsError(f'the {what} {path} is not a JSON object{example}')
+    return found
+
+
+def parse(text: str) -> Any:
+    """Returns what a text in JSON says, see :func:`read_object`; it need not be an object.
+
+    Raises:
+        ValueError: If it is none, or holds what nobody writes.
+    """
+    try:
+        found = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+        _check(found)
+    except RecursionError as error:
+        raise ValueError(f'it is nested more than {_MAX_DEPTH} deep') from error
     return found
 
 

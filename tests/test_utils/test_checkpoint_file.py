@@ -26,8 +26,9 @@ from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner, load_check
 from mmacs.cli.publish import publish
 from mmacs.teacher.model import load_teacher
 from mmacs.utils.checkpoint_file import read_checkpoint
-from mmacs.utils.checkpoints import _replaced, guard_loading
+from mmacs.utils.checkpoints import guard_loading
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.replaced import replaced
 
 guard_loading()  # as importing mmacs.registry does
 CANARY = 'mmacs_checkpoint_was_executed'
@@ -512,11 +513,11 @@ def test_threads_that_replace_the_loader_at_once_take_turns():
     owner, seen = SimpleNamespace(load='before'), []
 
     def replace_too():
-        with _replaced(owner, 'load', 'other'):
+        with replaced(owner, 'load', 'other'):
             seen.append(owner.load)
 
     other = Thread(target=replace_too)
-    with _replaced(owner, 'load', 'ours'):
+    with replaced(owner, 'load', 'ours'):
         other.start()
         other.join(0.1)
         assert other.is_alive() and owner.load == 'ours'
