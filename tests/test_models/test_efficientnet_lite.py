@@ -5,7 +5,8 @@ from mmacs.registry import MODELS
 
 
 def test_it_is_the_published_network():
-    model = MODELS.build(dict(type='mmacs.EfficientNetLite0')).eval()
+    model = MODELS.build(dict(type='mmacs.EfficientNetLite0'))
+    model.eval()
     of_classifier = 1280 * 1000 + 1000
     assert sum(parameter.numel() for parameter in model.parameters()) + of_classifier == 4_652_008
     kinds = {type(module) for module in model.modules()}
