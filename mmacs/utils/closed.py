@@ -1,12 +1,12 @@
 """Code that has no business with files, connections and processes, kept from them."""
 
+import errno
+import os
 import sys
 from contextlib import contextmanager
 from functools import cache
 from threading import local
 from typing import Any, Iterator, Tuple
-
-from mmacs.utils.errors import MmacsError
 
 _KINDS = ('open', 'os.', 'shutil.', 'tempfile.', 'socket.', 'subprocess.', 'urllib.', 'http.', 'ftplib.', 'ctypes.')
 _LOOKS = ('os.listdir', 'os.scandir', 'os.walk', 'os.putenv', 'os.unsetenv')  # what imports and settings do
@@ -21,7 +21,7 @@ def closed() -> Iterator[None]:
     For library code that is told by a stranger what to build. It is no cage for code of the stranger's own.
 
     Raises:
-        MmacsError: Where the body tries.
+        PermissionError: Where the body tries; imports go on without writing their bytecode.
     """
     _install()
     before = getattr(_here, 'closed', False)
@@ -41,7 +41,7 @@ def _refuse(event: str, arguments: Tuple[Any, ...]) -> None:
     """Called by Python for whatever reaches outside of it, see PEP 578."""
     if not getattr(_here, 'closed', False) or not event.startswith(_KINDS) or event in _LOOKS:
         return
-    what = arguments[0] if arguments else ''
-    if event == 'open' and str(what).endswith(_MODULES) and arguments[1] in (None, 'r', 'rb'):
+    what = str(arguments[0]) if arguments else ''
+    if event == 'open' and what.endswith(_MODULES) and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
         return
-    raise MmacsError(f'building a model tried what it may not: {event} {str(what)[:200]!r}')
+    raise PermissionError(errno.EPERM, f'it tried what it may not, {event}', what[:200])

@@ -277,7 +277,10 @@ def option(value):
         (dict(config=option(dict(nms='(lambda: 1)()'))), 'as model.options.nms, where models have words'),
         (dict(config=option('https://example.org/a.pth')), 'where models have words and numbers'),
         (dict(config=option('../secret')), 'where models have words and numbers'),
-        (dict(config=dict(model='OpensFiles', name='pyproject.toml')), 'tried what it may not: open .pyproject.toml'),
+        (
+            dict(config=dict(model='OpensFiles', name='pyproject.toml')),
+            'it tried what it may not, open: pyproject.toml',
+        ),
         # what does not fit
         (dict(config=[1]), r'its config is \[1\]'),
         (dict(recipe=dict(preset='w4a5')), "unknown preset 'w4a5'"),
