@@ -80,8 +80,8 @@ def pack(model: nn.Module, file: os.PathLike, force: bool = False) -> Path:
     content = _packed(model)
     metadata = {**content.metadata, _DIGEST: _digest(content)}
     with atomic_path(path) as temporary:
-        safetensors.save_file(content.tensors, temporary, metadata=metadata)
-        _require_same(model, load(temporary))
+        temporary.write_bytes(safetensors.save(content.tensors, metadata))
+        _require_same(model, _model_of(_read(temporary), str(path)))
     return path
 
 
@@ -101,9 +101,12 @@ def load(file: os.PathLike) -> nn.Module:
     Raises:
         MmacsError: If the file is missing, damaged, of another kind or of a newer version, or can't be built.
     """
-    content = _read(Path(file))
+    return _model_of(_read(Path(file)), str(file))
+
+
+def _model_of(content: _Content, file: str) -> nn.Module:
     said = _said(content.metadata, file)
-    model, dropped = build_from_strangers(dict(said['config'], recipe=said['recipe']), said['scope'], str(file))
+    model, dropped = build_from_strangers(dict(said['config'], recipe=said['recipe']), said['scope'], file)
     if dropped:
         print_log(f'{file}: {", ".join(map(printable, dropped))} is not followed', 'current')
     try:
@@ -118,7 +121,7 @@ def load(file: os.PathLike) -> nn.Module:
 # ---------------------------------------------------------------- to a file
 @torch.no_grad()
 def _packed(model: nn.Module) -> _Content:
-    source = getattr(model, 'source', None)
+    source = getattr(model, 'built_from', None)
     if source is None:
         raise MmacsError(
             f"nothing says what this {type(model).__name__} was built from: build it by type='mmacs.QuantizedModel'"

@@ -71,7 +71,7 @@ def build_quantized_model(
     else:
         quantize_model(built, recipe)
     current = DefaultScope.get_current_instance()
-    built.source = Source(given, None if current is None else current.scope_name)
+    built.built_from = Source(given, None if current is None else current.scope_name)
     return built
 
 

@@ -176,7 +176,7 @@ def test_what_cannot_be_packed(tmp_path):
     model = small(dict(preset='w4a4'), images)
     with disabled(model), pytest.raises(MmacsError, match='is disabled: pack the model outside'):
         pack(model, file)
-    model.source.config['options'] = lambda: 0
+    model.built_from.config['options'] = lambda: 0
     with pytest.raises(MmacsError, match='model.options is <function .*, which no file of a packed model can hold'):
         pack(model, file)
     with pytest.raises(MmacsError, match="build it by type='mmacs.QuantizedModel'"):
