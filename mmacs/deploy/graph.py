@@ -102,10 +102,11 @@ class Builder:
         name: Optional[str] = None,
         attributes: Mapping[str, Any] = {},  # noqa: B006
         domain: str = '',
+        before: Optional[ir.Node] = None,
     ) -> ir.Value:
-        """Returns what a new node makes."""
+        """Returns what a new node makes; it stands before the replaced one, or another."""
         node = ir.node(kind, inputs, dict(attributes), domain=domain)
-        self.graph.insert_before(self.at, node)
+        self.graph.insert_before(before or self.at, node)
         (value,) = node.outputs
         value.name, value.type, value.shape = name, ir.TensorType(dtype), shape
         return value

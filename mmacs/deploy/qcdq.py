@@ -3,7 +3,7 @@
 What fuses where was measured; ``docs/deployment.md`` has it. Import it after :func:`~.packages.require`.
 """
 
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import onnx_ir as ir
@@ -140,8 +140,30 @@ def _write_quantizer(node: ir.Node, tensorrt: bool, float_readers: Sequence[ir.N
     if clipped:
         bounds = [build.constant(np.array(end, dtype), f'{name}/{key}') for key, end in zip(('low', 'high'), ends)]
         value = build.add('Clip', [value, *bounds], kind, shape, name)
+    _pad_integers(build, value, step, zero, axis)
     _feed_float_layers(build, value, step, given['zero_point'], float_readers)
     build.replace(build.add('DequantizeLinear', [value, step, zero], ir.DataType.FLOAT, shape, None, axis))
+
+
+def _pad_integers(build: Builder, value: ir.Value, step: ir.Value, zero: ir.Value, axis: Mapping[str, int]) -> None:
+    """Pad integers rather than what they stand for, so that a convolution reads them as they are dequantized."""
+    for reader in list(build.at.outputs[0].consumers()):
+        if reader.op_type != 'Pad' or axis or not _pads_with_zeros(reader):
+            continue
+        shape = reader.outputs[0].shape
+        inputs = [value, reader.inputs[1], zero, *reader.inputs[3:]]
+        padded = build.add('Pad', inputs, value.dtype, shape, None, attributes_of(reader), before=reader)
+        values = build.add('DequantizeLinear', [padded, step, zero], ir.DataType.FLOAT, shape, None, before=reader)
+        ir.convenience.replace_all_uses_with(reader.outputs[0], values, replace_graph_outputs=True)
+        build.graph.remove(reader, safe=True)
+
+
+def _pads_with_zeros(node: ir.Node) -> bool:
+    """Whether a Pad repeats values that are there, or zeros."""
+    constant = node.inputs[2] if len(node.inputs) > 2 else None
+    if attributes_of(node).get('mode', 'constant') != 'constant' or constant is None:
+        return True
+    return constant.const_value is not None and not constant.const_value.numpy().any()
 
 
 def _feed_float_layers(

@@ -145,6 +145,19 @@ def test_a_result_that_is_read_in_floats_too_without_a_bias(tmp_path):
         assert largest_difference(file, result, backend, images) < 1e-4
 
 
+def test_integers_are_padded(tmp_path):
+    layers = [nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, padding_mode='reflect'), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Conv2d(4, 4, 1))
+    file = tmp_path / 'model.onnx'
+    result = export_model(quantized(model, 'w4a4', [image - 0.5 for image in IMAGES]), file)
+    made = {name: node for node in result.model.graph.node for name in node.output}
+    convolutions = [node for node in result.model.graph.node if node.op_type == 'Conv']
+    assert {made[node.input[0]].op_type for node in convolutions} == {'DequantizeLinear'}
+    assert any(node.op_type == 'Pad' for node in made.values())
+    for backend in ('onnxruntime', 'openvino'):
+        assert largest_difference(file, result, backend, torch.rand(2, 3, 9, 7)) < 1e-5
+
+
 def test_quantizers_of_one_tensor_that_do_the_same_keep_their_names(tmp_path):
     class Fork(nn.Module):
         def __init__(self):
