@@ -111,7 +111,7 @@ class Builder:
         value.name, value.type, value.shape = name, ir.TensorType(dtype), shape
         return value
 
-    def replace(self, value: ir.Value, node: Optional[ir.Node] = None) -> None:
+    def replace(self, value: ir.Value) -> None:
         """Have whatever reads the node's result read another value, and take the node out."""
         (old,) = self.at.outputs
         ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
