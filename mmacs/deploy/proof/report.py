@@ -6,15 +6,19 @@ import platform
 from datetime import datetime, timezone
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple
 
 from jinja2 import Environment
 from rich.table import Table
 
+from mmacs.deploy.proof.weights import weights_of
 from mmacs.utils.files import write_whole
 from mmacs.version import __version__
 
-_NAMES = {'onnxruntime': 'ONNX Runtime', 'openvino': 'OpenVINO', 'torch': 'torch (simulation)'}
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_NAMES = {'onnxruntime': 'ONNX Runtime', 'openvino': 'OpenVINO', 'qonnx': 'QONNX executor'}
 
 
 class Row(NamedTuple):
@@ -26,7 +30,7 @@ class Row(NamedTuple):
     passed: bool = True
 
 
-def surroundings() -> Dict[str, str]:
+def machine() -> Dict[str, str]:
     """Returns date, version and machine, for a report."""
     return {
         'date': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
@@ -75,6 +79,12 @@ def page_of(report: Dict[str, Any]) -> str:
     )
 
 
+def float_size(model: 'ModelProto') -> int:
+    """Returns the bytes of a file with its weights in float32, and all else as it is."""
+    stored = weights_of(model)
+    return model.ByteSize() + sum(4 * one.values - one.bytes for one in stored)
+
+
 def megabytes(count: int) -> str:
     """Returns a number of bytes in words."""
     return f'{count / 1e6:.2f} MB'
@@ -96,6 +106,9 @@ def _rows(report: Dict[str, Any]) -> Iterator[Row]:
     yield Row('reference against the simulation, as a whole', _outputs(simulation['outputs']))
     for backend, one in report['runtimes'].items():
         name = _NAMES[backend]
+        if 'integers' not in one:
+            yield Row(f'{name} against the reference, as a whole', _outputs(one['outputs']))
+            continue
         wanted = f'{bars["all_integers"]:.2%} of all, {bars["each_layer"]:.1%} of each layer, {apart}'
         passed = not any(failure.startswith(f'{backend}:') for failure in report['failures'])
         yield Row(f'{name} against the reference, each layer on its own', _integers(one['integers']), wanted, passed)

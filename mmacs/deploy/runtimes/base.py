@@ -10,6 +10,7 @@ import numpy as np
 from mmacs.utils.errors import MmacsError, reason, unknown_name
 
 BACKENDS = ('onnxruntime', 'openvino')
+_KNOWN = (*BACKENDS, 'qonnx')  # the last executes files of its own format, for the proof
 
 Source = Union[str, os.PathLike, bytes]
 
@@ -88,7 +89,7 @@ def open_model(source: Source, backend: str = 'onnxruntime', threads: int = 0) -
     Raises:
         MmacsError: If there is no such runtime, it is not installed, or it cannot open the file.
     """
-    if backend not in BACKENDS:
+    if backend not in _KNOWN:
         raise unknown_name('backend', backend, BACKENDS)
     if not isinstance(source, bytes):
         source = Path(source)

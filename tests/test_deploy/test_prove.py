@@ -1,0 +1,104 @@
+"""The proof of a file against its reference and the simulation, and its report."""
+
+import json
+
+import onnx
+import pytest
+import torch
+from mmacs.deploy.export import exported
+from onnx import numpy_helper
+
+from mmacs.deploy.benchmark import float_content
+from mmacs.deploy.proof.integer_layers import layers_of
+from mmacs.deploy.proof.prove import prove
+from mmacs.deploy.proof.report import float_size, machine, page_of, rows_of, table_of, write_report
+from mmacs.deploy.runtimes import BACKENDS, open_model
+from tests.test_deploy.models import Small, quantized, with_random_norms
+
+IMAGES = [torch.rand(1, 3, 16, 20), torch.rand(2, 3, 24, 16)]
+
+
+@pytest.fixture(scope='module')
+def result():
+    torch.manual_seed(0)
+    model = with_random_norms(Small()).eval()
+    return exported(quantized(model, 'w4a4', [torch.rand(4, 3, 16, 16)]), shape=(16, 24))
+
+
+@pytest.fixture(scope='module')
+def proof(result):
+    return prove(result.model, result.reference, result.simulation, IMAGES)
+
+
+def full_report(result, proof):
+    report = {'file': 'some/model.onnx', 'about': machine(), **proof.plain()}
+    report['sizes'] = {'file': result.model.ByteSize(), 'float32': float_size(result.model)}
+    return report
+
+
+def test_a_file_reaches_every_bar(result, proof):
+    assert proof.failures == [] and proof.images == 3 and proof.shapes == [[16, 20], [24, 16]]
+    assert proof.float_weights == [] and proof.weights['INT4']['weights'] >= 5
+    layers = layers_of(result.model)
+    for backend in BACKENDS:
+        one = proof.runtimes[backend]
+        assert one['integers']['equal'] >= 0.9999 and one['integers']['layers'].keys() >= {'conv2.input_quantizer'}
+        assert one['layers']['integer'] == one['layers']['expected'] > 0
+        assert sum(map(len, one['layers']['float'].values())) == len(layers) - one['layers']['integer']
+        assert (
+            one['outputs']['output_largest' if 'output_largest' in one['outputs'] else 'output_difference_largest'] < 1
+        )
+    assert proof.simulation['integers']['integers'] == proof.runtimes['openvino']['integers']['integers'] > 10_000
+
+
+def test_a_file_that_was_changed_fails_in_the_layer_that_was(result):
+    model = onnx.ModelProto()
+    model.CopyFrom(result.model)
+    weight = next(
+        one for one in model.graph.initializer if 'shared' in one.name and one.data_type == onnx.TensorProto.INT4
+    )
+    values = -numpy_helper.to_array(weight).astype(int).clip(-7)
+    weight.CopyFrom(onnx.helper.make_tensor(weight.name, weight.data_type, values.shape, values.ravel().tolist()))
+    failures = prove(model, result.reference, result.simulation, IMAGES[:1]).failures
+    assert any(failure.startswith('onnxruntime:') and 'shared' in failure for failure in failures)
+    assert any(failure.startswith('openvino:') for failure in failures)
+    assert not any('conv2' in failure for failure in failures)
+
+
+def test_a_simulation_that_is_another_fails(result):
+    other = with_random_norms(Small()).eval()
+    other = exported(quantized(other, 'w4a4', [torch.rand(4, 3, 16, 16)]), shape=(16, 24)).simulation
+    failures = prove(result.model, result.reference, other, IMAGES[:1], backends=()).failures
+    assert [failure for failure in failures if failure.startswith('the reference is up to')] == failures != []
+
+
+def test_the_report_says_what_was_found(result, proof, tmp_path):
+    report = full_report(result, proof)
+    shown = {row.what: row for row in rows_of(report)}
+    assert all(row.passed for row in shown.values())
+    assert shown['ONNX Runtime: layers in integers'].found.endswith(f'of {len(layers_of(result.model))}')
+    assert 'times smaller' in shown['size'].found
+    assert table_of(report).row_count == len(shown)
+    files = write_report(report, tmp_path / 'model')
+    assert [file.name for file in files] == ['model.report.json', 'model.report.html']
+    assert json.loads(files[0].read_text())['runtimes'].keys() == set(BACKENDS)
+    page = files[1].read_text()
+    assert 'Every bar is reached' in page and 'conv2.input_quantizer' in page and 'http' not in page
+    report.update(passed=False, failures=['openvino: <b>'])
+    assert 'openvino: &lt;b&gt;' in page_of(report)
+    assert not {row.what: row for row in rows_of(report)}[
+        'OpenVINO against the reference, each layer on its own'
+    ].passed
+
+
+def test_the_float_file_is_the_model_without_quantizers(result):
+    content = float_content(result, (16, 24))
+    model = onnx.load_from_string(content)
+    assert not {'QuantizeLinear', 'DequantizeLinear'} & {node.op_type for node in model.graph.node}
+    found = open_model(content).run({'images': IMAGES[1].numpy()})
+    from mmacs.quantization import disabled
+
+    with disabled(result.simulation), torch.no_grad():
+        wanted = result.simulation(IMAGES[1])[0]
+    torch.testing.assert_close(torch.from_numpy(found[result.names[0]]), wanted, atol=1e-4, rtol=1e-4)
+    assert float_size(result.model) > result.model.ByteSize()

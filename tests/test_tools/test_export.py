@@ -1,0 +1,59 @@
+"""``tools/export.py``: the file, its proof and its refusals."""
+
+import json
+
+import pytest
+
+from mmacs.deploy.proof import prove as proof_module
+from tests.test_tools.test_test import cfg  # noqa: F401
+
+
+@pytest.fixture
+def trained(cfg, tmp_path):  # noqa: F811
+    cfg.dump(tmp_path / 'config.py')
+    return tmp_path / 'config.py', cfg.load_from
+
+
+def test_a_config_and_a_checkpoint_become_a_file_that_is_proven(trained, command, tmp_path):
+    out = tmp_path / 'exported' / 'model.onnx'
+    options = ('--out', out, '--images', 2, '--max-detections', 20, '--evaluate')
+    assert command('export.py', *trained, *options) == (0, '')
+    report = json.loads((tmp_path / 'exported' / 'model.report.json').read_text())
+    assert report['passed'] and report['images'] == 2 and report['sizes']['file'] == out.stat().st_size
+    assert report['evaluation']['images'] == 12 and len(report['evaluation']['rows']) == 2
+    assert (tmp_path / 'exported' / 'model.report.html').exists()
+    status, message = command('export.py', *trained, *options)
+    assert status == 1 and 'model.onnx exists' in message
+    assert command('test.py', trained[0], out, '--backend', 'openvino') == (0, '')
+
+
+def test_a_file_that_is_not_what_was_trained_is_not_written(trained, command, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        proof = wanted(*args, **kwargs)
+        proof.failures.append('openvino: 99.9000% of all integers are equal')
+        return proof
+
+    wanted = proof_module.prove
+    monkeypatch.setattr(proof_module, 'prove', fail)
+    status, message = command('export.py', *trained, '--out', tmp_path / 'model.onnx', '--images', 1, '--raw')
+    assert status == 1
+    assert message.endswith('is not what was trained: openvino: 99.9000% of all integers are equal')
+    assert not list(tmp_path.glob('model*'))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--out', 'model.pt'], 'must end in .onnx'),
+        (['--out', 'model.onnx', '--images', '0'], '--images must be at least 1, got 0'),
+        (['--out', 'model.onnx', '--format', 'qonnx', '--evaluate'], 'which --format qonnx is not'),
+        (
+            ['--out', 'model.onnx', '--cfg-options', 'test_dataloader=None', 'val_dataloader=None'],
+            'has no test_dataloader',
+        ),
+    ],
+)
+def test_refusals(config, command, tmp_path, options, message):
+    status, printed = command('export.py', config, 'epoch_1.pth', *options)
+    assert status == 1 and message in printed
+    assert not list(tmp_path.glob('model*'))
