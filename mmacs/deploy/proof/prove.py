@@ -109,7 +109,7 @@ def prove(
     if _is_qonnx(model):
         _run_whole(model, images, expected, names, proof)
         return proof
-    cut_model, _ = cut(model)
+    cut_model, names_of_integers = cut(model)
     content, cut_content = model.SerializeToString(), cut_model.SerializeToString()
     layers = integer_layers.layers_of(model)
     for backend in backends:
@@ -118,7 +118,7 @@ def prove(
         equality, difference = Equality(), OutputDifference()
         for batch, known, outputs in zip(images, integers, expected):
             pixels = batch.numpy()
-            known = {name: value.numpy() for name, value in known.items()}
+            known = _distinct({name: value.numpy() for name, value in known.items()}, names_of_integers)
             given = {GIVEN + name: value for name, value in known.items() if GIVEN + name in parts.inputs}
             wanted = [name for name in parts.outputs if name not in names]
             equality.add(known, parts.run({'images': pixels, **given}, wanted))
@@ -144,6 +144,15 @@ def _run_whole(
     runtime, difference = open_model(model.SerializeToString(), 'qonnx'), OutputDifference()
     difference.add(expected[0], runtime.run({'images': images[0].numpy()}, names))
     proof.runtimes['qonnx'] = {'version': runtime.version, 'outputs': difference.report()}
+
+
+def _distinct(integers: Dict[str, np.ndarray], stored: Sequence[str]) -> Dict[str, np.ndarray]:
+    """Integers without those that a file has once for two quantizers of one tensor and one step."""
+    kept = {name: integers[name] for name in stored if name in integers}
+    for name, values in integers.items():
+        if name not in kept and not any(np.array_equal(values, one) for one in kept.values()):
+            kept[name] = values  # the file lacks it
+    return kept
 
 
 def _is_qonnx(model: 'ModelProto') -> bool:

@@ -1,7 +1,8 @@
 """The integers of the simulation that was trained, each of its layers fed those of the reference."""
 
 from contextlib import ExitStack, contextmanager
-from typing import Any, Dict, Iterator, Mapping
+from functools import partial
+from typing import Dict, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from mmacs.deploy.modules.activation import Quantize
 from mmacs.quantization import quantizers
+from mmacs.quantization.layers.base import shadowed
 from mmacs.quantization.quantizers import Quantizer
 
 
@@ -32,25 +34,23 @@ def simulated_integers(
     modules = {module.name: module for module in reference.modules() if isinstance(module, Quantize)}
     calls: Dict[str, int] = {}
 
-    def hook(quantizer: Quantizer, inputs: Any, output: Tensor) -> Tensor:
-        name, call = quantizer.name, calls.get(quantizer.name, 0)
-        calls[name] = call + 1
-        if output.numel() == 0:
-            return output
-        module = modules[name]
-        level = call if module.num_levels > 1 else 0
+    def quantized(quantizer: Quantizer, x: Tensor, level: int) -> Tensor:
+        output = type(quantizer)._quantized(quantizer, x, level)
+        call = level if quantizer.num_levels > 1 else calls.get(quantizer.name, 0)
+        calls[quantizer.name] = call + 1
+        name = f'{quantizer.name}#{call}'
+        if name not in integers:
+            return output  # an empty tensor, or integers that files do not store
         channels_first = quantizer.num_channels > 1
         values = output.transpose(0, 1) if channels_first else output
+        module = modules[quantizer.name]
         step, zero_point = module.step(level, values), module.zero_point(level)
-        if f'{name}#{call}' not in integers:  # rounded in floats
-            return output
-        given = integers[f'{name}#{call}'].to(torch.int64)
-        found[f'{name}#{call}'] = (torch.round(values / step).to(torch.int64) + zero_point).numpy()
-        fed = (given - zero_point) * step
+        found[name] = (torch.round(values / step).to(torch.int64) + zero_point).numpy()
+        fed = (integers[name].to(torch.int64) - zero_point) * step
         return fed.transpose(0, 1) if channels_first else fed
 
     with ExitStack() as stack:
         for _, quantizer in quantizers(simulation):
             if quantizer.name in modules:
-                stack.callback(quantizer.register_forward_hook(hook).remove)
+                stack.enter_context(shadowed(quantizer, _quantized=partial(quantized, quantizer)))
         yield found
