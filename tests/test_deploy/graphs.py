@@ -61,16 +61,19 @@ class GraphBuilder:
             scales = (self.rng.uniform(0.5, 1, out) / (3 * top * into)).astype(np.float32)
             if form == 'dequantize':
                 scale = self.constant(f'{weight}.scale', scales)
-                integers = self.node('Cast', [weight], f'{weight}.int8', to=TensorProto.INT8)
+                integers = self._int8(weight, bits)
                 zero = self.constant(f'{weight}.zero_point', np.zeros(out, np.int8))
                 dequantized = self.node('DequantizeLinear', [integers, scale, zero], f'{weight}.values', axis=0)
             else:  # of a convolution whose output stays float
                 scale = self.constant(f'{weight}.scale', scales.reshape(-1, 1, 1, 1))
-                integers = self.node('Cast', [weight], f'{weight}.int8', to=TensorProto.INT8)
+                integers = self._int8(weight, bits)
                 floats = self.node('Cast', [integers], f'{weight}.float', to=TensorProto.FLOAT)
                 dequantized = self.node('Mul', [floats, scale], f'{weight}.values')
         bias = self.constant(f'{name}.bias', self.rng.normal(size=out).astype(np.float32) * 0.1)
         return self.node('Conv', [x, dequantized, bias], f'{name}.output', name, pads=[1, 1, 1, 1], group=group)
+
+    def _int8(self, weight: str, bits: int) -> str:
+        return weight if bits > 4 else self.node('Cast', [weight], f'{weight}.int8', to=TensorProto.INT8)
 
     def model(
         self, outputs: Dict[str, Tuple[int, Sequence]], shape: Sequence = (None, 3, None, None)

@@ -5,10 +5,11 @@ what the runtimes really do.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Dict, List, Optional, Set
+from typing import TYPE_CHECKING, Dict, FrozenSet, List, Mapping, Optional, Set
 
 import numpy as np
 
+from mmacs.deploy.packages import require
 from mmacs.deploy.proof.wires import Wires
 
 if TYPE_CHECKING:
@@ -45,29 +46,38 @@ class Layer:
         node (str): Name of the node.
         quantized (bool): Whether its input and its weight (or other input) are stored or given in integers.
         reasons (Dict[str, str]): Why it is computed in floats, by runtime; runtimes that use integers are missing.
+        aliases (FrozenSet[str]): Names that runtimes may call it by, which merge a bias into it.
     """
 
     name: str
     node: str
     quantized: bool
     reasons: Dict[str, str]
+    aliases: FrozenSet[str]
+
+    def is_among(self, names: Set[str]) -> bool:
+        """Returns whether names that a runtime gives have this layer."""
+        return not self.aliases.isdisjoint(names)
 
 
 def layers_of(model: 'ModelProto') -> List[Layer]:
     """Returns the layers of a model in order, with what is to be expected of each runtime."""
-    wires = Wires(model)
+    wires, ranks = Wires(model), _ranks(model)
     leads = _leading_to_quantizers(wires)
     found = []
     for node in wires.nodes:
         if node.op_type in LAYERS:
             both = _input_reason(wires, node), _weight_reason(wires, node)
             reasons = {
-                'onnxruntime': both[0] or _own_kernel(node) or _before(wires, node) or _after(wires, node, leads),
+                'onnxruntime': both[0]
+                or _own_kernel(node)
+                or _before(wires, node)
+                or _after(wires, node, leads, ranks),
                 'openvino': both[0] or both[1],
             }
             quantized = FLOAT_INPUT not in both and FULL_PRECISION not in both
             kept = {runtime: reason for runtime, reason in reasons.items() if reason}
-            found.append(Layer(layer_name(wires, node), node.name, quantized, kept))
+            found.append(Layer(layer_name(wires, node), node.name, quantized, kept, _aliases(wires, node)))
     return found
 
 
@@ -81,7 +91,7 @@ def summary(layers: List[Layer], runtime: str, counted: Optional[Set[str]] = Non
             it by default.
     """
     expected = {layer.node for layer in layers if runtime not in layer.reasons}
-    integer = expected if counted is None else counted & {layer.node for layer in layers}
+    integer = expected if counted is None else {layer.node for layer in layers if layer.is_among(counted)}
     others: Dict[str, List[str]] = {}
     for layer in layers:
         if layer.node not in integer:
@@ -132,14 +142,18 @@ def _weight_reason(wires: Wires, node: 'NodeProto') -> Optional[str]:
     source = _source(wires, node.input[1], _KEPT)
     if source is None or source.op_type == 'Constant':
         return FULL_PRECISION
-    if source.op_type == 'DequantizeLinear':
-        return None
-    chain = []
-    while source is not None and source.op_type in ('Cast', 'Mul'):
-        chain.append(source)
-        source = wires.maker.get(source.input[0])
-    casts = [one for one in chain if one.op_type == 'Cast']
-    return None if len(casts) > 1 and chain[0].op_type == 'Mul' else FOLDED_WEIGHT
+    last = source.op_type
+    kinds = []
+    while source is not None and source.op_type in ('Add', 'Cast', 'DequantizeLinear', 'Mul'):
+        kinds.append(source.op_type)
+        name = source.input[0]
+        source = wires.maker.get(name)
+    if name not in wires.stored or last not in ('DequantizeLinear', 'Mul'):
+        return FOLDED_WEIGHT
+    casts = kinds.count('Cast') + kinds.count('DequantizeLinear')
+    if wires.stored[name].data_type in (require('onnx').TensorProto.INT8, require('onnx').TensorProto.UINT8):
+        return None if casts == 1 else FOLDED_WEIGHT  # it computes with such integers only as they are stored
+    return None if casts > 1 else FOLDED_WEIGHT
 
 
 def _own_kernel(node: 'NodeProto') -> Optional[str]:
@@ -154,8 +168,10 @@ def _before(wires: Wires, node: 'NodeProto') -> Optional[str]:
     return PER_CHANNEL_INPUT if _ranges(wires, source) > 1 else None
 
 
-def _after(wires: Wires, node: 'NodeProto', leads: Set[str]) -> Optional[str]:
+def _after(wires: Wires, node: 'NodeProto', leads: Set[str], ranks: Mapping[str, int]) -> Optional[str]:
     """Why ONNX Runtime can't put the following quantizer into the layer."""
+    if node.op_type == 'MatMul' and (ranks.get(node.input[0], 2) > 2 or _bias_of(wires, node) is None):
+        return None  # it has a product of integers that gives floats; of matrices with a bias it makes a Gemm
     name, relu, first = node.output[0], False, True
     while True:
         if name not in leads:
@@ -177,7 +193,7 @@ def _after(wires: Wires, node: 'NodeProto', leads: Set[str]) -> Optional[str]:
             relu = True
         elif following.op_type == 'Clip' and first and _covers(wires, following):
             pass
-        elif following.op_type == 'Add' and node.op_type == 'MatMul' and _is_bias(wires, following):
+        elif following is _bias_of(wires, node):
             name, first = following.output[0], True
             continue
         elif following.op_type not in _KEPT:
@@ -232,8 +248,32 @@ def _covers(wires: Wires, clip: 'NodeProto') -> bool:
     return float(bounds[0]) <= lowest and float(bounds[1]) >= lowest + 255 * float(step.flat[0])
 
 
-def _is_bias(wires: Wires, add: 'NodeProto') -> bool:
-    return any(name in wires.stored and len(wires.stored[name].dims) == 1 for name in add.input)
+def _bias_of(wires: Wires, node: 'NodeProto') -> Optional['NodeProto']:
+    """The Add that puts a bias onto a matrix product."""
+    readers = wires.readers.get(node.output[0], [])
+    if node.op_type != 'MatMul' or len(readers) != 1 or readers[0].op_type != 'Add':
+        return None
+    is_bias = any(name in wires.stored and len(wires.stored[name].dims) == 1 for name in readers[0].input)
+    return readers[0] if is_bias else None
+
+
+def _aliases(wires: Wires, node: 'NodeProto') -> FrozenSet[str]:
+    """Names of the node, and of those that follow it alone and that a runtime may merge into it."""
+    found = {node.name}
+    while node.op_type != 'QuantizeLinear':
+        found.update((node.name, node.output[0], f'{node.output[0]}_original'))  # OpenVINO's name before an output
+        readers = wires.readers.get(node.output[0], [])
+        if len(readers) != 1 or readers[0].op_type in LAYERS or sum(one in wires.maker for one in readers[0].input) > 1:
+            break
+        (node,) = readers
+    return frozenset(found)
+
+
+def _ranks(model: 'ModelProto') -> Dict[str, int]:
+    """Number of axes of each value, where it is known."""
+    graph = require('onnx').shape_inference.infer_shapes(model).graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    return {one.name: len(one.type.tensor_type.shape.dim) for one in values if one.type.tensor_type.HasField('shape')}
 
 
 def layer_name(wires: Wires, node: 'NodeProto') -> str:
