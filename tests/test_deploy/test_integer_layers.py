@@ -86,6 +86,13 @@ def turned(g, x, bits):
     return output
 
 
+def transposed(g, x, group):
+    levels = g.rng.integers(-7, 8, (3, 6 // group, 2, 2)).astype(np.int8)
+    inputs = g.constant('up.weight', levels), g.constant('up.scale', np.float32(0.1))
+    weight = g.node('DequantizeLinear', inputs, 'up.values')
+    return g.node('ConvTranspose', [x, weight], 'up.output', 'up', strides=[2, 2], group=group)
+
+
 def sum_of(g, x, y):
     return g.node('Add', [x, y], 'sum')
 
@@ -116,6 +123,8 @@ FOLLOWED = {
     'linear prediction': lambda g, x: linear(g, x, 'Gemm'),
     'product': lambda g, x: g.quantize(linear(g, x, 'MatMul'), 'last', 1.0),
     'product prediction': lambda g, x: linear(g, x, 'MatMul'),
+    'transposed convolution': lambda g, x: quantized(g, transposed(g, x, 1)),
+    'transposed convolution in groups': lambda g, x: quantized(g, transposed(g, x, 3)),
     'tokens': lambda g, x: g.node('Neg', [tokens(g, x)], 'negative'),
     'tokens with a bias': lambda g, x: g.node('Add', [tokens(g, x), g.constant('bias', np.ones(8, np.float32))], 'sum'),
     'turned int8 weight': lambda g, x: quantized(g, turned(g, x, 8)),

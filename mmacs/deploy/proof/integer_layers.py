@@ -68,12 +68,10 @@ def layers_of(model: 'ModelProto') -> List[Layer]:
     for node in wires.nodes:
         if node.op_type in LAYERS:
             both = _input_reason(wires, node), _weight_reason(wires, node)
+            around = _own_kernel(node) or _before(wires, node) or _after(wires, node, leads, ranks)
             reasons = {
-                'onnxruntime': both[0]
-                or _own_kernel(node)
-                or _before(wires, node)
-                or _after(wires, node, leads, ranks),
-                'openvino': both[0] or both[1],
+                'onnxruntime': both[0] or around,
+                'openvino': both[0] or _own_kernel(node, grouped=True) or both[1],
             }
             quantized = FLOAT_INPUT not in both and FULL_PRECISION not in both
             kept = {runtime: reason for runtime, reason in reasons.items() if reason}
@@ -156,8 +154,10 @@ def _weight_reason(wires: Wires, node: 'NodeProto') -> Optional[str]:
     return None if casts > 1 else FOLDED_WEIGHT
 
 
-def _own_kernel(node: 'NodeProto') -> Optional[str]:
-    return NO_KERNEL if node.op_type == 'ConvTranspose' else None
+def _own_kernel(node: 'NodeProto', grouped: bool = False) -> Optional[str]:
+    """Whether there is none for transposed convolutions, or none for those in groups."""
+    groups = next((one.i for one in node.attribute if one.name == 'group'), 1)
+    return NO_KERNEL if node.op_type == 'ConvTranspose' and (groups > 1 or not grouped) else None
 
 
 def _before(wires: Wires, node: 'NodeProto') -> Optional[str]:
