@@ -9,12 +9,12 @@ from mmacs import cli
 def main() -> None:
     """Parse the options, build and calibrate the model, export, measure, print."""
     import torch  # here, so that a missing framework is answered with one sentence
-    from mmacs.deploy.export import exported
     from rich.console import Console
 
     from mmacs.cli import commands
     from mmacs.cli.complexity import build_model
     from mmacs.deploy.benchmark import benchmark, float_content, speed_table
+    from mmacs.deploy.export import exported
     from mmacs.deploy.proof.integer_layers import layers_of, summary
     from mmacs.deploy.proof.report import machine, megabytes
     from mmacs.deploy.runtimes import BACKENDS, open_model

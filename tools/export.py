@@ -11,8 +11,6 @@ def main() -> None:
         require(name)
     from pathlib import Path
 
-    from mmacs.deploy.export import exported, write_file
-    from mmacs.deploy.exportable import FORMATS, TARGETS, require_free
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -20,6 +18,8 @@ def main() -> None:
     from mmacs.cli.exporting import evaluation, images_of, load_trained
     from mmacs.cli.surroundings import surroundings
     from mmacs.deploy.benchmark import benchmark, float_content, speed_table
+    from mmacs.deploy.export import exported, write_file
+    from mmacs.deploy.exportable import FORMATS, TARGETS, require_free
     from mmacs.deploy.proof.prove import prove
     from mmacs.deploy.proof.report import float_size, machine, table_of, write_report
     from mmacs.hooks.run import unwrapped

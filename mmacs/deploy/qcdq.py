@@ -234,14 +234,12 @@ def _write_weight(node: ir.Node, tensorrt: bool) -> None:
 def _codes(node: ir.Node, build: Builder, levels: np.ndarray, multiplier: np.ndarray, shift: np.ndarray) -> ir.Value:
     """Returns the int8 weight, made of what is stored: up to 4 bits two levels in a byte."""
     shape, stored = node.outputs[0].shape, node.inputs[0]
-    if attributes_of(node)['bits'] <= 4:
-        dtype = ir.DataType.INT4 if levels.dtype == np.int8 else ir.DataType.UINT4
-        name = f'{stored.name}/{dtype.name.lower()}'
-        stored = build.constant(levels.astype(dtype.numpy()), name, dtype)
-    plain = (multiplier == 1).all() and (shift == 0).all()
-    if plain:
-        if stored.dtype == ir.DataType.INT8:
-            return stored
+    if attributes_of(node)['bits'] > 4:  # OpenVINO computes with such integers only as they are stored
+        codes = levels.astype(np.int32) * multiplier + shift
+        return build.constant(codes.astype(np.int8), f'{node.inputs[3].name}/int8')
+    dtype = ir.DataType.INT4 if levels.dtype == np.int8 else ir.DataType.UINT4
+    stored = build.constant(levels.astype(dtype.numpy()), f'{stored.name}/{dtype.name.lower()}', dtype)
+    if (multiplier == 1).all() and (shift == 0).all():
         return build.add('Cast', [stored], ir.DataType.INT8, shape, None, {'to': ir.DataType.INT8})
     value = build.add('Cast', [stored], ir.DataType.INT32, shape, None, {'to': ir.DataType.INT32})
     if not (multiplier == 1).all():

@@ -5,10 +5,10 @@ import json
 import onnx
 import pytest
 import torch
-from mmacs.deploy.export import exported
 from onnx import numpy_helper
 
 from mmacs.deploy.benchmark import float_content
+from mmacs.deploy.export import exported
 from mmacs.deploy.proof.integer_layers import layers_of
 from mmacs.deploy.proof.prove import prove
 from mmacs.deploy.proof.report import float_size, machine, page_of, rows_of, table_of, write_report
