@@ -78,7 +78,7 @@ def float_content(result: Exported, shape: Sequence[int]) -> bytes:
     fixed = result.metadata.input_shape[0] is not None
     images = torch.rand(1 if fixed else 2, 3, *shape) * 255
     with disabled(result.simulation):
-        model = graph.traced(result.simulation, images, result.names, fixed)
+        model = graph.traced(result.simulation, images, fixed)
     for value in model.graph.initializers.values():  # transposed weights are views, which can't be compared
         array = value.const_value.numpy()
         if not array.flags.c_contiguous:
