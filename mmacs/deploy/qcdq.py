@@ -236,7 +236,8 @@ def _codes(node: ir.Node, build: Builder, levels: np.ndarray, multiplier: np.nda
     shape, stored = node.outputs[0].shape, node.inputs[0]
     if attributes_of(node)['bits'] > 4:  # OpenVINO computes with such integers only as they are stored
         codes = levels.astype(np.int32) * multiplier + shift
-        return build.constant(codes.astype(np.int8), f'{node.inputs[3].name}/int8')
+        parts = [value.name.rpartition('.')[2] for value in node.inputs[1:3]]  # several levels may share one
+        return build.constant(codes.astype(np.int8), f'{stored.name}/{"/".join(parts)}')
     dtype = ir.DataType.INT4 if levels.dtype == np.int8 else ir.DataType.UINT4
     stored = build.constant(levels.astype(dtype.numpy()), f'{stored.name}/{dtype.name.lower()}', dtype)
     if (multiplier == 1).all() and (shift == 0).all():
