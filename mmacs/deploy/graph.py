@@ -43,6 +43,7 @@ def traced(pipeline: nn.Module, images: Tensor, fixed: bool) -> ir.Model:
     common.CommonSubexpressionEliminationPass()(model)
     if not fixed:
         _name_axes(model)
+    _say_four_corners(model)
     return model
 
 
@@ -73,6 +74,14 @@ def _name_axes(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         for value in node.outputs:
             renamed(value)
+
+
+def _say_four_corners(model: ir.Model) -> None:
+    """Reshape boxes to (B, N, 4) before suppression; OpenVINO does not always see through what made them."""
+    for node in [node for node in model.graph if node.op_type == 'NonMaxSuppression']:
+        build, boxes = Builder(node), node.inputs[0]
+        shape = build.constant(np.array([0, -1, 4]), 'boxes/shape')
+        node.replace_input_with(0, build.add('Reshape', [boxes, shape], ir.DataType.FLOAT, boxes.shape))
 
 
 class Builder:

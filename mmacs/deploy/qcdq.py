@@ -222,7 +222,8 @@ def _write_weight(node: ir.Node, tensorrt: bool) -> None:
                 forms[in_floats] = build.add('Mul', [floats, node.inputs[3]], ir.DataType.FLOAT, shape)
             else:
                 name = f'{node.inputs[3].name}/row'
-                inputs = [codes, build.constant(row, name)]
+                zero = build.constant(np.zeros(row.shape, np.int8), f'{name}/zero_point')
+                inputs = [codes, build.constant(row, name), zero]  # without it ONNX Runtime makes no integer Gemm
                 given = {'axis': axis} if row.ndim else {}
                 forms[in_floats] = build.add('DequantizeLinear', inputs, ir.DataType.FLOAT, shape, None, given)
         for place, value in enumerate(reader.inputs):

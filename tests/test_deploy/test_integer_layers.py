@@ -49,14 +49,15 @@ def resize(g, x):
     return g.node('Resize', [x, '', scales], 'resized', mode='nearest')
 
 
-def linear(g, x, kind):
+def linear(g, x, kind, with_zero_point=True):
     x = g.node('ReduceMean', [x, g.constant('axes', np.array([2, 3]))], 'means', keepdims=0)
     x = g.quantize(x, 'fc.input_quantizer', 1.0)
     levels = g.rng.integers(-7, 8, (8, 3))
     g.initializers.append(helper.make_tensor('fc.weight', TensorProto.INT4, levels.shape, levels.ravel().tolist()))
     scale, zero = g.constant('fc.scale', np.full(8, 0.1, np.float32)), g.constant('fc.zero', np.zeros(8, np.int8))
     integers = g.node('Cast', ['fc.weight'], 'fc.int8', to=TensorProto.INT8)
-    weight = g.node('DequantizeLinear', [integers, scale, zero], 'fc.values', axis=0)
+    inputs = [integers, scale, zero] if with_zero_point else [integers, scale]
+    weight = g.node('DequantizeLinear', inputs, 'fc.values', axis=0)
     bias = g.constant('fc.bias', np.ones(8, np.float32))
     if kind == 'Gemm':
         return g.node('Gemm', [x, weight, bias], 'fc.output', 'fc', transB=1)
@@ -121,6 +122,8 @@ FOLLOWED = {
     'read in floats too': lambda g, x: sum_of(g, quantized(g, y := relu(g, x)), y),
     'linear': lambda g, x: g.quantize(linear(g, x, 'Gemm'), 'last', 1.0),
     'linear prediction': lambda g, x: linear(g, x, 'Gemm'),
+    'linear without a zero point': lambda g, x: g.quantize(linear(g, x, 'Gemm', False), 'last', 1.0),
+    'product without a zero point': lambda g, x: g.quantize(linear(g, x, 'MatMul', False), 'last', 1.0),
     'product': lambda g, x: g.quantize(linear(g, x, 'MatMul'), 'last', 1.0),
     'product prediction': lambda g, x: linear(g, x, 'MatMul'),
     'transposed convolution': lambda g, x: quantized(g, transposed(g, x, 1)),

@@ -29,6 +29,7 @@ SIGNED_RELU = 'the quantizer after its ReLU has negative levels'
 FOLDED_WEIGHT = 'its weight is stored in a form that this runtime turns into floats'
 BETWEEN = 'its output stays float before {}'
 INPUT_BETWEEN = 'its quantized input passes {} in floats'
+NO_ZERO_POINT = 'its weight is dequantized without a zero point'
 NO_KERNEL = 'this runtime has no such layer in integers'
 
 _KEPT = ('MaxPool', 'Reshape', 'Squeeze', 'Transpose', 'Unsqueeze')  # ONNX Runtime moves quantizers through these
@@ -172,6 +173,9 @@ def _after(wires: Wires, node: 'NodeProto', leads: Set[str], ranks: Mapping[str,
     """Why ONNX Runtime can't put the following quantizer into the layer."""
     if node.op_type == 'MatMul' and (ranks.get(node.input[0], 2) > 2 or _bias_of(wires, node) is None):
         return None  # it has a product of integers that gives floats; of matrices with a bias it makes a Gemm
+    weight = _source(wires, node.input[1], _KEPT)
+    if node.op_type in ('Gemm', 'MatMul') and weight is not None and len(weight.input) == 2:
+        return NO_ZERO_POINT
     name, relu, first = node.output[0], False, True
     while True:
         if name not in leads:
