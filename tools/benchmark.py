@@ -9,7 +9,7 @@ import copy
 import math
 import time
 from importlib.util import find_spec
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -246,7 +246,6 @@ def build_models(
     from mmengine.registry import init_default_scope
 
     from mmacs.models.quantized_model import full_precision_config, is_quantized
-    from mmacs.quantization import calibrate, quantize_model
     from mmacs.registry import MODELS as BUILDERS
     from mmacs.utils.errors import MmacsError
 
@@ -261,9 +260,16 @@ def build_models(
         batch_size, [(3, image_size, image_size)] * batch_size, num_items=[8] * batch_size, num_classes=num_classes
     )
     batch = model.data_preprocessor(inputs, True)
-    quantized = quantize_model(copy.deepcopy(model), cfg.model.get('recipe', 'w4a4'))
+    return model, quantized_copy(model, cfg.model.get('recipe', 'w4a4'), batch), batch
+
+
+def quantized_copy(model: nn.Module, recipe: Union[str, Dict[str, Any]], batch: Dict[str, Any]) -> nn.Module:
+    """Returns a copy of a model, quantized by a recipe and calibrated on a batch."""
+    from mmacs.quantization import calibrate, quantize_model
+
+    quantized = quantize_model(copy.deepcopy(model), recipe)
     calibrate(quantized, [batch], lambda batch: quantized(**batch, mode='tensor'))
-    return model, quantized, batch
+    return quantized
 
 
 def measure_training(args: argparse.Namespace) -> Tuple[Dict[str, List[float]], Dict[str, int]]:
@@ -273,6 +279,8 @@ def measure_training(args: argparse.Namespace) -> Tuple[Dict[str, List[float]], 
     for name, build in OTHERS.items():
         if name != 'brevitas' or find_spec('brevitas'):
             sides[name] = Training(swap_quantizers(copy.deepcopy(quantized), build), batch)
+    for recipe in args.recipes:
+        sides[f'{OURS}, {recipe}'] = Training(quantized_copy(model, recipe, batch), batch)
     seconds = take_turns({name: side.step for name, side in sides.items()}, args.repeats, args.device)
     return seconds, {name: side.peak_bytes(args.device) for name, side in sides.items()}
 
@@ -336,6 +344,9 @@ def main() -> None:
     parser.add_argument('--batch-size', type=int, default=2)
     parser.add_argument('--repeats', type=int, default=7, help='number of turns, after one to warm up')
     parser.add_argument('--device', type=torch.device, default='cpu', help='cpu or cuda')
+    parser.add_argument(
+        '--recipes', nargs='*', default=(), help="further recipes to train with: presets' names or JSON files"
+    )
     parser.add_argument('--models', nargs='*', default=MODELS, help='configs of which the conversion is timed')
     args = parser.parse_args()
 
