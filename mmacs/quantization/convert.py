@@ -3,7 +3,7 @@
 from collections import Counter
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Dict, Iterator, List, Tuple, Union
+from typing import Any, Dict, Iterator, Tuple, Union
 
 from torch import Tensor, nn
 
@@ -12,7 +12,6 @@ from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
 from mmacs.quantization.one_per_tensor import share_by_tensor
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.recipe import ROLE_BITS, LayerSettings, Recipe, Settings, parameters_of
-from mmacs.quantization.roles import find_roles
 from mmacs.quantization.sharing import head_of, mark_forward, mark_per_level_norms, num_pyramid_levels
 from mmacs.utils.checks import MAX_LEVELS
 from mmacs.utils.errors import MmacsError
@@ -48,7 +47,7 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
     for kind in list(operations):  # all of them before any is quantized: one may be missing
         if not place_operations(model, kind, optional=kind.recipe_key in recipe.implied):
             del operations[kind]
-    predicting = [] if recipe.outputs is None else _predicting(model, plan, optional='outputs' in recipe.implied)
+    _require_outputs(recipe, plan)
     for kind, settings in operations.items():
         quantize_operands(model, kind, partial(_build_operand, settings))
     modules, kinds = dict(model.named_modules()), quantizable_layers(model)
@@ -57,9 +56,7 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
     for name, settings in plan.items():
         layer, head = modules[name], head_of(model, name)
         layer.__class__ = kinds[name]
-        results = {'output_quantizer': recipe.outputs} if name in predicting else {}
-        num_levels = 1 if head is None else max(num_pyramid_levels(head), places[id(layer)])
-        _convert(name, layer, settings, results, num_levels)
+        _convert(name, layer, settings, 1 if head is None else max(num_pyramid_levels(head), places[id(layer)]))
         if layer.shared:
             mark_forward(model)
             if head is not None:
@@ -69,27 +66,31 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
             modules[name].original_weight().requires_grad_(False)
     mark_per_level_norms(model)
     if recipe.sharing == 'tensor':
-        settings = _activation_settings(model, plan, operations, recipe.outputs)
+        settings = _activation_settings(model, plan, operations)
         share_by_tensor(model, settings, partial(_build_shared, model))
     model.recipe = recipe.given
     return model
 
 
-def _predicting(model: nn.Module, plan: Dict[str, LayerSettings], optional: bool) -> List[str]:
-    """Returns the names of the layers whose outputs are quantized."""
-    found = [name for name, role in find_roles(model).items() if role == 'prediction' and name in plan]
-    if not found and not optional:
+def _require_outputs(recipe: Recipe, plan: Dict[str, LayerSettings]) -> None:
+    quantized = any(settings.get('outputs') for settings in plan.values())
+    if recipe.outputs is not None and not quantized and 'outputs' not in recipe.implied:
         raise MmacsError('the recipe quantizes outputs, but none of the layers that predict: leave `outputs` out')
-    return found
 
 
-def _convert(name: str, layer: nn.Module, settings: LayerSettings, results: LayerSettings, num_levels: int) -> None:
-    """Give a layer whose class was swapped its quantizers: of weight, inputs, and what ``results`` has settings of."""
+def _convert(name: str, layer: nn.Module, settings: LayerSettings, num_levels: int) -> None:
+    """Give a layer whose class was swapped its quantizers."""
     weight = layer.weight_to_quantize()
     layer.weight_quantizer = _build(
         settings['weight'], 'weight', shape=tuple(weight.shape), num_channels=len(weight), signed=True
     )
-    activations = {**dict.fromkeys(layer.inputs, settings['activation']), **results}
+    activations = dict.fromkeys(layer.inputs, settings['activation'])
+    if settings.get('outputs') is not None:
+        if not layer.has_output:
+            raise MmacsError(
+                f'{name} is a {type(layer).original_type().__name__}, whose outputs stay in full precision'
+            )
+        activations['output_quantizer'] = settings['outputs']
     for kind, each in activations.items():
         channels = layer.num_input_channels() if kind in layer.inputs else 1
         given = {'channel_axis': layer.input_channel_axis, 'num_channels': channels}
@@ -140,14 +141,14 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _activation_settings(
-    model: nn.Module, plan: Dict[str, LayerSettings], operations: Dict[type, Settings], outputs: Settings
+    model: nn.Module, plan: Dict[str, LayerSettings], operations: Dict[type, Settings]
 ) -> Dict[str, Settings]:
     """Returns what the recipe says of each activation quantizer, by name."""
     found = {}
     for name, _ in quantizers(model):
         place = name.rpartition('.')[0]
         if place in plan:
-            found[name] = outputs if name.endswith('.output_quantizer') else plan[place]['activation']
+            found[name] = plan[place]['outputs' if name.endswith('.output_quantizer') else 'activation']
         else:
             block = model.get_submodule(place.rpartition('.')[0])
             found[name] = _operand_settings(operations[type(model.get_submodule(place))], block)

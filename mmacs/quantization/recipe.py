@@ -102,11 +102,12 @@ class Recipe:
             settings like those of activations, for the operands of residual and pyramid additions, which stay in full
             precision by default.
             ``concatenations``: the same for those of concatenations, which share one range. ``outputs``: the same for
-            what layers that predict give. ``sharing``: ``'layer'``,
+            what layers that predict give, with a range per pyramid level. ``sharing``: ``'layer'``,
             the default, gives each layer input a quantizer of its own, ``'tensor'`` one to all that read the same
             feature map, with the most bits that one of them wants, see :mod:`~.one_per_tensor`. ``rules``: a list of
             dicts that select layers by ``name`` (pattern with ``*``), ``type`` (such as ``Conv2d``) or ``role``
-            (``input``, ``prediction``), and change their ``weight`` or ``activation`` or ``skip=True`` them.
+            (``input``, ``prediction``), and change their ``weight``, ``activation`` or ``outputs``, or ``skip=True``
+            them.
 
     Raises:
         MmacsError: If a name, key or bit-width is wrong; in :meth:`resolve` if a rule selects no layer.
@@ -138,13 +139,13 @@ class Recipe:
         self.additions, self.concatenations = (
             self._of_results(key, recipe.get(key), ('per_level', 'per_channel')) for key in _OPERATIONS
         )
-        self.outputs = self._of_results('outputs', recipe.get('outputs'), ('per_channel',))
+        self.outputs = self._of_outputs(recipe.get('outputs'))
         rules = [] if recipe.get('rules') is None else recipe['rules']
         if not isinstance(rules, (list, tuple)) or not all(isinstance(rule, dict) for rule in rules):
             raise MmacsError(f'rules must be a list of dicts, got {rules!r}')
         self.rules: List[Dict[str, Any]] = [dict(rule) for rule in rules]
         for rule in self.rules:
-            _check_keys('rule key', rule, (*_SELECTORS, 'weight', 'activation', 'skip'))
+            _check_keys('rule key', rule, (*_SELECTORS, 'weight', 'activation', 'outputs', 'skip'))
             for key in _SELECTORS:
                 if not isinstance(rule.get(key, ''), str):
                     raise MmacsError(f'{key} of a rule must be a name, got {rule[key]!r}')
@@ -167,6 +168,9 @@ class Recipe:
                 raise MmacsError(f'{key} have no {setting}: each has one range for all')
         return _changed('activation', self.settings['activation'], given)
 
+    def _of_outputs(self, given: Settings) -> Settings:
+        return self._of_results('outputs', given, ('per_channel',))
+
     def resolve(self, model: nn.Module) -> Dict[str, LayerSettings]:
         """Returns the settings of every layer of a model that is to be quantized.
 
@@ -174,15 +178,18 @@ class Recipe:
             model (nn.Module): A model in full precision.
 
         Returns:
-            Dict[str, LayerSettings]: ``{'weight': ..., 'activation': ...}`` by layer name, in the model's order.
+            Dict[str, LayerSettings]: ``{'weight': ..., 'activation': ...}`` by layer name, in the model's order, with
+            ``'outputs'`` where they are quantized.
         """
         kinds = quantizable_layers(model)
         roles = find_roles(model)
         resolved = {name: dict(self.settings) for name in kinds}
-        for name in roles:
+        for name, role in roles.items():
             for kind, settings in self.settings.items():
                 if settings is not None:
                     resolved[name][kind] = {**settings, 'bits': max(ROLE_BITS, settings['bits'])}
+            if role == 'prediction' and self.outputs is not None:
+                resolved[name]['outputs'] = self.outputs
         for rule in self.rules:
             chosen = [name for name, kind in kinds.items() if selects(rule, name, kind, roles.get(name))]
             if not chosen:
@@ -193,6 +200,10 @@ class Recipe:
                         resolved[name][kind] = None
                     elif kind in rule:
                         resolved[name][kind] = _changed(kind, resolved[name][kind], rule[kind])
+                if rule.get('skip') or 'outputs' in rule:
+                    resolved[name].pop('outputs', None)
+                if rule.get('outputs') is not None and not rule.get('skip'):
+                    resolved[name]['outputs'] = self._of_outputs(rule['outputs'])
         chosen = {name for name, settings in resolved.items() if any(settings.values())}
         # a part is called by its quantized owner alone, which then is converted too, if in full precision
         for name, kind in kinds.items():

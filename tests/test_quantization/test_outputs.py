@@ -65,6 +65,21 @@ def test_what_a_preset_implies_can_be_changed(tiny_retinanet):
     assert model.bbox_head.retina_cls.output_quantizer.bits == 6
 
 
+def test_rules_say_whose_outputs_are_quantized(tiny_retinanet):
+    rules = [
+        dict(name='bbox_head.retina_reg', outputs=None),
+        dict(name='neck.lateral_convs.0.conv', outputs=dict(bits=6)),
+    ]
+    model = quantize_model(MODELS.build(tiny_retinanet), dict(preset='w4a4-int', rules=rules))
+    found = {name: quantizer.bits for name, quantizer in quantizers(model) if name.endswith('output_quantizer')}
+    assert found == {'neck.lateral_convs.0.conv.output_quantizer': 8, 'bbox_head.retina_cls.output_quantizer': 8}
+    # the addition reads what the convolution gives, and wants 8 bits: one quantizer for both
+    assert model.neck.addition_quantizers[2].source is model.neck.lateral_convs[0].conv.output_quantizer
+    attention = nn.Sequential(nn.Linear(4, 4), nn.MultiheadAttention(4, 2))
+    with pytest.raises(MmacsError, match='1 is a MultiheadAttention, whose outputs stay in full precision'):
+        quantize_model(attention, dict(rules=[dict(name='1', outputs=dict(bits=8))]))
+
+
 def test_outputs_that_nothing_gives_are_refused():
     recipe = dict(outputs=dict(bits=8), rules=[dict(role='prediction', skip=True)])
     with pytest.raises(MmacsError, match='the recipe quantizes outputs, but none of the layers that predict'):

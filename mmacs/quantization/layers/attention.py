@@ -25,6 +25,7 @@ class QuantizedMultiheadAttention(QuantizedLayer, nn.MultiheadAttention):
     inputs = ('input_quantizer', 'key_quantizer', 'value_quantizer')
     input_channel_axis = -1
     weight_name = 'in_proj_weight'
+    has_output = False
     parts = {'out_proj': QuantizedLinear}
 
     @classmethod

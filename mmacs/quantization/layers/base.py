@@ -30,6 +30,7 @@ class QuantizedLayer:
     # Children that become quantized layers with it, and only then, since the original never calls them
     parts: ClassVar[Dict[str, Type['QuantizedLayer']]] = {}
 
+    has_output: ClassVar[bool] = True  # whether its output can have a quantizer
     frozen = False  # whether the weight is a quantized one for good
     shared = False  # whether it is applied several times in one forward, see mmacs.quantization.sharing
     # While a forward runs: the fake-quantized weight by whether it carries gradients, once it is computed.
