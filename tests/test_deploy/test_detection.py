@@ -166,6 +166,9 @@ def test_what_makes_detections_in_another_way_is_refused():
     settings(model).nms = dict(type='soft_nms', iou_threshold=0.5)
     with pytest.raises(MmacsError, match="nms=.*'soft_nms'.*cannot be exported"):
         detector_outputs(model)
+    model.bbox_head.test_cfg = None
+    with pytest.raises(MmacsError, match='RetinaHead has no test_cfg'):
+        detector_outputs(model)
     with pytest.raises(MmacsError, match='ResNet is no detector'):
         detector_outputs(copy.deepcopy(model.backbone))
 

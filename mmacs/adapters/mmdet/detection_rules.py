@@ -32,9 +32,10 @@ def dense_rules(model: nn.Module) -> DetectionRules:
     if not _inherits(model, 'predict', SingleStageDetector) or not is_decodable(head):
         raise _unknown(model, head)
     if _inherits(head, 'predict', BaseDenseHead) and _inherits(head, 'predict_by_feat', YOLOXHead):
+        cfg = _settings(head)
         return DetectionRules(
-            **_suppression(head.test_cfg),
-            score_threshold=head.test_cfg.score_thr,
+            **_suppression(cfg),
+            score_threshold=cfg.get('score_thr', 0),
             takes_threshold=True,
             best_class=True,
             margin=None,
@@ -42,7 +43,7 @@ def dense_rules(model: nn.Module) -> DetectionRules:
     known = all(_inherits(head, name, BaseDenseHead) for name in ('predict', 'predict_by_feat', '_bbox_post_process'))
     if not known or not _inherits(head, '_predict_by_feat_single', *_LIKE_ALL):
         raise _unknown(model, head)
-    return _rules_of_levels(head, score_threshold=head.test_cfg.get('score_thr', 0))
+    return _rules_of_levels(head, score_threshold=_settings(head).get('score_thr', 0))
 
 
 def proposal_rules(model: nn.Module) -> DetectionRules:
@@ -77,13 +78,13 @@ def roi_rules(model: nn.Module) -> DetectionRules:
     known = known and head.with_cls and head.with_reg and not head.custom_cls_channels
     if not known or roi_head.with_mask or not knows_extractor(roi_head.bbox_roi_extractor):
         raise _unknown(model, roi_head)
-    cfg = roi_head.test_cfg
+    cfg = _settings(roi_head)
     margin = 0 if head.bbox_coder.clip_border else None
-    return DetectionRules(**_suppression(cfg), score_threshold=cfg.score_thr, margin=margin)
+    return DetectionRules(**_suppression(cfg), score_threshold=cfg.get('score_thr', 0), margin=margin)
 
 
 def _rules_of_levels(head: nn.Module, score_threshold: Optional[float]) -> DetectionRules:
-    cfg = head.test_cfg
+    cfg = _settings(head)
     if getattr(getattr(head, 'loss_cls', None), 'custom_cls_channels', False):
         raise MmacsError(f'{type(head.loss_cls).__name__} has an activation of its own, which cannot be exported')
     max_candidates, min_size = cfg.get('nms_pre', -1), cfg.get('min_bbox_size', -1)
@@ -103,14 +104,22 @@ def _margin(head: nn.Module) -> Optional[int]:
     return 0 if clips and not isinstance(head, _NEVER_CLIPS) else None
 
 
+def _settings(head: nn.Module) -> Mapping[str, Any]:
+    if not getattr(head, 'test_cfg', None):
+        raise MmacsError(
+            f'{type(head).__name__} has no test_cfg, which says how it makes detections: give the model one'
+        )
+    return head.test_cfg
+
+
 def _suppression(cfg: Mapping[str, Any]) -> Dict[str, Any]:
     """Returns the settings of non-maximum suppression and how many detections are left."""
-    nms = dict(cfg['nms'])
+    nms = dict(cfg.get('nms') or {})
     nms.pop('split_thr', None)  # from how many boxes on it is done class by class: the result is the same
     iou_threshold, class_agnostic = nms.pop('iou_threshold', nms.pop('iou_thr', None)), nms.pop('class_agnostic', False)
     if nms.pop('type', 'nms') != 'nms' or nms or iou_threshold is None:
         raise MmacsError(
-            f"test_cfg's nms={dict(cfg['nms'])} cannot be exported, only "
+            f"test_cfg's nms={dict(cfg.get('nms') or {})} cannot be exported, only "
             "dict(type='nms', iou_threshold=..., class_agnostic=...)"
         )
     max_detections = cfg.get('max_per_img', -1)

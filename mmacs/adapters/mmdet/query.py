@@ -63,7 +63,7 @@ class DETR(QueryAdapter):
     @property
     def max_detections(self) -> Optional[int]:
         """See :attr:`QueryAdapter.max_detections`."""
-        return self.model.bbox_head.test_cfg.get('max_per_img')
+        return (self.model.bbox_head.test_cfg or {}).get('max_per_img')
 
     def whole_images(self, inputs: Tensor) -> List[Any]:
         """Returns one data sample, which stands for all."""
