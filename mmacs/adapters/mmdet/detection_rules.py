@@ -59,7 +59,12 @@ def proposal_rules(model: nn.Module) -> DetectionRules:
     known = all(_inherits(head, name, RPNHead) for name in ('_predict_by_feat_single', '_bbox_post_process'))
     if not known or not all(_inherits(head, name, BaseDenseHead) for name in ('predict', 'predict_by_feat')):
         raise _unknown(model, head)
-    return _rules_of_levels(head, score_threshold=None)
+    rules = _rules_of_levels(head, score_threshold=None)
+    if rules.max_detections is None:
+        raise MmacsError(
+            f'test_cfg of {type(head).__name__} has no max_per_img, which says how many proposals there are'
+        )
+    return rules
 
 
 def roi_rules(model: nn.Module) -> DetectionRules:
