@@ -113,8 +113,9 @@ def exported(
     reference = Pipeline(reference_model(model, target, round_offsets).cpu(), **how).eval()
     simulation = Pipeline(copy.deepcopy(model).cpu().eval().requires_grad_(False), **how).eval()
     size = tuple(shape or EXAMPLE_SHAPE)
-    # a batch of one would be taken for the one size that there is
-    images = torch.rand(1 if fixed_shape else 2, _channels(model), *size) * 255
+    # a batch of one, or a coarse level of one row, would be taken for the one size that there is
+    traced = size if fixed_shape else map(max, size, EXAMPLE_SHAPE)
+    images = torch.rand(1 if fixed_shape else 2, _channels(model), *traced) * 255
     say('graph')
     content = _graph(reference, images, fixed_shape, format, target)
     metadata = _metadata(model, reference.task, config, list(images.shape) if fixed_shape else None, format, target)

@@ -15,6 +15,7 @@ import torch
 from onnx_ir.passes import common
 from torch import Tensor, nn
 
+from mmacs.deploy.modules.waypoint import WAYPOINT
 from mmacs.deploy.tracing import exporting
 
 OPSET = 21
@@ -39,6 +40,7 @@ def traced(pipeline: nn.Module, images: Tensor, fixed: bool) -> ir.Model:
             program, dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=pipeline.names, verbose=False
         )
     model = exported.model
+    _write_waypoints(model)
     # now, while each quantizer has its name: what the file calls by name stays, however equal
     common.CommonSubexpressionEliminationPass()(model)
     if not fixed:
@@ -130,6 +132,15 @@ class Builder:
 def own_nodes(model: ir.Model, kind: str) -> Sequence[ir.Node]:
     """Returns the nodes of ours of a kind, such as ``'mmacs::Quantize'``."""
     return [node for node in model.graph if f'{node.domain}::{node.op_type}' == kind]
+
+
+def _write_waypoints(model: ir.Model) -> None:
+    """Give the tensors at waypoints their names; runtimes drop the casts."""
+    for node in own_nodes(model, WAYPOINT):
+        build, to = Builder(node), ir.DataType.FLOAT
+        build.replace(
+            build.add('Cast', node.inputs, to, node.outputs[0].shape, attributes_of(node)['name'], {'to': to})
+        )
 
 
 def attributes_of(node: ir.Node) -> Mapping[str, Any]:

@@ -41,13 +41,13 @@ def with_random_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-def quantized(model: nn.Module, recipe, batches) -> nn.Module:
+def quantized(model: nn.Module, recipe, batches, forward=None) -> nn.Module:
     """Convert a model and calibrate it; activations' ranges move a little, as in training.
 
     Fresh from calibration they are fractions of the largest values, so that many sums lie exactly between two levels.
     """
     quantize_model(model, recipe)
-    calibrate(model, batches)
+    calibrate(model, batches, forward)
     for _, quantizer in quantizers(model):
         for name in ('step', 'clip', 'low', 'high'):
             if quantizer.kind == 'activation' and hasattr(quantizer, name):

@@ -16,6 +16,7 @@ from mmacs.deploy.detection.candidates import (
     dense_candidates,
 )
 from mmacs.deploy.detection.suppression import suppressed
+from mmacs.deploy.modules.waypoint import Waypoint
 
 Detections = Tuple[Tensor, Tensor, Tensor]
 
@@ -51,12 +52,13 @@ class TwoStage(nn.Module):
     def __init__(self, adapter: TwoStageAdapter, rules: DetectionRules, proposal_rules: DetectionRules) -> None:
         super().__init__()
         self.model, self.adapter, self.rules, self.proposal_rules = adapter.model, adapter, rules, proposal_rules
+        self.waypoint = Waypoint('proposals')
 
     def forward(self, images: Tensor) -> Detections:
         """See :meth:`OneStage.forward`."""
         features = self.model.extract_feat(images)
         proposals = self.proposals(features, images.shape[-2:])
-        rois = self.adapter.at_boxes(features, proposals.boxes)
+        rois = self.adapter.at_boxes(features, self.waypoint(proposals.boxes))
         probs = torch.where(proposals.scores[..., None] == UNUSED, UNUSED, rois.probs[..., :-1])
         candidates = as_candidates(above_threshold(probs, self.rules), rois.boxes)
         if self.rules.max_candidates is not None:

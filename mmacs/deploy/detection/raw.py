@@ -54,7 +54,7 @@ class RawTwoStage(RawOutputs):
         """
         features = self.model.extract_feat(images)
         proposals = self.detector.proposals(features, images.shape[-2:])
-        rois = self.adapter.at_boxes(features, proposals.boxes)
+        rois = self.adapter.at_boxes(features, self.detector.waypoint(proposals.boxes))
         return {
             'proposals': proposals.boxes,
             'objectness': proposals.scores.clamp_min(0),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmacs.deploy.modules.activation import recorded_integers
+from mmacs.deploy.modules.waypoint import at_waypoints
 from mmacs.deploy.packages import require
 from mmacs.deploy.proof import integer_layers, weights
 from mmacs.deploy.proof.cut import GIVEN, cut
@@ -88,13 +89,18 @@ def prove(
 
     _call(advance, 'reference and simulation')
     integers: List[Dict[str, Tensor]] = []
+    waypoints: List[Dict[str, Tensor]] = []
     expected: List[Dict[str, np.ndarray]] = []
     equality, difference = Equality(), OutputDifference()
     for batch in images:
-        with recorded_integers(reference) as recorded:
+        waypoints.append({})
+        with recorded_integers(reference) as recorded, at_waypoints(reference, waypoints[-1]):
             expected.append(outputs_of(reference, batch, names))
         integers.append({name: value.clone() for name, value in recorded.items()})
-        with simulated_integers(simulation, reference, integers[-1]) as simulated:
+        with (
+            simulated_integers(simulation, reference, integers[-1]) as simulated,
+            at_waypoints(simulation, waypoints[-1]),
+        ):
             simulation(batch)
         equality.add({name: value.numpy() for name, value in integers[-1].items()}, simulated)
         difference.add(outputs_of(simulation, batch, names), expected[-1])
@@ -116,10 +122,11 @@ def prove(
         _call(advance, backend)
         whole, parts = open_model(content, backend), open_model(cut_content, backend)
         equality, difference = Equality(), OutputDifference()
-        for batch, known, outputs in zip(images, integers, expected):
+        for batch, known, points, outputs in zip(images, integers, waypoints, expected):
             pixels = batch.numpy()
             known = _distinct({name: value.numpy() for name, value in known.items()}, names_of_integers)
-            given = {GIVEN + name: value for name, value in known.items() if GIVEN + name in parts.inputs}
+            given = {**known, **{name: value.numpy() for name, value in points.items()}}
+            given = {GIVEN + name: value for name, value in given.items() if GIVEN + name in parts.inputs}
             wanted = [name for name in parts.outputs if name not in names]
             equality.add(known, parts.run({'images': pixels, **given}, wanted))
             difference.add(outputs, whole.run({'images': pixels}, names))
