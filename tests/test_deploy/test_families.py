@@ -23,8 +23,8 @@ FAMILIES = {
     'ResNet-18': 'w4a4-int',
     'ResNet-20': 'w4a4',
     'MobileNetV2': 'w4a4-int',
-    'EfficientNet-Lite0': 'w8a8',
     'RepVGG': 'w4a4',
+    'EfficientNet-Lite0': 'w8a8',
 }
 WHOLE = ('YOLOX', 'FasterRCNN')  # with boxes, which take long to trace; of the others what their heads predict
 
