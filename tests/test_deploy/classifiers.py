@@ -1,27 +1,22 @@
 """Narrow classifiers of each family, of random weights."""
 
-import copy
 import logging
 
 import mmpretrain
 import torch
-from mmpretrain.models.backbones import EfficientNet
 from mmpretrain.registry import MODELS
 from torch import nn
 
 import mmacs  # noqa: F401  registers its models
+from mmacs.models.efficientnet_lite import EfficientNetLite0
 
 PIXELS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 
 
-class EfficientNetLite(EfficientNet):
-    """Without squeeze-and-excitation, a quarter as wide and without what repeats."""
+class Narrow(EfficientNetLite0):
+    """A quarter as wide and without what repeats."""
 
-    layer_settings = copy.deepcopy(EfficientNet.layer_settings)
-    for stage in layer_settings['b']:
-        del stage[2:]
-        for layer in stage:
-            layer[2] = 0
+    layer_settings = {'b': [stage[:2] for stage in EfficientNetLite0.layer_settings['b']]}
     arch_settings = {'b0': (0.25, 1.0, 224)}
 
 
@@ -40,7 +35,7 @@ CLASSIFIERS = {
     'ResNet-18': _with_head(dict(type='ResNet', depth=18, base_channels=8, stem_channels=8), 64),
     'ResNet-20': _with_head(dict(type='mmacs.CIFARResNet', depth=20), 64),
     'MobileNetV2': _with_head(dict(type='MobileNetV2', widen_factor=0.25), 1280),
-    'EfficientNet-Lite0': _with_head(dict(type=EfficientNetLite, act_cfg=dict(type='ReLU6')), 320),
+    'EfficientNet-Lite0': _with_head(dict(type=Narrow), 320),
     'RepVGG': _with_head(dict(type='RepVGG', arch=_REPVGG, out_indices=(3,)), 64),
 }
 
