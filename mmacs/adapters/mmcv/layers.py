@@ -47,6 +47,7 @@ def _same_padding(
 
 
 @register_layer(conv2d_adaptive_padding.Conv2dAdaptivePadding)
+@register_layer(Conv2dAdaptivePadding)
 class QuantizedConv2dAdaptivePadding(ReusedForward, Conv2dAdaptivePadding):
     """Convolution that pads its fake-quantized input as TensorFlow does; EfficientNet's."""
 
