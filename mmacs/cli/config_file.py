@@ -7,13 +7,13 @@ import traceback
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
-from typing import Any, Iterator, List, Mapping, Tuple
+from typing import Any, List, Mapping, Tuple
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.config.utils import _get_package_and_cfg_path
 from mmengine.runner import Runner
 
-from mmacs.utils.errors import MmacsError, reason, shortened
+from mmacs.utils.errors import MmacsError, causes, reason, shortened
 
 _READ, _MERGE = Config._file2dict.__code__, Config._merge_a_into_b.__code__
 
@@ -157,15 +157,9 @@ def _line(frames: List[Tuple[FrameType, int]], file: Path) -> str:
     return f' (line {lines[-1]})' if lines else ''
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _failed_import(error: ImportError) -> MmacsError:
     """Say what failed at the bottom of an import that MMEngine tried."""
-    *_, last = _causes(error)
+    *_, last = causes(error)
     if str(getattr(last, 'name', None) or '').startswith('mmacs.'):
         why = 'it moved in 0.2, see "Moved modules" in CHANGELOG.md; what is public is imported from mmacs itself'
     else:

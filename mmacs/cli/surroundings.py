@@ -16,7 +16,7 @@ from typing import Any, Iterator, Optional
 
 from torch.utils.data import get_worker_info
 
-from mmacs.utils.errors import MmacsError
+from mmacs.utils.errors import MmacsError, causes
 from mmacs.utils.files import DISK_ERRORS, cannot_write
 
 _SHARED = Path('/dev/shm')
@@ -69,7 +69,7 @@ def _stop_worker(error: Exception, handed_over: Any) -> None:
 
 
 def _not_handed_over(error: Exception) -> Optional[MmacsError]:
-    if f'exit code {_NO_PICKLE}' not in ' '.join(map(str, _chain(error))):
+    if f'exit code {_NO_PICKLE}' not in ' '.join(map(str, causes(error))):
         return None
     return MmacsError(
         'a worker of a data loader cannot hand over what the pipeline gives, see the lines above: let it give tensors, '
@@ -97,16 +97,9 @@ def _open_file(error: OSError) -> Optional[str]:
     return None
 
 
-def _chain(error: Optional[BaseException]) -> Iterator[BaseException]:
-    """An exception and what it came from: the data loader raises another one."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _full_memory(error: Exception) -> Optional[MmacsError]:
     """What to say where workers have no shared memory left, None for another error."""
-    told = ' '.join(map(str, _chain(error)))
+    told = ' '.join(map(str, causes(error)))
     signs = ('Bus error', 'shared memory', f'exit code {_NO_MEMORY}')
     of_worker = 'DataLoader worker' in told and any(sign in told for sign in signs)
     of_torch = 'No space left on device' in told and ('torch_' in told or 'shared memory' in told)

@@ -3,7 +3,7 @@
 import linecache
 import traceback
 from difflib import get_close_matches
-from typing import Iterable
+from typing import Iterable, Iterator, Optional
 
 _LONGEST = 300  # characters of another library's text
 
@@ -78,6 +78,13 @@ def shortened(value: object, limit: int = 100) -> str:
     """Returns how Python writes a value, cut after so many characters."""
     text = repr(value)
     return text if len(text) <= limit else f'{text[:limit]} ...'
+
+
+def causes(error: Optional[BaseException]) -> Iterator[BaseException]:
+    """Yields an exception and what it came from, the first cause last."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def reason(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmdet.datasets import CocoDataset
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
@@ -239,6 +240,17 @@ def test_other_sizes_are_told_once_and_counted(folder, said, workers):
     told = [line for line in said if 'pixels as it is read' in line]
     if not workers:  # they log by themselves
         assert len(told) == 1 and '002.png is 96 x 64' in told[0] and '64 x 96 in' in told[0] and 'EXIF' in told[0]
+
+
+def test_without_shared_memory_one_process_reads_all(folder, monkeypatch):
+    def refuse(tensor):
+        raise RuntimeError('unable to allocate shared memory(shm) for file </torch_1>: Success (0)')
+
+    monkeypatch.setattr(torch.Tensor, 'share_memory_', refuse)
+    change(folder, lambda data: data['images'][0].update(width=99))
+    dataset = coco(folder)
+    assert all(dataset[index] is not None for index in range(len(dataset)))
+    assert count_other_sizes(dataset) == 1
 
 
 def test_exif_orientation_is_noticed(folder, said):
