@@ -105,7 +105,7 @@ def exported(
         class_agnostic=class_agnostic,
         round_offsets=round_offsets,
     )
-    require_exportable(model)
+    require_exportable(model, format)
     say = advance or (lambda what: None)
     say('integers')
     how = {'raw': raw, 'max_detections': max_detections, 'score_threshold': score_threshold}

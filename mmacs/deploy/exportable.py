@@ -103,7 +103,7 @@ def require_settings(
         raise MmacsError('format qonnx is for FPGA flows, and TensorRT does not read it: leave out one of the two')
 
 
-def require_exportable(model: nn.Module) -> None:
+def require_exportable(model: nn.Module, format: str) -> None:
     """Require a quantized model whose quantizers are ready and have integers of at most 8 bits.
 
     Raises:
@@ -128,10 +128,10 @@ def require_exportable(model: nn.Module) -> None:
             raise MmacsError(f'{name} is disabled: export the model outside mmacs.disabled(model)')
         if quantizer.bits > MAX_BITS:
             raise MmacsError(f'{name} has {quantizer.bits} bits, and runtimes compute with at most {MAX_BITS}')
-        if not quantizer.uniform:
+        if format == 'qonnx' and not quantizer.uniform:
             raise MmacsError(
-                f'{name} is a {type(quantizer).__name__}, whose levels are not evenly spaced, so that they are no '
-                f'integers: train weights with LSQ'
+                f'{name} is a {type(quantizer).__name__}, whose levels are not evenly spaced, which QONNX has not: '
+                f'train weights with LSQ, or export in the format qcdq'
             )
         is_ready = quantizer.is_initialized()
         if quantizer.kind == 'weight' and not is_ready:

@@ -1,6 +1,6 @@
 """The integers behind a quantized model: levels of weights, grids of activations, BatchNorm and biases. Pure maths."""
 
-from typing import NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -34,6 +34,14 @@ class IntegerWeight(NamedTuple):
     multiplier: Tensor  # int32, shape (C,)
     shift: Tensor  # int32, shape (C,)
     scale: Tensor  # float32, shape (C,)
+
+
+class Codebook(NamedTuple):
+    """A weight of C output channels whose levels are not evenly spaced, ``table[channel, level]``."""
+
+    levels: Tensor  # uint8, shape (C, ...)
+    bits: int  # that a level needs, at most 8
+    table: Tensor  # float32, shape (C, 2^bits)
 
 
 def activation_grid(grid: Grid, name: str, round_offsets: bool = False) -> ActivationGrid:
@@ -110,26 +118,41 @@ def integer_weight(values: Tensor, grid: Grid, name: str) -> IntegerWeight:
     return weight
 
 
+def codebook(values: Tensor, bits: int) -> Codebook:
+    """Returns a weight of at most ``2^bits`` values per output channel, float32, shape (C, ...), with them numbered."""
+    rows = values.flatten(1)
+    levels, table = torch.empty_like(rows, dtype=torch.uint8), rows.new_zeros(len(rows), 2**bits)
+    for number, row in enumerate(rows):
+        known, places = row.unique(return_inverse=True)
+        table[number, : len(known)] = known
+        levels[number] = places.to(torch.uint8)
+    return Codebook(levels.view(values.shape), bits, table)
+
+
 def codes(weight: IntegerWeight) -> Tensor:
     """Returns the integers that a runtime multiplies with, int32, in the shape of the levels."""
     levels = weight.levels.to(torch.int32)
     return levels * per_element(weight.multiplier, levels) + per_element(weight.shift, levels)
 
 
-def scaled_by_channel(weight: IntegerWeight, factor: Tensor, positive: bool = False) -> Optional[IntegerWeight]:
+def scaled_by_channel(
+    weight: Union[IntegerWeight, Codebook], factor: Tensor, positive: bool = False
+) -> Optional[Union[IntegerWeight, Codebook]]:
     """Returns the weight times a number per output channel, exactly.
 
     A negative number turns the signs of the integers. Where that leaves no room in 8 bits, as -128 has no opposite,
     the scale of the channel takes the sign.
 
     Args:
-        weight (IntegerWeight): The weight.
+        weight (IntegerWeight or Codebook): The weight.
         factor (Tensor): float32, shape (C,).
         positive (bool): Whether all scales have to be positive.
 
     Returns:
-        IntegerWeight or None: The product; None if it can't be had with positive scales.
+        IntegerWeight, Codebook or None: The product; None if it can't be had with positive scales.
     """
+    if isinstance(weight, Codebook):
+        return weight._replace(table=weight.table * factor[:, None])
     lowest = codes(weight).flatten(1).amin(1)
     turned = (factor < 0) & (lowest > -128)
     sign = 1 - 2 * turned.to(torch.int32)
@@ -137,6 +160,12 @@ def scaled_by_channel(weight: IntegerWeight, factor: Tensor, positive: bool = Fa
     if positive and bool((scale < 0).any()):
         return None
     return weight._replace(multiplier=weight.multiplier * sign, shift=weight.shift * sign, scale=scale)
+
+
+def thirds(weight: Union[IntegerWeight, Codebook]) -> List[Union[IntegerWeight, Codebook]]:
+    """Returns the three weights that one holds one after the other, as that of attention does."""
+    parts = (value.chunk(3) if isinstance(value, Tensor) else [value] * 3 for value in weight)
+    return [type(weight)(*values) for values in zip(*parts)]
 
 
 def batch_norm_factor(

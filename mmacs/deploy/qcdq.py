@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from mmacs.deploy.graph import Builder, attributes_of, own_nodes
 from mmacs.deploy.modules.activation import QUANTIZE
-from mmacs.deploy.modules.weight import WEIGHT
+from mmacs.deploy.modules.weight import TABLE, WEIGHT
 
 CONVOLUTIONS = ('Conv', 'ConvTranspose')
 PASSED = ('Relu', 'MaxPool', 'Reshape', 'Transpose', 'Flatten', 'Squeeze', 'Unsqueeze', 'Slice', 'Gather', 'Identity')
@@ -34,6 +34,8 @@ def write_qcdq(model: ir.Model, tensorrt: bool = False) -> None:
             if reader.op_type in CONVOLUTIONS:
                 _require_bias(reader)
         _write_weight(node, tensorrt)
+    for node in own_nodes(model, TABLE):
+        _write_table(node)
     for node in own_nodes(model, QUANTIZE):
         _write_quantizer(node, tensorrt, float_readers)
 
@@ -115,7 +117,19 @@ def _require_bias(node: ir.Node) -> None:
 
 def _has_float_weight(node: ir.Node) -> bool:
     """Returns whether a layer multiplies with a weight in full precision."""
-    return node.op_type in (*CONVOLUTIONS, 'MatMul', 'Gemm') and node.inputs[1].const_value is not None
+    return node.op_type in (*CONVOLUTIONS, 'MatMul', 'Gemm') and _is_float_weight(node.inputs[1])
+
+
+def _is_float_weight(value: ir.Value) -> bool:
+    """Returns whether a value is stored in floats, or looked up in a table of such."""
+    maker = value.producer()
+    if maker is None or value.const_value is not None:
+        return value.const_value is not None
+    if maker.op_type in ('Reshape', 'Transpose', 'Split', 'Slice'):
+        return _is_float_weight(maker.inputs[0])
+    if maker.op_type == 'Concat':
+        return all(map(_is_float_weight, maker.inputs))
+    return f'{maker.domain}::{maker.op_type}' == TABLE
 
 
 def _write_quantizer(node: ir.Node, tensorrt: bool, float_readers: Sequence[ir.Node]) -> None:
@@ -249,6 +263,16 @@ def _codes(node: ir.Node, build: Builder, levels: np.ndarray, multiplier: np.nda
     if not (shift == 0).all():
         value = build.add('Add', [value, node.inputs[2]], ir.DataType.INT32, shape)
     return build.add('Cast', [value], ir.DataType.INT8, shape, None, {'to': ir.DataType.INT8})
+
+
+def _write_table(node: ir.Node) -> None:
+    """Look a weight up: up to 4 bits two numbers of levels in a byte."""
+    build, shape, (table, stored) = Builder(node), node.outputs[0].shape, node.inputs
+    if attributes_of(node)['bits'] <= 4:
+        dtype = ir.DataType.UINT4
+        stored = build.constant(stored.const_value.numpy().astype(dtype.numpy()), f'{stored.name}/uint4', dtype)
+    levels = build.add('Cast', [stored], ir.DataType.INT32, shape, None, {'to': ir.DataType.INT32})
+    build.replace(build.add('GatherElements', [table, levels], ir.DataType.FLOAT, shape, None, {'axis': 1}))
 
 
 def _row(scale: np.ndarray) -> Tuple[np.ndarray, Optional[int]]:

@@ -1,17 +1,20 @@
 """The reference: a quantized model, computed with the integers that a file holds."""
 
 from copy import deepcopy
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 
 from mmacs.deploy.integers import (
+    Codebook,
     IntegerWeight,
     activation_grid,
     batch_norm_factor,
+    codebook,
     integer_weight,
     scaled_by_channel,
+    thirds,
 )
 from mmacs.deploy.modules.activation import Quantize, SharedQuantize, forget_tensors
 from mmacs.deploy.modules.attention import integer_attention
@@ -23,6 +26,7 @@ from mmacs.quantization.layers import QuantizedLayer, QuantizedLinear, Quantized
 from mmacs.quantization.quantizers import Quantizer, SharedQuantizer
 
 TARGETS = ('cpu', 'tensorrt')
+StoredWeight = Union[IntegerWeight, Codebook]
 
 
 @torch.no_grad()
@@ -58,7 +62,7 @@ class _Rewriter:
         self.round_offsets = round_offsets
         self.names = {id(module): name for name, module in model.named_modules()}
         self.made: Dict[Tuple[int, ...], nn.Module] = {}  # by the modules that one stands for
-        self.integer_weights: Dict[int, IntegerWeight] = {}  # of a layer, before any BatchNorm
+        self.integer_weights: Dict[int, Tuple[StoredWeight, type]] = {}  # of a layer, before any BatchNorm
 
     def run(self) -> None:
         """Rewrite all; what is in several places becomes one object in all of them, for each BatchNorm after it."""
@@ -104,7 +108,7 @@ class _Rewriter:
         name = self.names[id(layer)]
         original, bias = type(layer).original_type(), layer.bias
         biases = [] if bias is None else [bias.detach()]
-        weights: List[IntegerWeight] = []
+        weights: List[StoredWeight] = []
         if isinstance(layer.weight_quantizer, Quantizer):
             weight, original = self.weight_of(layer)
             weights = [weight]
@@ -125,20 +129,23 @@ class _Rewriter:
         made.has_norm = has_norm
         return made
 
-    def weight_of(self, layer: nn.Module) -> Tuple[IntegerWeight, type]:
+    def weight_of(self, layer: nn.Module) -> Tuple[StoredWeight, type]:
         """Returns a layer's weight, output channels first, and the class that computes with a weight that is ready."""
         if id(layer) not in self.integer_weights:
             quantizer = layer.weight_quantizer
             values = quantizer.fake_quantized(layer.weight_to_quantize(), 0)
-            weight = integer_weight(values.float(), quantizer.grid(), self.names[id(quantizer)])
+            if quantizer.uniform:
+                weight = integer_weight(values.float(), quantizer.grid(), self.names[id(quantizer)])
+            else:
+                weight = codebook(values.float(), quantizer.bits)
             layer.freeze_weight(layer.restore_layout(values))  # one that standardizes its weight does so no more
             layer.weight_quantizer = quantizer
             self.integer_weights[id(layer)] = weight, type(layer).original_type()
         return self.integer_weights[id(layer)]
 
     def fold(
-        self, weight: IntegerWeight, bias: Optional[Tensor], norm: nn.Module
-    ) -> Optional[Tuple[List[IntegerWeight], List[Tensor]]]:
+        self, weight: StoredWeight, bias: Optional[Tensor], norm: nn.Module
+    ) -> Optional[Tuple[List[StoredWeight], List[Tensor]]]:
         """Returns weights and biases with a BatchNorm in them, one for each of its levels; None if that can't be."""
         weights, biases = [], []
         for each in norm if isinstance(norm, PerLevelBatchNorm2d) else [norm]:
@@ -158,8 +165,7 @@ class _Rewriter:
         name, weights = self.names[id(layer)], [None] * 3
         if isinstance(layer.weight_quantizer, Quantizer):
             weight, _ = self.weight_of(layer)
-            parts = [tensor.chunk(3) for tensor in (weight.levels, weight.multiplier, weight.shift, weight.scale)]
-            weights = [IntegerWeight(levels, weight.bits, *others) for levels, *others in zip(*parts)]
+            weights = thirds(weight)
         biases = [None] * 3 if layer.in_proj_bias is None else layer.in_proj_bias.detach().chunk(3)
         projections = []
         for number, (kind, part) in enumerate(zip(layer.inputs, ('query', 'key', 'value'))):

@@ -63,6 +63,20 @@ def test_weights_are_integers_stored_once():
     assert len(readers) == 1
 
 
+def test_levels_that_are_not_evenly_spaced_are_looked_up(tmp_path):
+    file = tmp_path / 'model.onnx'
+    model = small({'preset': 'w4a4', 'weight': {'type': 'DQWeight'}})
+    result = export_model(model, file)
+    with torch.no_grad():
+        reference = result.reference.outputs.model
+        assert torch.equal(reference.up.stored_weight(0), model.up.quantized_weight())
+        scale = result.reference(IMAGES[0])[0].abs().max().item()
+    kinds = Counter(each.data_type for each in result.model.graph.initializer if '.levels' in each.name)
+    assert kinds == {UINT4: 7, onnx.TensorProto.UINT8: 2}
+    for backend in ('onnxruntime', 'openvino'):
+        assert largest_difference(file, result, backend, IMAGES[0]) < 0.02 * scale
+
+
 def test_each_call_of_a_quantizer_is_one_node_that_has_its_name():
     result = exported(small({'preset': 'w4a4', 'additions': {'bits': 8}}))
     with recorded_integers(result.reference) as integers:

@@ -65,8 +65,8 @@ def test_more_than_eight_bits(file):
     assert refused(model, file) == '2.input_quantizer has 9 bits, and runtimes compute with at most 8'
 
 
-def test_levels_that_are_not_evenly_spaced(file):
-    message = refused(small({'preset': 'w4a4', 'weight': {'type': 'DQWeight'}}), file)
+def test_levels_that_are_not_evenly_spaced_for_qonnx(file):
+    message = refused(small({'preset': 'w4a4', 'weight': {'type': 'DQWeight'}}), file, format='qonnx')
     assert message.startswith('0.weight_quantizer is a DQWeight, whose levels are not evenly spaced')
 
 

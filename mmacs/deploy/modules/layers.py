@@ -5,10 +5,10 @@ from typing import Any, Optional, Sequence, Type, Union
 
 from torch import Tensor, nn
 
-from mmacs.deploy.integers import IntegerWeight, rounded_bias, without_silent_channels
+from mmacs.deploy.integers import Codebook, IntegerWeight, rounded_bias, without_silent_channels
 from mmacs.deploy.modules.activation import Quantize, SharedQuantize
 from mmacs.deploy.modules.calls import Counted
-from mmacs.deploy.modules.weight import Weight
+from mmacs.deploy.modules.weight import TableWeight, Weight
 from mmacs.deploy.tracing import is_exporting
 from mmacs.quantization.layers.base import shadowed
 from mmacs.utils.errors import MmacsError
@@ -21,8 +21,8 @@ class IntegerLayer(Counted):
 
     Between quantized input and weight it computes with the integers themselves, as runtimes do, and scales the sums.
     While a file is written it emits nodes for the two. The children are ``input_quantizer``, a
-    :class:`~.activation.Quantize`, and ``stored_weight``, a :class:`~.weight.Weight`; either is None where the recipe
-    keeps full precision. So is ``output_quantizer``, but for some layers that predict.
+    :class:`~.activation.Quantize`, and ``stored_weight``, a :class:`~.weight.Weight` or :class:`~.weight.TableWeight`;
+    either is None where the recipe keeps full precision. So is ``output_quantizer``, but for some layers that predict.
     """
 
     num_norms: int  # BatchNorms that were folded in, one per call
@@ -42,7 +42,8 @@ class IntegerLayer(Counted):
         turn = None if quantizer is None else quantizer.turn_of(x)
         level = turn.own if turn is not None and quantizer.num_levels > 1 else call
         bias = getattr(self, f'bias_{level if self.num_biases > 1 else 0}') if self.num_biases else None
-        if quantizer is None or weight is None or quantizer.is_per_channel or is_exporting() or x.numel() == 0:
+        in_integers = isinstance(weight, Weight) and quantizer is not None and not quantizer.is_per_channel
+        if not in_integers or is_exporting() or x.numel() == 0:
             x = x if quantizer is None else quantizer(x, turn)
             with shadowed(self, weight=self.float_weight if weight is None else weight(level), bias=bias):
                 return super().forward(x, *args, **kwargs)
@@ -55,8 +56,7 @@ class IntegerLayer(Counted):
 
     def _by_channel(self, row: Tensor) -> Tensor:
         """One number per output channel, as it broadcasts against the output."""
-        weight = self.float_weight if self.stored_weight is None else self.stored_weight.levels
-        return row.view(-1, *[1] * (weight.dim() - 2))
+        return row.view(-1, *[1] * (self.stored_weight.levels.dim() - 2))
 
 
 @cache
@@ -70,7 +70,7 @@ def integer_layer(
     original: Type[nn.Module],
     name: str,
     quantizer: Optional[Activation],
-    weights: Sequence[IntegerWeight],
+    weights: Sequence[Union[IntegerWeight, Codebook]],
     biases: Sequence[Tensor],
     output_quantizer: Optional[Activation] = None,
 ) -> nn.Module:
@@ -81,7 +81,8 @@ def integer_layer(
         original (type): The class whose forward is called.
         name (str): Name of the layer.
         quantizer (Quantize, optional): Of the input.
-        weights (Sequence[IntegerWeight]): One, or one per BatchNorm that was folded; none in full precision.
+        weights (Sequence[IntegerWeight or Codebook]): One, or one per BatchNorm that was folded; none in full
+            precision.
         biases (Sequence[Tensor]): As many, float32, shape (C,); or none.
         output_quantizer (Quantize, optional): Of the output.
     """
@@ -94,7 +95,8 @@ def integer_layer(
     integer.register_parameter('bias', None)
     integer.num_norms = max(1, len(weights))
     integer.input_quantizer, integer.output_quantizer = quantizer, output_quantizer
-    if weights and quantizer is not None and biases:
+    is_integer = all(isinstance(weight, IntegerWeight) for weight in weights)
+    if weights and is_integer and quantizer is not None and biases:
         steps = quantizer.steps()
         weights = [without_silent_channels(weight, bias, steps) for weight, bias in zip(weights, biases)]
         if not quantizer.is_per_channel:
@@ -111,9 +113,12 @@ def integer_layer(
     integer.num_biases = len(biases)
     for number, bias in enumerate(biases):
         integer.register_buffer(f'bias_{number}', bias.clone())
-    for number, weight in enumerate(weights):
+    for number, weight in enumerate(weights if is_integer else ()):
         integer.register_buffer(f'scale_{number}', weight.scale.clone(), persistent=False)
-    integer.stored_weight = Weight(weights, layer.restore_layout, f'{name}.weight_quantizer') if weights else None
-    if not weights:
+    integer.stored_weight = None
+    if weights:
+        kind = Weight if is_integer else TableWeight
+        integer.stored_weight = kind(weights, layer.restore_layout, f'{name}.weight_quantizer')
+    else:
         integer.register_buffer('float_weight', layer.original_weight().detach())
     return integer

@@ -5,10 +5,11 @@ from typing import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmacs.deploy.integers import IntegerWeight
+from mmacs.deploy.integers import Codebook, IntegerWeight
 from mmacs.deploy.tracing import is_exporting
 
 WEIGHT = 'mmacs::Weight'  # see mmacs.deploy.graph
+TABLE = 'mmacs::Table'
 
 
 def narrowed(values: Tensor) -> Tensor:
@@ -61,3 +62,39 @@ class Weight(nn.Module):
     def extra_repr(self) -> str:
         """Returns the bit-width and the shape, for ``print(model)``."""
         return f'bits={self.bits}, shape={tuple(self.levels.shape)}'
+
+
+class TableWeight(nn.Module):
+    """A layer's weight whose levels are not evenly spaced; levels of the pyramid share all but the table.
+
+    Args:
+        weights (Sequence[Codebook]): One, or one per level of the pyramid, with the same ``levels``.
+        restore_layout (Callable): From output channels first to the layout that the layer's arithmetic wants.
+        name (str): Name of the quantizer.
+    """
+
+    def __init__(self, weights: Sequence[Codebook], restore_layout: Callable[[Tensor], Tensor], name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.bits = weights[0].bits
+        self.num_levels = len(weights)
+        self.shape = weights[0].levels.shape
+        self.restore_layout = restore_layout
+        self.register_buffer('levels', weights[0].levels.flatten(1))
+        for number, weight in enumerate(weights):
+            self.register_buffer(f'table_{number}', weight.table)
+
+    def forward(self, level: int) -> Tensor:
+        """Returns the weight, float32, in the layer's layout."""
+        table = getattr(self, f'table_{level if self.num_levels > 1 else 0}')
+        if is_exporting():
+            attributes, shape = {'name': self.name, 'bits': self.bits}, self.levels.shape
+            inputs = (table, self.levels)
+            rows = torch.onnx.ops.symbolic(TABLE, inputs, attributes, dtype=torch.float32, shape=shape, version=1)
+        else:
+            rows = table.gather(1, self.levels.long())
+        return self.restore_layout(rows.view(self.shape))
+
+    def extra_repr(self) -> str:
+        """Returns the bit-width and the shape, for ``print(model)``."""
+        return f'bits={self.bits}, shape={tuple(self.shape)}'

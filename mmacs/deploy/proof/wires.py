@@ -61,7 +61,8 @@ class Wires:
             elif one not in self.maker:
                 return None  # an input of the graph
             else:
-                waiting.extend(self.maker[one].input)
+                maker = self.maker[one]  # of what is looked up in a table, the places are what is stored of a weight
+                waiting.extend(maker.input[1:] if maker.op_type == 'GatherElements' else maker.input)
         return max(found, key=lambda tensor: math.prod(tensor.dims), default=None)
 
     def integers(self) -> Dict[str, 'NodeProto']:
