@@ -133,7 +133,8 @@ def draw(picture: Image.Image, found: Sequence[Detection], path: Path) -> None:
         pen.rectangle(one.box, outline=colour, width=max(2, picture.height // 240))
         text = f'{one.name} {one.score:.2f}'
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-        x, y = one.box[0], max(0.0, one.box[1] - (bottom - top) - 4)
+        x = max(0.0, min(one.box[0], picture.width - (right - left) - 6))  # the text stays within the picture
+        y = max(0.0, one.box[1] - (bottom - top) - 4)
         pen.rectangle((x, y, x + right - left + 6, y + bottom - top + 4), fill=colour)
         pen.text((x + 3 - left, y + 2 - top), text, fill='white', font=font)
     if path.suffix.lower() not in Image.registered_extensions():

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mmacs.deploy.infer import main
 from mmacs.deploy.metadata import Metadata, Preprocessing, read_metadata, require_untouched, write_metadata
+from mmacs.deploy.openvino_ir import write_ir
 from mmacs.deploy.preprocessing import in_one_batch, prepared, preprocessing_of, resized_size
 from mmacs.utils.errors import MmacsError
 from tests.conftest import REPO
@@ -56,6 +57,17 @@ def test_a_file_of_a_fixed_shape_takes_other_batches_and_smaller_images(tmp_path
     assert [len(one.pred_instances) for one in found] == [150] * 3
     with pytest.raises(MmacsError, match='takes images of 64 x 96 pixels at most, and got one of 40 x 128'):
         model.test_step(dict(inputs=[torch.zeros(3, 40, 128)], data_samples=[sample()]))
+
+
+def test_a_file_of_openvinos_own_format(tmp_path, capsys):
+    write_ir(detector_graph(), tmp_path / 'model.xml')
+    path = str(tmp_path / 'model.xml')
+    model = MODELS.build(dict(type='mmacs.ExportedModel', file=path, backend='openvino', threads=1))
+    (found,) = model.test_step(dict(inputs=[torch.full((3, 40, 64), 9)], data_samples=[sample()]))
+    assert len(found.pred_instances) == 150 and model.metadata.classes == ['a', 'b', 'c']
+    Image.new('RGB', (40, 20), 'white').save(tmp_path / 'white.png')
+    assert main([path, str(tmp_path / 'white.png'), '--threshold', '0.8']) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == '19 objects with a score of 0.8 or more'
 
 
 def test_class_scores(tmp_path):
