@@ -103,3 +103,15 @@ def test_the_float_file_is_the_model_without_quantizers(result):
         wanted = result.simulation(IMAGES[1])[0]
     torch.testing.assert_close(torch.from_numpy(found[result.names[0]]), wanted, atol=1e-4, rtol=1e-4)
     assert float_size(result.model) > result.model.ByteSize()
+
+
+def test_a_file_for_fpga_flows_is_executed():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1)).eval()
+    made = exported(quantized(model, 'w4a4', [torch.rand(4, 3, 8, 8)]), format='qonnx', shape=(8, 8), fixed_shape=True)
+    proof = prove(made.model, made.reference, made.simulation, [torch.rand(1, 3, 8, 8)])
+    assert proof.failures == [] and proof.runtimes.keys() == {'qonnx'}
+    assert proof.runtimes['qonnx']['outputs']['output_difference_largest'] < 1e-5
+    rows = {row.what: row.found for row in rows_of(full_report(made, proof))}
+    assert rows['weights'] == '2 FLOAT, whose bits are in Quant nodes'
+    assert 'QONNX executor' in page_of(full_report(made, proof))

@@ -94,7 +94,10 @@ def _rows(report: Dict[str, Any]) -> Iterator[Row]:
     bars = report['bars']
     kinds = ', '.join(f'{one["weights"]} {kind}' for kind, one in report['weights'].items())
     wrong = report['float_weights']
-    yield Row('weights', kinds, 'integers where a quantizer is', not wrong)
+    if 'qonnx' in report['runtimes']:
+        yield Row('weights', f'{kinds}, whose bits are in Quant nodes')
+    else:
+        yield Row('weights', kinds, 'integers where a quantizer is', not wrong)
     simulation = report['simulation']
     apart = f'at most {bars["levels_apart"]} level apart'
     yield Row(

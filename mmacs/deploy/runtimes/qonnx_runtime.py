@@ -1,11 +1,13 @@
 """QONNX's own executor, for files that no runtime reads."""
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import Dict, Mapping, Sequence, Set
 
 import numpy as np
 
 from mmacs.deploy.packages import require
 from mmacs.deploy.runtimes.base import Runtime, Source
+from mmacs.utils.errors import MmacsError
 
 
 class QonnxExecutor(Runtime):
@@ -14,9 +16,13 @@ class QonnxExecutor(Runtime):
     backend = 'qonnx'
 
     def __init__(self, source: Source, threads: int) -> None:
-        require('qonnx')
         onnx = require('onnx')
-        self.version = str(getattr(require('qonnx'), '__version__', ''))
+        try:
+            self.version = version('qonnx')
+        except PackageNotFoundError as error:
+            raise MmacsError(
+                'files of the format qonnx are proven in its own executor: install it with `pip install qonnx`'
+            ) from error
         self._model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(source)
         self.inputs = {
             one.name: tuple(size.dim_value or None for size in one.type.tensor_type.shape.dim)
