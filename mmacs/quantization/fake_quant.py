@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmacs.quantization import cpu_kernels
+from mmacs.quantization.cpu_kernels import have_kernels
 from mmacs.quantization.memory_order import in_layout_of, memory_rows, pieces
 from mmacs.quantization.recompute import remember
 
@@ -117,24 +119,31 @@ def quantized_values(x: Tensor, step: Tensor, q_min: int, q_max: int, watch: Opt
     if x.is_cuda:
         return _by_torchs_kernels(x.float(), step, q_min, q_max).to(x.dtype)
     # Bit-equal to torch's kernels, which are scalar on a CPU: 16 times slower
+    dense, rows = memory_rows(x, step.numel())
+    y = torch.empty_like(dense)
+    quantize = cpu_kernels.quantize if have_kernels(x, step) else _quantize_in_pieces
+    total = quantize(rows, memory_rows(y, step.numel())[1], step, q_min, q_max)
+    if watch is not None and reads_are_free(x):
+        watch(total)
+    return in_layout_of(y, x)
+
+
+def _quantize_in_pieces(x: Tensor, y: Tensor, step: Tensor, q_min: int, q_max: int) -> Union[float, Tensor]:
+    """:func:`.cpu_kernels.quantize` for any device and dtype; elsewhere than on a CPU there is no sum."""
     n, inverse = step.numel(), step.reciprocal()
     columns = (step[:, None], inverse[:, None]) if n > 1 else ()
     shared = (step.item(), inverse.item()) if n == 1 and reads_are_free(step) else (step, inverse)
-    dense, rows = memory_rows(x, n)
-    y = torch.empty_like(dense)
     total = 0.0
-    for values, result, *own in pieces(rows, memory_rows(y, n)[1], *columns):
+    for values, result, *own in pieces(x, y, *columns):
         scale, reciprocal = own or shared
         values = values.float()  # a copy, unless they are float32
-        if watch is not None and reads_are_free(x):
+        if reads_are_free(x):
             total += values.sum().item()
         units = torch.mul(values, reciprocal, out=result if x.dtype == torch.float32 else values)
         units.round_().clamp_(q_min, q_max).mul_(scale)
         if units is not result:
             result.copy_(units)
-    if watch is not None and reads_are_free(x):
-        watch(total)
-    return in_layout_of(y, x)
+    return total
 
 
 def _by_torchs_kernels(x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
@@ -218,25 +227,34 @@ class _LSQ(torch.autograd.Function):
 
 
 def _lsq_gradients(grad: Tensor, x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tuple[Tensor, Tensor]:
-    """Returns the gradients to values and steps, piece by piece.
+    """Returns the gradients to values and steps.
 
     That of a step is the paper's sum of ``grad * (round(x / s) - x / s | q_min | q_max)``, inside the range and
     outside.
     """
-    n, inverse = step.numel(), step.reciprocal()
+    n = step.numel()
     dense, values = memory_rows(x, n)
     grad_x = torch.empty_like(dense)
     rows = memory_rows(in_layout_of(grad, dense), n)[1], values, memory_rows(grad_x, n)[1]
+    compute = cpu_kernels.lsq_gradients if have_kernels(x, step) else _lsq_gradients_in_pieces
+    grad_step = compute(*rows, step, q_min, q_max)
+    return in_layout_of(grad_x, x), grad_step
+
+
+def _lsq_gradients_in_pieces(
+    grad: Tensor, x: Tensor, grad_x: Tensor, step: Tensor, q_min: int, q_max: int
+) -> Tensor:
+    """:func:`.cpu_kernels.lsq_gradients` for any device and dtype."""
+    n, inverse = step.numel(), step.reciprocal()
     columns = (inverse[:, None],) if n > 1 else ()
     shared = inverse.item() if n == 1 and reads_are_free(inverse) else inverse
-    scratch = torch.empty(2, next(pieces(values))[0].numel(), device=x.device)  # no piece is larger than the first
+    scratch = torch.empty(2, next(pieces(x))[0].numel(), device=x.device)  # no piece is larger than the first
     sums = []
-    for grad_piece, piece, result, *own in pieces(*rows, *columns):
+    for grad_piece, piece, result, *own in pieces(grad, x, grad_x, *columns):
         units, inside = (row[: piece.numel()].view_as(piece) for row in scratch)
         factor = own[0] if own else shared
         sums.append(_lsq_piece(grad_piece, piece, result, factor, q_min, q_max, units, inside))
-    grad_step = torch.cat(sums) if n > 1 else torch.stack(sums).sum(0)
-    return in_layout_of(grad_x, x), grad_step
+    return torch.cat(sums) if n > 1 else torch.stack(sums).sum(0)
 
 
 def _lsq_piece(
