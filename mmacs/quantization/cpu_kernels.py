@@ -1,7 +1,7 @@
 """Fake-quant on a CPU in one pass over memory, by C++ that is compiled where there is a compiler.
 
-Torch's own operations, which do the same elsewhere, need a pass each. The C++ is compiled by each process that needs it,
-in half a second, so that nothing has to be kept that could be stale or another's.
+Torch's own operations, which do the same elsewhere, need a pass each. Each process that needs the C++ compiles it, in
+half a second, so that nothing has to be kept that could be stale or another's.
 """
 
 import ctypes

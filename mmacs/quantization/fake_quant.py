@@ -121,15 +121,16 @@ def quantized_values(x: Tensor, step: Tensor, q_min: int, q_max: int, watch: Opt
     # Bit-equal to torch's kernels, which are scalar on a CPU: 16 times slower
     dense, rows = memory_rows(x, step.numel())
     y = torch.empty_like(dense)
-    quantize = cpu_kernels.quantize if have_kernels(x, step) else _quantize_in_pieces
-    total = quantize(rows, memory_rows(y, step.numel())[1], step, q_min, q_max)
-    if watch is not None and reads_are_free(x):
+    operands = rows, memory_rows(y, step.numel())[1], step, q_min, q_max
+    watched = watch is not None and reads_are_free(x)
+    total = cpu_kernels.quantize(*operands) if have_kernels(x, step) else _quantize_in_pieces(*operands, watched)
+    if watched:
         watch(total)
     return in_layout_of(y, x)
 
 
-def _quantize_in_pieces(x: Tensor, y: Tensor, step: Tensor, q_min: int, q_max: int) -> Union[float, Tensor]:
-    """:func:`.cpu_kernels.quantize` for any device and dtype; elsewhere than on a CPU there is no sum."""
+def _quantize_in_pieces(x: Tensor, y: Tensor, step: Tensor, q_min: int, q_max: int, summed: bool) -> float:
+    """:func:`.cpu_kernels.quantize` for any device and dtype; the sum is 0 unless it is wanted."""
     n, inverse = step.numel(), step.reciprocal()
     columns = (step[:, None], inverse[:, None]) if n > 1 else ()
     shared = (step.item(), inverse.item()) if n == 1 and reads_are_free(step) else (step, inverse)
@@ -137,7 +138,7 @@ def _quantize_in_pieces(x: Tensor, y: Tensor, step: Tensor, q_min: int, q_max: i
     for values, result, *own in pieces(x, y, *columns):
         scale, reciprocal = own or shared
         values = values.float()  # a copy, unless they are float32
-        if reads_are_free(x):
+        if summed:
             total += values.sum().item()
         units = torch.mul(values, reciprocal, out=result if x.dtype == torch.float32 else values)
         units.round_().clamp_(q_min, q_max).mul_(scale)
@@ -241,9 +242,7 @@ def _lsq_gradients(grad: Tensor, x: Tensor, step: Tensor, q_min: int, q_max: int
     return in_layout_of(grad_x, x), grad_step
 
 
-def _lsq_gradients_in_pieces(
-    grad: Tensor, x: Tensor, grad_x: Tensor, step: Tensor, q_min: int, q_max: int
-) -> Tensor:
+def _lsq_gradients_in_pieces(grad: Tensor, x: Tensor, grad_x: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
     """:func:`.cpu_kernels.lsq_gradients` for any device and dtype."""
     n, inverse = step.numel(), step.reciprocal()
     columns = (inverse[:, None],) if n > 1 else ()
