@@ -27,15 +27,16 @@ _POINTER = ctypes.c_void_p
 _OPERANDS = (_POINTER, ctypes.c_int64, ctypes.c_int64, ctypes.c_float, ctypes.c_float, ctypes.c_int)
 
 
-def have_kernels(x: Tensor, step: Tensor) -> bool:
-    """Returns whether these functions can take such values: float32 or bfloat16 on a CPU, with float32 steps.
+def have_kernels(step: Tensor, *values: Tensor) -> bool:
+    """Returns whether these functions can take such tensors: float32 or bfloat16 on a CPU, with float32 steps.
 
     Tracers and fake tensors see torch's own operations.
     """
     return (
-        x.dtype in _NAMES
-        and step.dtype == torch.float32
-        and all(type(given) in (Tensor, nn.Parameter) and given.device.type == 'cpu' for given in (x, step))
+        step.dtype == torch.float32
+        and values[0].dtype in _NAMES
+        and all(given.dtype == values[0].dtype for given in values)
+        and all(type(given) in (Tensor, nn.Parameter) and given.device.type == 'cpu' for given in (step, *values))
         and not torch.jit.is_tracing()
         and _library() is not None
     )
@@ -87,14 +88,14 @@ def _run(name: str, tensors: List[Tensor], step: Tensor, q_min: int, q_max: int,
 @cache
 def _library() -> Optional[ctypes.CDLL]:
     """Returns the compiled functions; None, and a warning, where they can't be compiled."""
-    compiler = shlex.split(os.environ.get('CXX', '')) or ['c++']
     try:
+        compiler = shlex.split(os.environ.get('CXX', '')) or ['c++']
         with TemporaryDirectory(prefix='mmacs_') as folder:
             path = Path(folder, 'cpu_kernels.so')
             command = [*compiler, *FLAGS.split(), str(SOURCE), '-o', str(path)]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILING_TAKES)
             library = ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         reason = ((getattr(error, 'stderr', None) or str(error)).strip().splitlines() or [''])[0]
         warnings.warn(
             f'fake-quant runs in single operations of torch on this CPU, which takes about twice as long, since its '

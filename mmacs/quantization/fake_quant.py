@@ -123,7 +123,7 @@ def quantized_values(x: Tensor, step: Tensor, q_min: int, q_max: int, watch: Opt
     y = torch.empty_like(dense)
     operands = rows, memory_rows(y, step.numel())[1], step, q_min, q_max
     watched = watch is not None and reads_are_free(x)
-    total = cpu_kernels.quantize(*operands) if have_kernels(x, step) else _quantize_in_pieces(*operands, watched)
+    total = cpu_kernels.quantize(*operands) if have_kernels(step, x) else _quantize_in_pieces(*operands, watched)
     if watched:
         watch(total)
     return in_layout_of(y, x)
@@ -237,7 +237,7 @@ def _lsq_gradients(grad: Tensor, x: Tensor, step: Tensor, q_min: int, q_max: int
     dense, values = memory_rows(x, n)
     grad_x = torch.empty_like(dense)
     rows = memory_rows(in_layout_of(grad, dense), n)[1], values, memory_rows(grad_x, n)[1]
-    compute = cpu_kernels.lsq_gradients if have_kernels(x, step) else _lsq_gradients_in_pieces
+    compute = cpu_kernels.lsq_gradients if have_kernels(step, x, grad) else _lsq_gradients_in_pieces
     grad_step = compute(*rows, step, q_min, q_max)
     return in_layout_of(grad_x, x), grad_step
 

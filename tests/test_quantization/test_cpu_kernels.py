@@ -51,7 +51,7 @@ def test_values_and_gradients_are_bit_for_bit_those_of_torchs_operations(
     assert size < 130 or 6 * 5 * size * size > max(PIECE, 2**14)
     x, grad = (LAYOUTS[layout](torch.randn(6, 5, size, size) * 2).to(dtype) for _ in range(2))
     step = torch.rand(channels) * 0.2 + 0.2
-    assert cpu_kernels.have_kernels(x, step)
+    assert cpu_kernels.have_kernels(step, x)
     sums = []
     y = quantized_values(x, step, *levels, sums.append)
     other = by_torch(quantized_values, x, step, *levels, sums.append)
@@ -102,7 +102,7 @@ def test_a_gradient_that_is_one_number_in_memory_is_taken():
     assert torch.equal(x.grad, ((x / step[:, None]).detach() > -8) * ((x / step[:, None]).detach() < 7) * 1.0)
 
 
-@pytest.mark.parametrize('compiler', ['no_such_compiler', 'false', 'c++ --no-such-option'])
+@pytest.mark.parametrize('compiler', ['no_such_compiler', 'false', 'c++ --no-such-option', '"c++'])
 def test_without_a_compiler_one_warning_is_given_and_results_are_the_same(monkeypatch, by_torch, anew, compiler):
     monkeypatch.setenv('CXX', compiler)
     x, step = torch.randn(4, 9, requires_grad=True), torch.rand(4, requires_grad=True)
@@ -121,7 +121,8 @@ def test_what_traces_or_only_pretends_to_compute_sees_torchs_operations():
     other = torch.randn(2, 3)
     assert torch.equal(traced(other), quantized_values(other, step, -8, 7))
     with FakeTensorMode():
-        assert not cpu_kernels.have_kernels(torch.randn(2, 3), torch.rand(1))
+        assert not cpu_kernels.have_kernels(torch.rand(1), torch.randn(2, 3))
     for unfit in (x.half(), x.double(), x.to('meta'), x.as_subclass(type('Own', (torch.Tensor,), {}))):
-        assert not cpu_kernels.have_kernels(unfit, step)
-    assert not cpu_kernels.have_kernels(x, step.double())
+        assert not cpu_kernels.have_kernels(step, unfit)
+    assert not cpu_kernels.have_kernels(step.double(), x)
+    assert not cpu_kernels.have_kernels(step, x, x.bfloat16())
