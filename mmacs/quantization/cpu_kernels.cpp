@@ -12,7 +12,8 @@
 
 namespace {
 
-constexpr int64_t BLOCK = 1 << 14;  // values that one thread sums at a time
+constexpr int64_t BLOCK = 1 << 10;  // values that are summed in float32; sums of blocks in float64
+constexpr int64_t FOR_ONE_THREAD = 1 << 15;  // values that are not worth a second thread, as torch has it
 
 struct bfloat16 {
   uint16_t bits;
@@ -46,7 +47,7 @@ template <typename Run>
 std::vector<double> sum_rows(int64_t n, int64_t k, int threads, Run run) {
   const int64_t each = (k + BLOCK - 1) / BLOCK, blocks = n * each;
   std::vector<float> parts(blocks);
-#pragma omp parallel for num_threads(threads) if (threads > 1 && n * k > BLOCK)
+#pragma omp parallel for num_threads(threads) if (threads > 1 && n * k > FOR_ONE_THREAD)
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t row = block / each, first = block % each * BLOCK, rest = k - first;
     parts[block] = run(row, row * k + first, rest < BLOCK ? rest : BLOCK);
