@@ -129,7 +129,9 @@ def test_blocks_compile_without_a_break_and_train_the_same(module_and_input):
     for call in (module, compiled):
         sum(out.square().sum() for out in tensors(call(x))).backward()
     for given, got in zip(module.parameters(), twin.parameters()):
-        torch.testing.assert_close(got.grad, given.grad)
+        # a step's gradient is a sum of thousands of numbers of both signs, in another order
+        rounding = dict(rtol=1e-5, atol=1e-5) if given.numel() == 1 else {}
+        torch.testing.assert_close(got.grad, given.grad, **rounding)
 
 
 def test_a_checkpoint_of_before_the_modules_loads(module_and_input):
