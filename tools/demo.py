@@ -1,4 +1,4 @@
-"""The main job on the embedded data set: full precision, then W4A4 on an adaptive coreset, then both side by side.
+"""The main job on the embedded data set: full precision, W4A4 on an adaptive coreset, its file, then all side by side.
 
 Safe to run again: finished stages are not repeated, a killed one goes on from its last epoch.
 """
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmacs import cli
+from mmacs.cli.exporting import export_run, require_passed
 from mmacs.cli.surroundings import surroundings
 from mmacs.datasets.data_paths import move_data_root
 from mmacs.datasets.distinct_images import DistinctImages
@@ -75,7 +76,20 @@ def draw(cfg: Config, checkpoint: str, folder: Path) -> None:
     draw_extremes(last_round, DistinctImages(train_set, []), folder / 'importance.png')
 
 
-def summarise(folder: Path, full_precision: Dict[str, Any], quantized: Dict[str, Any]) -> None:
+def export(cfg: Config, checkpoint: str, out: Path) -> Dict[str, Any]:
+    """Export the quantized model, unless that is done, and return the report of the proof."""
+    report_file = out.with_suffix('.report.json')
+    if not (out.exists() and report_file.exists()):
+        require_passed(export_run(cfg, checkpoint, out, evaluate=True, measure_speed=True, force=True))
+    return json.loads(report_file.read_text())
+
+
+def on_one_thread(report: Dict[str, Any], what: str) -> float:
+    """Milliseconds of one forward on one thread, of what the report measured."""
+    return next(row['milliseconds'] for row in report['benchmark']['rows'] if row['what'] == what)
+
+
+def summarise(folder: Path, full_precision: Dict[str, Any], quantized: Dict[str, Any], report: Dict[str, Any]) -> None:
     """Print AP, where the time went and where things are; write the same to ``summary.json``."""
     coreset = json.loads((folder / 'w4a4_acs' / 'coreset' / 'summary.json').read_text())
     places = {
@@ -85,19 +99,29 @@ def summarise(folder: Path, full_precision: Dict[str, Any], quantized: Dict[str,
         'detections': str(folder / 'w4a4_acs' / 'detections.png'),
         'most and least important images': str(folder / 'w4a4_acs' / 'importance.png'),
         'scores and coreset of each round': str(folder / 'w4a4_acs' / 'coreset'),
+        'exported file': report['file'],
+        'what is proven of it': str(Path(report['file']).with_suffix('.report.html')),
     }
-    table = Table('', 'full precision', 'W4A4 on a coreset', title='RetinaNet-R18 on the embedded data set')
-    table.add_row('COCO AP', f'{full_precision["ap"]:.3f}', f'{quantized["ap"]:.3f}')
-    table.add_row('images per epoch', 'all', f'{coreset["images"]} ({coreset["fraction"]:.0%})')
-    table.add_row('seconds in all', f'{full_precision["seconds"]:.0f}', f'{quantized["seconds"]:.0f}')
-    table.add_row('  training', '', f'{coreset["training_seconds"]:.0f}')
-    table.add_row('  selection', '', f'{coreset["selection_seconds"]:.0f}')
+    sizes = {name: f'{size / 1e6:.2f} MB' for name, size in report['sizes'].items()}
+    aps = {row['of']: f'{row["value"]:.3f}' for row in report['evaluation']['rows']}
+    table = Table('', 'full precision', 'W4A4 on a coreset', 'its file', title='RetinaNet-R18 on the embedded data set')
+    table.add_row('COCO AP', f'{full_precision["ap"]:.3f}', f'{quantized["ap"]:.3f}', aps['onnxruntime'])
+    table.add_row('images per epoch', 'all', f'{coreset["images"]} ({coreset["fraction"]:.0%})', '')
+    table.add_row('seconds in all', f'{full_precision["seconds"]:.0f}', f'{quantized["seconds"]:.0f}', '')
+    table.add_row('  training', '', f'{coreset["training_seconds"]:.0f}', '')
+    table.add_row('  selection', '', f'{coreset["selection_seconds"]:.0f}', '')
+    table.add_row('size', sizes['float32'], '', sizes['file'])
+    for runtime in ('ONNX Runtime', 'OpenVINO'):
+        speeds = [f'{on_one_thread(report, f"{what} in {runtime}"):.1f}' for what in ('float32', 'exported')]
+        table.add_row(f'ms an image, {runtime}, one thread', speeds[0], '', speeds[1])
     console = Console(width=120)
     console.print()
     console.print(table)
     for name, place in places.items():
         console.print(f'{name}: {place}', highlight=False)
-    summary = {'full_precision': full_precision, 'w4a4_acs': {**quantized, **coreset}, 'files': places}
+    exported = {'ap': report['evaluation']['rows'], 'sizes': report['sizes'], 'speeds': report['benchmark']['rows']}
+    summary = {'full_precision': full_precision, 'w4a4_acs': {**quantized, **coreset}, 'exported': exported}
+    summary['files'] = places
     write_whole(folder / 'summary.json', (json.dumps(summary, indent=2) + '\n').encode())
 
 
@@ -114,7 +138,9 @@ def main() -> None:
     quantized = train(quantized_config, Path(full_precision['checkpoint']))
     if not (folder / 'w4a4_acs' / 'importance.png').exists():
         draw(load(QUANTIZED, folder / 'w4a4_acs', args.data_root), quantized['checkpoint'], folder / 'w4a4_acs')
-    summarise(folder, full_precision, quantized)
+    export_config = load(QUANTIZED, folder / 'w4a4_acs', args.data_root)
+    report = export(export_config, quantized['checkpoint'], folder / 'w4a4_acs' / 'model.onnx')
+    summarise(folder, full_precision, quantized, report)
 
 
 if __name__ == '__main__':

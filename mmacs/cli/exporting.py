@@ -1,4 +1,4 @@
-"""What ``tools/export.py`` does with a config, a checkpoint and the model's test images."""
+"""From a config and a checkpoint to a file that is proven, measured and reported."""
 
 import tempfile
 from pathlib import Path
@@ -7,18 +7,101 @@ from typing import Any, Callable, Dict, List, Optional
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from mmacs.cli.quantized_run import load_quantized
-from mmacs.deploy.export import Exported
+from mmacs.cli.surroundings import surroundings
+from mmacs.deploy.benchmark import benchmark, float_content
+from mmacs.deploy.export import Exported, exported, write_file
+from mmacs.deploy.exportable import require_free
 from mmacs.deploy.exported_model import ExportedModel
 from mmacs.deploy.preprocessing import in_one_batch
+from mmacs.deploy.proof.prove import prove
+from mmacs.deploy.proof.report import float_size, machine, write_report
 from mmacs.deploy.runtimes import BACKENDS
 from mmacs.evaluation.validation import Validation
 from mmacs.hooks.run import unwrapped
 from mmacs.utils.errors import MmacsError
 
 BAR = 0.005  # of the metric, as a share, that a file may lie from the simulation
+
+
+def export_run(
+    cfg: Config,
+    checkpoint: str,
+    out: Path,
+    *,
+    images: int = 8,
+    evaluate: bool = False,
+    measure_speed: bool = False,
+    force: bool = False,
+    **settings: Any,
+) -> Dict[str, Any]:
+    """Export a trained model, prove the file, and write it with its report; a spinner says what is being done.
+
+    Args:
+        cfg (Config): Its config.
+        checkpoint (str): Its checkpoint.
+        out (Path): The file.
+        images (int): Test images of the proof. Defaults to 8.
+        evaluate (bool): Whether the metric is measured on all test images. Defaults to False.
+        measure_speed (bool): Whether speeds are measured beside float32 and torch. Defaults to False.
+        force (bool): Whether a file that is there is replaced. Defaults to False.
+        **settings: Of :func:`mmacs.deploy.export.exported`.
+
+    Returns:
+        dict: The report. ``failures`` names the bars that are not reached; the file is written if there are none, and
+        ``written`` lists what was.
+
+    Raises:
+        MmacsError: If the model can't be exported, or a file can't be written.
+    """
+    require_free(out, force)
+    columns = SpinnerColumn(), TextColumn('{task.description}'), TimeElapsedColumn()
+    with surroundings(cfg.work_dir), Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task('model', total=None)
+
+        def stage(name: str) -> Callable[[str], None]:
+            progress.update(task, description=name)
+            return lambda what: progress.update(task, description=f'{name}: {what}')
+
+        runner = load_trained(cfg, checkpoint)
+        model = unwrapped(runner)
+        model.dataset_meta = {**(getattr(model, 'dataset_meta', None) or {}), **runner.val_dataloader.dataset.metainfo}
+        result = exported(model, config=cfg, advance=stage('export'), **settings)
+        pictures = images_of(runner, result, images)
+        about = {**machine(), 'config': str(cfg.filename), 'checkpoint': str(checkpoint)}
+        report = {'file': str(out), 'about': about}
+        proof = prove(result.model, result.reference, result.simulation, pictures, advance=stage('proof'))
+        report.update(proof.plain())
+        sizes = report['sizes']
+        sizes['file'], sizes['float32'] = result.model.ByteSize(), float_size(result.model)
+        if evaluate:
+            report['evaluation'] = evaluation(runner, result, stage('evaluation'))
+            for row in report['evaluation']['rows']:
+                if not row['passed']:
+                    report['failures'].append(f'{row["of"]}: the metric is {row["value"]:.4f}')
+        if measure_speed and not report['failures']:
+            shape = list(pictures[0].shape)
+            floats = float_content(result, shape[2:])
+            content = result.model.SerializeToString()
+            report['benchmark'] = benchmark(content, floats, result.simulation, shape, advance=stage('speed'))
+            sizes['float32'] = len(floats)
+        report['passed'], report['written'] = not report['failures'], []
+        if report['passed']:
+            write_file(result, out, force)
+            report['written'] = [str(out), *map(str, write_report(report, out.with_suffix('')))]
+    return report
+
+
+def require_passed(report: Dict[str, Any]) -> None:
+    """Raise an :class:`MmacsError` that names the bars which an exported file does not reach, if there are any."""
+    if report['failures']:
+        raise MmacsError(
+            f'{report["file"]} is not written, since it is not what was trained: {"; ".join(report["failures"])}'
+        )
 
 
 def load_trained(cfg: Config, checkpoint: str) -> Runner:

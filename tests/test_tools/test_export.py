@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mmacs.deploy.proof import prove as proof_module
+from mmacs.cli import exporting
 from tests.test_tools.test_test import cfg  # noqa: F401
 
 
@@ -33,8 +33,8 @@ def test_a_file_that_is_not_what_was_trained_is_not_written(trained, command, tm
         proof.failures.append('openvino: 99.9000% of all integers are equal')
         return proof
 
-    wanted = proof_module.prove
-    monkeypatch.setattr(proof_module, 'prove', fail)
+    wanted = exporting.prove
+    monkeypatch.setattr(exporting, 'prove', fail)
     status, message = command('export.py', *trained, '--out', tmp_path / 'model.onnx', '--images', 1, '--raw')
     assert status == 1
     assert message.endswith('is not what was trained: openvino: 99.9000% of all integers are equal')
