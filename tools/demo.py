@@ -32,7 +32,7 @@ QUANTIZED = 'retinanet_r18_embedded_w4a4_acs.py'
 def load(config: str, work_dir: Path, data_root: Optional[str]) -> Config:
     """A config of the demo with its folders."""
     cfg = Config.fromfile(CONFIGS / config)
-    cfg.work_dir = str(work_dir)
+    cfg.work_dir, cfg.launcher = str(work_dir), 'none'
     cfg.visualizer.name = work_dir.name  # visualizers live as long as the process: each stage has its own
     if data_root is not None:
         move_data_root(cfg, data_root)

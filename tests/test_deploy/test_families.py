@@ -1,4 +1,7 @@
-"""Every family that is exported, from calibration to both runtimes, held to the bars of the proof."""
+"""Every family that is exported, from calibration to both runtimes, held to the bars of the proof.
+
+They take minutes. A few run always, the rest by ``pytest -m thorough tests/test_deploy/test_families.py``.
+"""
 
 import pytest
 import torch
@@ -27,10 +30,13 @@ FAMILIES = {
     'EfficientNet-Lite0': 'w8a8',
 }
 WHOLE = ('YOLOX', 'FasterRCNN')  # with boxes, which take long to trace; of the others what their heads predict
+ALWAYS = ('RTMDet', 'FasterRCNN', 'EfficientNet-Lite0')  # which differ most from what other tests export
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', FAMILIES)
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.thorough) for name in FAMILIES]
+)
 @torch.no_grad()
 def test_a_family_is_exported_and_proven(name):
     build, size = (classifier, (64, 64)) if name in CLASSIFIERS else (detector, (96, 128))
