@@ -11,6 +11,7 @@ def main() -> None:
     import torch  # here, so that a missing framework is answered with one sentence
     from rich.console import Console
 
+    from mmacs.adapters.base import adapter_of
     from mmacs.cli import commands
     from mmacs.cli.complexity import build_model
     from mmacs.deploy.benchmark import benchmark, float_content, speed_table
@@ -32,7 +33,8 @@ def main() -> None:
     torch.manual_seed(0)
     model = build_model(cfg)
     pictures = torch.rand(2, 3, *args.shape) * 4 - 2  # as normalised pixels are
-    calibrate(model, [pictures], lambda batch: model(batch, mode='tensor'))
+    adapter = adapter_of(model)
+    calibrate(model, [pictures], model if adapter is None else adapter.dry_run)
     result = exported(model, shape=args.shape, config=cfg)
     content, floats = result.model.SerializeToString(), float_content(result, args.shape)
     report = benchmark(content, floats, result.simulation, (1, 3, *args.shape), args.repetitions, args.threads)

@@ -13,10 +13,9 @@ from torch import nn
 
 from mmacs.deploy.export import Exported
 from mmacs.deploy.packages import require
-from mmacs.deploy.runtimes import BACKENDS, open_model
+from mmacs.deploy.runtimes import BACKENDS, TITLES, open_model
 from mmacs.quantization import disabled
 
-_NAMES = {'onnxruntime': 'ONNX Runtime', 'openvino': 'OpenVINO'}
 _WARM = 3  # runs before the first that counts
 
 
@@ -54,7 +53,7 @@ def benchmark(
         for what, content in (('float32', float_file), ('exported', file)):
             for backend in BACKENDS:
                 runtime = open_model(content, backend, count)
-                candidates[f'{what} in {_NAMES[backend]}'] = lambda runtime=runtime: runtime.run({'images': images})
+                candidates[f'{what} in {TITLES[backend]}'] = lambda runtime=runtime: runtime.run({'images': images})
         candidates['simulation in torch'] = lambda: simulation(pixels)
         with _torch_threads(count), torch.inference_mode():
             times = in_turns(candidates, repetitions)
@@ -75,14 +74,10 @@ def float_content(result: Exported, shape: Sequence[int]) -> bytes:
     """
     from mmacs.deploy import graph  # which imports what may be missing
 
-    fixed = result.metadata.input_shape[0] is not None
-    images = torch.rand(1 if fixed else 2, 3, *shape) * 255
+    batch, channels, *_ = result.metadata.input_shape
+    images = torch.rand(batch or 2, channels, *shape) * 255
     with disabled(result.simulation):
-        model = graph.traced(result.simulation, images, fixed)
-    for value in model.graph.initializers.values():  # transposed weights are views, which can't be compared
-        array = value.const_value.numpy()
-        if not array.flags.c_contiguous:
-            value.const_value = require('onnx_ir').Tensor(np.ascontiguousarray(array), name=value.name)
+        model = graph.traced(result.simulation, images, fixed=batch is not None)
     graph.cleaned(model)
     return require('onnx_ir').to_proto(model).SerializeToString()
 

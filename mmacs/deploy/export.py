@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mmacs.deploy.exportable import require_exportable, require_free, require_packages, require_settings
-from mmacs.deploy.metadata import Metadata, Preprocessing, write_metadata
+from mmacs.deploy.metadata import Metadata, write_metadata
 from mmacs.deploy.packages import require
 from mmacs.deploy.pipeline import Pipeline
+from mmacs.deploy.pixels import settings_of
 from mmacs.deploy.preprocessing import preprocessing_of
 from mmacs.deploy.reference import reference_model
 from mmacs.utils.errors import MmacsError, reason
@@ -75,7 +76,8 @@ def exported(
     """Returns what :func:`export_model` writes.
 
     Args:
-        model (nn.Module): A quantized model with its steps; it stays as it is.
+        model (nn.Module): A quantized model with its steps, on any device; it stays as it is. One of another dtype is
+            written in float32.
         shape (Sequence[int], optional): Height and width of the images; an example, unless ``fixed_shape``. None takes
             an example of its own.
         fixed_shape (bool): Whether the file takes one image of this shape. Otherwise it takes batches of any shape that
@@ -87,7 +89,7 @@ def exported(
         score_threshold (float, optional): Of detections; None for what the model's settings say.
         class_agnostic (bool): Whether boxes of all classes compete. Defaults to what the model's settings say.
         round_offsets (bool): Whether activations whose offset is no multiple of the step take the nearest one.
-        config (Mapping, optional): The model's whole config, which knows what is done to a picture before.
+        config (Mapping, optional): The model's whole config, which knows how a picture is resized and cropped.
         advance (Callable, optional): Called with what is done next.
 
     Raises:
@@ -110,8 +112,9 @@ def exported(
     say('integers')
     how = {'raw': raw, 'max_detections': max_detections, 'score_threshold': score_threshold}
     how['class_agnostic'] = class_agnostic
-    reference = Pipeline(reference_model(model, target, round_offsets).cpu(), **how).eval()
-    simulation = Pipeline(copy.deepcopy(model).cpu().eval().requires_grad_(False), **how).eval()
+    model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    reference = Pipeline(reference_model(model, target, round_offsets), **how).eval()
+    simulation = Pipeline(model, **how).eval()
     size = tuple(shape or EXAMPLE_SHAPE)
     # a batch of one, or a coarse level of one row, would be taken for the one size that there is
     traced = size if fixed_shape else map(max, size, EXAMPLE_SHAPE)
@@ -192,13 +195,13 @@ def _metadata(
     while 'pipeline' not in dataset and isinstance(dataset.get('dataset'), Mapping):
         dataset = dataset['dataset']
     known = {**(dataset.get('metainfo') or {}), **(getattr(model, 'dataset_meta', None) or {})}
-    preprocessor = (given.get('model') or {}).get('data_preprocessor') or given.get('data_preprocessor')
-    preprocessing = preprocessing_of(dataset.get('pipeline', ()), preprocessor) if preprocessor else Preprocessing()
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    settings = {} if preprocessor is None else settings_of(preprocessor)
     return Metadata(
         task=task,
         classes=[str(name) for name in known.get('classes') or known.get('CLASSES') or ()],
         recipe=_plain(getattr(model, 'recipe', {})),
-        preprocessing=preprocessing,
+        preprocessing=preprocessing_of(dataset.get('pipeline', ()), settings),
         config=Path(str(getattr(config, 'filename', None) or '')).name,
         input_shape=shape or [None, _channels(model), None, None],
         format=format,

@@ -150,6 +150,10 @@ def attributes_of(node: ir.Node) -> Mapping[str, Any]:
 
 def cleaned(model: ir.Model) -> None:
     """Merge what is the same, drop what nobody reads, and what only says how the graph came about; in place."""
+    for value in model.graph.initializers.values():  # transposed weights are views, which can't be compared
+        array = value.const_value.numpy()
+        if not array.flags.c_contiguous:
+            value.const_value = ir.Tensor(np.ascontiguousarray(array), name=value.name)
     for clean in (
         common.DeduplicateHashedInitializersPass(),
         common.IdentityEliminationPass(),

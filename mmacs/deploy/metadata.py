@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
 
+from mmacs.utils.checks import is_number
 from mmacs.utils.errors import MmacsError
 from mmacs.version import __version__
 
@@ -105,7 +106,7 @@ def read_metadata(properties: Mapping[str, str], file: object) -> Metadata:
         values['preprocessing'] = Preprocessing(**values.get('preprocessing', {}))
         metadata = Metadata(**values)
         _check(metadata)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise MmacsError(f'the metadata of {file} are damaged: {str(error)[:200]}') from error
     return metadata
 
@@ -114,10 +115,10 @@ def require_untouched(model: 'ModelProto', file: object) -> None:
     """Compare a graph with the digest that it was written with.
 
     Raises:
-        MmacsError: If it was changed since.
+        MmacsError: If it was changed since, or has none.
     """
     written = next((one.value for one in model.metadata_props if one.key == DIGEST), None)
-    if written is not None and written != json.dumps(digest_of(model)):
+    if written != json.dumps(digest_of(model)):
         raise MmacsError(f'{file} was changed after mmacs wrote it: its graph is not the one that was proven')
 
 
@@ -131,12 +132,14 @@ def _check(metadata: Metadata) -> None:
     if how.channel_order not in ('BGR', 'RGB'):
         raise ValueError(f'channel_order is {how.channel_order!r}')
     for numbers in (how.mean, how.std, how.pad.get('value', [0, 0, 0])):
-        if len(numbers) != 3 or not all(isinstance(one, (int, float)) for one in numbers):
+        if len(numbers) != 3 or not all(is_number(one) for one in numbers):
             raise ValueError(f'{numbers!r} is not a number per channel')
-    sizes = [how.pad.get('divisor', 1), *how.pad.get('size', ()), *(how.crop or ())]
-    if how.resize is not None:
-        scale = how.resize.get('scale')
-        sizes += scale if isinstance(scale, list) else [scale]
+    resize = how.resize or {'scale': [1, 1]}
+    sizes = [how.pad.get('divisor', 1), *([resize['scale']] if 'edge' in resize else ())]
+    for pair in (how.pad.get('size'), how.crop, None if 'edge' in resize else resize.get('scale', ())):
+        if pair is not None and len(pair) != 2:
+            raise ValueError(f'{pair!r} is not two sizes')
+        sizes += pair or ()
     for size in sizes:
         if type(size) is not int or not 0 < size <= 100_000:
             raise ValueError(f'{size!r} is no size in pixels')

@@ -22,6 +22,9 @@ class Pipeline(nn.Module):
         raw (bool): Whether a detector gives what its head predicts rather than boxes. Defaults to False.
         **detections: Of :func:`~.detection.detector_outputs`, such as ``max_detections``.
 
+    Raises:
+        MmacsError: If a setting has no effect on such a model, or its outputs are not known.
+
     Attributes:
         task (str): ``'detection'``, ``'classification'`` or ``'raw'``.
     """
@@ -29,8 +32,11 @@ class Pipeline(nn.Module):
     def __init__(self, model: nn.Module, raw: bool = False, **detections: Any) -> None:
         super().__init__()
         adapter = adapter_of(model)
+        is_detector = adapter is not None and not isinstance(adapter, ClassifierAdapter)
         preprocessor = getattr(model, 'data_preprocessor', None)
         self.pixels = nn.Identity() if preprocessor is None else Pixels(preprocessor)
+        if raw and not is_detector:
+            raise MmacsError(f'raw is for detectors: a {type(model).__name__} gives the same without')
         if adapter is None:
             self.task, self.outputs = 'raw', PlainOutputs(model)
         elif isinstance(adapter, ClassifierAdapter):
@@ -39,6 +45,9 @@ class Pipeline(nn.Module):
             self.task, self.outputs = 'raw', raw_outputs(model)
         else:
             self.task, self.outputs = 'detection', detector_outputs(model, **detections)
+        given = [name for name, value in detections.items() if value is not None and value is not False]
+        if given and self.task != 'detection':
+            raise MmacsError(f'{", ".join(given)}: for boxes alone, of which this file has none')
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
         """Returns the outputs, in the order of ``names``.

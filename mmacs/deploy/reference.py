@@ -25,7 +25,6 @@ from mmacs.quantization.freeze import normalised_convolutions
 from mmacs.quantization.layers import QuantizedLayer, QuantizedLinear, QuantizedMultiheadAttention
 from mmacs.quantization.quantizers import Quantizer, SharedQuantizer
 
-TARGETS = ('cpu', 'tensorrt')
 StoredWeight = Union[IntegerWeight, Codebook]
 
 

@@ -243,12 +243,30 @@ def test_a_detector(tmp_path, tiny_retinanet):
     }
     metadata = read_metadata(runtime.metadata, file)
     assert (metadata.task, metadata.format, metadata.target) == ('detection', 'qcdq', 'cpu')
+    padded = model.data_preprocessor({'inputs': [torch.zeros(3, 1, 1)], 'data_samples': None})['inputs'][0, :, -1, -1]
+    gray = torch.tensor(metadata.preprocessing.pad['value']).view(1, 3, 1, 1)  # known without a config
+    assert torch.allclose(result.reference.pixels(gray).flatten(), padded, atol=1e-6)
+    assert metadata.preprocessing.pad['divisor'] == model.data_preprocessor.pad_size_divisor
     content = onnx.load(file)
     names = Counter(node.op_type for node in content.graph.node)
     assert names['NonMaxSuppression'] == 1
     with recorded_integers(result.reference) as integers:
         result.reference(pixels)
     assert names['QuantizeLinear'] == len(integers)  # one per layer and level
+
+
+@pytest.mark.parametrize(
+    'change',
+    [nn.Module.half, nn.Module.double, lambda model: model.to(memory_format=torch.channels_last)],
+    ids=['half', 'double', 'channels_last'],
+)
+def test_another_dtype_or_layout_and_layers_in_full_precision(tmp_path, change):
+    rules = [{'name': name, 'weight': None} for name in ('conv1', 'up', 'fc')]
+    model = small({'preset': 'w4a4', 'rules': rules})
+    file = tmp_path / 'model.onnx'
+    result = export_model(change(model), file)
+    scale = result.reference(IMAGES[0])[0].abs().max().item()
+    assert largest_difference(file, result, 'onnxruntime', IMAGES[0]) < 0.02 * scale
 
 
 def test_the_model_stays_as_it_was(tmp_path):

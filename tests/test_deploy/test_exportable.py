@@ -122,6 +122,19 @@ def test_settings_that_make_no_sense(file, settings, message):
     assert refused(nn.Identity(), file, **settings).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'raw': True}, 'raw is for detectors: a Sequential gives the same without'),
+        ({'max_detections': 5, 'score_threshold': 0.0}, 'max_detections, score_threshold: for boxes alone, of which'),
+        ({'class_agnostic': True}, 'class_agnostic: for boxes alone, of which this file has none'),
+    ],
+    ids=str,
+)
+def test_settings_that_the_model_has_no_use_for(file, settings, message):
+    assert refused(small(), file, **settings).startswith(message)
+
+
 def test_missing_packages(file, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
     message = refused(small(), file)
