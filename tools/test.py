@@ -12,8 +12,10 @@ def main() -> None:
 
     from mmacs.cli import commands
     from mmacs.cli.augmentation import augment_testing
-    from mmacs.cli.exported import SUFFIXES, put_exported, require_classes
+    from mmacs.cli.exported import put_exported, require_classes
     from mmacs.cli.surroundings import surroundings
+    from mmacs.deploy.exportable import SUFFIXES
+    from mmacs.deploy.runtimes import BACKENDS
     from mmacs.hooks.quantization_hook import STATE_KEY
     from mmacs.hooks.run import unwrapped
     from mmacs.quantization import quantizers
@@ -23,17 +25,17 @@ def main() -> None:
     parser.add_argument('checkpoint', help='path of the checkpoint, or of an exported file, .onnx or .xml')
     parser.add_argument(
         '--backend',
-        choices=['onnxruntime', 'openvino'],
+        choices=BACKENDS,
         help='what runs an exported file; default: onnxruntime, or openvino for .xml',
     )
     parser.add_argument('--show-dir', help="folder for pictures of detections, within the run's folder")
     parser.add_argument('--tta', action='store_true', help='test-time augmentation, by default with mirror images')
     args = parser.parse_args()
     cfg = commands.load_config(args)
-    suffix = Path(args.checkpoint).suffix
+    is_exported = Path(args.checkpoint).suffix in SUFFIXES
     cfg.load_from, cfg.resume = args.checkpoint, False
-    if suffix in SUFFIXES:
-        put_exported(cfg, args.checkpoint, args.backend or ('openvino' if suffix == '.xml' else 'onnxruntime'))
+    if is_exported:
+        put_exported(cfg, args.checkpoint, args.backend)
     elif args.backend:
         raise MmacsError(f'--backend runs exported files ({", ".join(SUFFIXES)}), and {args.checkpoint} is none')
     if args.tta:
@@ -49,7 +51,7 @@ def main() -> None:
             raise MmacsError("--show-dir needs MMDetection's or MMPreTrain's hook as default_hooks.visualization")
     with surroundings(cfg.work_dir):
         runner = commands.build_runner(cfg, ['test_dataloader'])
-        if suffix in SUFFIXES:
+        if is_exported:
             require_classes(runner)
         elif next(quantizers(unwrapped(runner)), None) is None:
             checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')

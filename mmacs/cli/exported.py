@@ -1,25 +1,30 @@
 """An exported file in the place of a config's model."""
 
-from typing import Any
+from typing import Any, Optional
 
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from mmacs.datasets.class_names import require_same
 from mmacs.hooks.run import unwrapped
+from mmacs.utils.errors import MmacsError
 
-SUFFIXES = ('.onnx', '.xml')  # of exported files
 _ENDINGS = ('EMAHook',)  # hooks that follow weights, of which an exported file has none
 
 
-def put_exported(cfg: Config, file: str, backend: str) -> None:
+def put_exported(cfg: Config, file: str, backend: Optional[str]) -> None:
     """Have a config test an exported file with its own data, metrics and visualizers, in place.
 
     Args:
         cfg (Config): The config that the file's model was trained with.
         file (str): The exported file.
-        backend (str): The runtime.
+        backend (str, optional): The runtime; None for that which the file is for.
+
+    Raises:
+        MmacsError: If several processes are to share the work.
     """
+    if cfg.get('launcher', 'none') != 'none':
+        raise MmacsError(f'{file} is evaluated by one process, whose runtime takes all cores: leave out --launcher')
     cfg.model = ConfigDict(type='mmacs.ExportedModel', file=file, backend=backend)
     cfg.load_from, cfg.resume = None, False
     if isinstance(cfg.get('default_hooks'), dict):

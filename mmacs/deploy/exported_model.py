@@ -24,7 +24,8 @@ class ExportedModel(BaseModel):
 
     Args:
         file (str): The exported file.
-        backend (str): ``'onnxruntime'`` or ``'openvino'``. Defaults to ``'onnxruntime'``.
+        backend (str, optional): ``'onnxruntime'`` or ``'openvino'``. Defaults to ``'openvino'`` for ``.xml``, else to
+            ``'onnxruntime'``.
         threads (int): Number of threads; 0 takes as many as there are cores. Defaults to 0.
         data_preprocessor (dict, optional): Not used, since normalisation is part of the file; MMEngine's Runner hands
             on the one that MMPreTrain's configs have beside the model.
@@ -36,7 +37,7 @@ class ExportedModel(BaseModel):
     def __init__(
         self,
         file: str,
-        backend: str = 'onnxruntime',
+        backend: Optional[str] = None,
         threads: int = 0,
         data_preprocessor: Optional[Union[dict, torch.nn.Module]] = None,
     ) -> None:
@@ -109,7 +110,7 @@ class ExportedModel(BaseModel):
 
 def _with_plain_boxes(sample: BaseDataElement) -> BaseDataElement:
     """A copy whose annotations have tensors for boxes, as MMDetection's own preprocessor leaves them."""
-    made = copy(sample)
+    made = sample.new()
     for name in ('gt_instances', 'ignored_instances'):
         boxes = getattr(sample.get(name), 'bboxes', None)
         if hasattr(boxes, 'tensor'):

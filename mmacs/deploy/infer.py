@@ -63,8 +63,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     if not 0 <= args.threshold <= 1:
         raise MmacsError(f'--threshold is a score from 0 to 1, got {args.threshold}')
-    backend = args.backend or ('openvino' if Path(args.file).suffix == '.xml' else 'onnxruntime')
-    runtime, metadata = open_exported(args.file, backend)
+    out = None if args.out is None else Path(args.out)
+    if out is not None and out.suffix.lower() not in Image.registered_extensions():
+        raise MmacsError(f'--out {out} has a suffix of no image format: take .png or .jpg')
+    runtime, metadata = open_exported(args.file, args.backend)
+    if out is not None and metadata.task != 'detection':
+        raise MmacsError(f'--out draws detections, and {args.file} gives none')
     picture = read_picture(args.picture)
     how = metadata.preprocessing
     pixels, scale = prepared(picture, how)
@@ -75,16 +79,14 @@ def _run(args: argparse.Namespace) -> None:
         scores = outputs['scores'][0]
         for label in np.argsort(-scores)[:5]:
             print(f'{_class(metadata, int(label))} {scores[label]:.3f}')
-        if args.out:
-            raise MmacsError('--out draws detections, and this file gives class scores')
         return
     found = detections(outputs, metadata, scale, picture.size)
     shown = [one for one in found if one.score >= args.threshold]
     for one in shown:
         print(f'{one.name} {one.score:.3f} at ' + ', '.join(f'{value:.1f}' for value in one.box))
     print(f'{len(shown)} objects with a score of {args.threshold} or more')
-    if args.out:
-        draw(picture, shown, Path(args.out))
+    if out is not None:
+        draw(picture, shown, out)
 
 
 def read_picture(path: str) -> Image.Image:
@@ -123,7 +125,7 @@ def draw(picture: Image.Image, found: Sequence[Detection], path: Path) -> None:
     """Write a picture with boxes and names.
 
     Raises:
-        MmacsError: If it cannot be written, or has a suffix of no image format.
+        MmacsError: If it cannot be written.
     """
     picture = picture.copy()
     pen = ImageDraw.Draw(picture)
@@ -137,8 +139,6 @@ def draw(picture: Image.Image, found: Sequence[Detection], path: Path) -> None:
         y = max(0.0, one.box[1] - (bottom - top) - 4)
         pen.rectangle((x, y, x + right - left + 6, y + bottom - top + 4), fill=colour)
         pen.text((x + 3 - left, y + 2 - top), text, fill='white', font=font)
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise MmacsError(f'--out {path} has a suffix of no image format: take .png or .jpg')
     with atomic_path(path) as temporary:
         picture.save(temporary)
 

@@ -115,10 +115,10 @@ def require_untouched(model: 'ModelProto', file: object) -> None:
     """Compare a graph with the digest that it was written with.
 
     Raises:
-        MmacsError: If it was changed since, or has none.
+        MmacsError: If it was changed since.
     """
     written = next((one.value for one in model.metadata_props if one.key == DIGEST), None)
-    if written != json.dumps(digest_of(model)):
+    if written is not None and written != json.dumps(digest_of(model)):
         raise MmacsError(f'{file} was changed after mmacs wrote it: its graph is not the one that was proven')
 
 

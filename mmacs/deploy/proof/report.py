@@ -12,13 +12,12 @@ from jinja2 import Environment
 from rich.table import Table
 
 from mmacs.deploy.proof.weights import weights_of
+from mmacs.deploy.runtimes import TITLES
 from mmacs.utils.files import write_whole
 from mmacs.version import __version__
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-_NAMES = {'onnxruntime': 'ONNX Runtime', 'openvino': 'OpenVINO', 'qonnx': 'QONNX executor'}
 
 
 class Row(NamedTuple):
@@ -73,7 +72,7 @@ def page_of(report: Dict[str, Any]) -> str:
     """Returns the page, HTML that needs nothing else."""
     template = (files(__package__) / 'page.html.j2').read_text(encoding='utf-8')
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    names = {backend: f'{_NAMES[backend]} {one["version"]}' for backend, one in report['runtimes'].items()}
+    names = {backend: f'{TITLES[backend]} {one["version"]}' for backend, one in report['runtimes'].items()}
     return environment.from_string(template).render(
         report=report, rows=rows_of(report), names=names, shown=_shown, name=Path(report['file']).name
     )
@@ -108,7 +107,7 @@ def _rows(report: Dict[str, Any]) -> Iterator[Row]:
     )
     yield Row('reference against the simulation, as a whole', _outputs(simulation['outputs']))
     for backend, one in report['runtimes'].items():
-        name = _NAMES[backend]
+        name = TITLES[backend]
         if 'integers' not in one:
             yield Row(f'{name} against the reference, as a whole', _outputs(one['outputs']))
             continue
@@ -124,7 +123,7 @@ def _rows(report: Dict[str, Any]) -> Iterator[Row]:
         yield Row('size', f'{megabytes(sizes["file"])}, {ratio:.2f} times smaller than in float32')
     for row in report.get('evaluation', {}).get('rows', ()):
         yield Row(
-            f'{report["evaluation"]["metric"]} of {_NAMES.get(row["of"], row["of"])}',
+            f'{report["evaluation"]["metric"]} of {TITLES.get(row["of"], row["of"])}',
             f'{row["value"]:.4f} (simulation {report["evaluation"]["simulation"]:.4f})',
             f'within {report["evaluation"]["bar"]}',
             row['passed'],

@@ -10,7 +10,8 @@ import numpy as np
 from mmacs.utils.errors import MmacsError, reason, unknown_name
 
 BACKENDS = ('onnxruntime', 'openvino')
-_KNOWN = (*BACKENDS, 'qonnx')  # the last executes files of its own format, for the proof
+# the last executes files of its own format, for the proof
+TITLES = {'onnxruntime': 'ONNX Runtime', 'openvino': 'OpenVINO', 'qonnx': 'QONNX executor'}
 
 Source = Union[str, os.PathLike, bytes]
 
@@ -89,7 +90,7 @@ def open_model(source: Source, backend: str = 'onnxruntime', threads: int = 0) -
     Raises:
         MmacsError: If there is no such runtime, it is not installed, or it cannot open the file.
     """
-    if backend not in _KNOWN:
+    if backend not in TITLES:
         raise unknown_name('backend', backend, BACKENDS)
     if not isinstance(source, bytes):
         source = Path(source)
