@@ -15,7 +15,7 @@ from tests.test_deploy.detectors import detector
 from tests.test_deploy.models import quantized
 
 FAMILIES = {
-    'RetinaNet': 'w4a4',
+    'RetinaNet': 'w8a8-int',
     'FCOS': 'w4a4-int',
     'ATSS': 'w8a8',
     'GFL': 'w4a4',
@@ -25,8 +25,8 @@ FAMILIES = {
     'DETR': 'w8a8',
     'ResNet-18': 'w4a4-int',
     'ResNet-20': 'w4a4',
-    'MobileNetV2': 'w8a8',
-    'RepVGG': 'w8a8',
+    'MobileNetV2': 'w4a4-int',
+    'RepVGG': 'w4a4',
     'EfficientNet-Lite0': 'w8a8',
 }
 WHOLE = ('YOLOX', 'FasterRCNN')  # with boxes, which take long to trace; of the others what their heads predict

@@ -6,6 +6,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from torch import nn
 
 from mmacs.deploy.benchmark import float_content
 from mmacs.deploy.export import exported
@@ -71,6 +72,26 @@ def test_a_simulation_that_is_another_fails(result):
     other = exported(quantized(other, 'w4a4', [torch.rand(4, 3, 16, 16)]), shape=(16, 24)).simulation
     failures = prove(result.model, result.reference, other, IMAGES[:1], backends=()).failures
     assert [failure for failure in failures if failure.startswith('the reference is up to')] == failures != []
+
+
+def test_biases_that_move_integers_by_levels_are_no_fault():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1, groups=8), nn.ReLU(), nn.Conv2d(8, 2, 1)]
+    model = quantized(nn.Sequential(*layers).eval(), 'w4a4', [torch.rand(4, 3, 16, 16)])
+    model[4].input_quantizer.step.data.mul_(0.05)  # 8 bits, fine beside the products of the 4 bits before
+    made = exported(model, shape=(16, 24))
+    assert not any('exact' in one.name for one in made.model.graph.initializer)
+    before = made.reference(IMAGES[0])
+    proof = prove(made.model, made.reference, made.simulation, IMAGES)
+    assert proof.failures == [] and proof.simulation['integers']['apart'] <= 1
+    assert proof.simulation['integers']['equal'] > 0.999 > proof.rounding['integers']['worst_equal']
+    assert proof.rounding['integers']['apart'] > 1
+    assert proof.rounding['integers']['worst_layer'] == '4.input_quantizer'
+    torch.testing.assert_close(made.reference(IMAGES[0]), before, atol=0, rtol=0)
+    layer = next(module for module in made.reference.modules() if getattr(module, 'name', None) == '2')
+    layer.exact_bias_0.add_(1)
+    (failure,) = prove(made.model, made.reference, made.simulation, IMAGES[:1], backends=()).failures
+    assert failure.endswith('levels from the simulation, in 4.input_quantizer, 1 is allowed')
 
 
 def test_the_report_says_what_was_found(result, proof, tmp_path):

@@ -1,7 +1,7 @@
 """Quantization of activations, as the nodes QuantizeLinear, Clip and DequantizeLinear compute it."""
 
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ class Quantize(Counted):
         self.bounds: List[Optional[Tuple[int, int]]] = [None if grid is None else grid[1:] for grid in grids]
         self.signed_storage = signed_storage
         self.recorded: Optional[Dict[str, Tensor]] = None
+        self.fed: Mapping[str, Tensor] = {}
         for level, grid in enumerate(grids):
             step = torch.ones(1) if grid is None else grid.step
             self.register_buffer(f'step_{level}', step.reshape(()) if step.numel() == 1 else step)
@@ -133,7 +134,10 @@ class Quantize(Counted):
         integers = (x / self.step(turn.level, x)).round_().clamp_(*self.bounds[turn.level])
         if self.recorded is not None and self.is_stored(turn.level):
             dtype = torch.int8 if self.signed_storage else torch.uint8
-            self.recorded[f'{self.name}#{turn.call}'] = (integers + self.zero_point(turn.level)).to(dtype)
+            name, zero_point = f'{self.name}#{turn.call}', self.zero_point(turn.level)
+            self.recorded[name] = (integers + zero_point).to(dtype)
+            if name in self.fed:
+                return self.fed[name].float() - zero_point
         return integers
 
     def _node(self, x: Tensor, turn: Turn) -> Tensor:
@@ -205,11 +209,13 @@ def forget_tensors(model: nn.Module, args: Any = ()) -> None:
 
 
 @contextmanager
-def recorded_integers(model: nn.Module) -> Iterator[Dict[str, Tensor]]:
+def recorded_integers(model: nn.Module, fed: Optional[Mapping[str, Tensor]] = None) -> Iterator[Dict[str, Tensor]]:
     """Have the quantizers of a reference write down their integers; one forward is made in the body.
 
     Args:
         model (nn.Module): What :func:`~..reference.reference_model` made, or holds such a model.
+        fed (Mapping[str, Tensor], optional): Integers, as they are yielded, that the layers get in the place of those
+            that are written down; so differences don't add up from layer to layer.
 
     Yields:
         Dict[str, Tensor]: By ``<name of the quantizer>#<number of the call>``, uint8 or int8, as files hold them.
@@ -219,10 +225,10 @@ def recorded_integers(model: nn.Module) -> Iterator[Dict[str, Tensor]]:
     begin_forward(model)
     forget_tensors(model)
     for module in modules:
-        module.recorded = found
+        module.recorded, module.fed = found, fed or {}
     try:
         yield found
     finally:
         for module in modules:
-            module.recorded = None
+            module.recorded, module.fed = None, {}
         forget_tensors(model)

@@ -1,7 +1,8 @@
 """Convolutions, their transposes and linear maps of integers, each a subclass of the layer that it stands for."""
 
+from contextlib import contextmanager
 from functools import cache
-from typing import Any, Optional, Sequence, Type, Union
+from typing import Any, Iterator, Optional, Sequence, Type, Union
 
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ class IntegerLayer(Counted):
 
     num_norms: int  # BatchNorms that were folded in, one per call
     num_biases: int  # one, or one per pyramid level, or none
+    bias_kind: str = 'bias'  # or 'exact_bias', as it was before it was rounded; files have the first
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Map what the original layer maps."""
@@ -41,7 +43,7 @@ class IntegerLayer(Counted):
         quantizer, weight = self.input_quantizer, self.stored_weight
         turn = None if quantizer is None else quantizer.turn_of(x)
         level = turn.own if turn is not None and quantizer.num_levels > 1 else call
-        bias = getattr(self, f'bias_{level if self.num_biases > 1 else 0}') if self.num_biases else None
+        bias = getattr(self, f'{self.bias_kind}_{level if self.num_biases > 1 else 0}') if self.num_biases else None
         in_integers = isinstance(weight, Weight) and quantizer is not None and not quantizer.is_per_channel
         if not in_integers or is_exporting() or x.numel() == 0:
             x = x if quantizer is None else quantizer(x, turn)
@@ -95,24 +97,22 @@ def integer_layer(
     integer.register_parameter('bias', None)
     integer.num_norms = max(1, len(weights))
     integer.input_quantizer, integer.output_quantizer = quantizer, output_quantizer
-    is_integer = all(isinstance(weight, IntegerWeight) for weight in weights)
+    exact, is_integer = biases, all(isinstance(weight, IntegerWeight) for weight in weights)
     if weights and is_integer and quantizer is not None and biases:
         steps = quantizer.steps()
         weights = [without_silent_channels(weight, bias, steps) for weight, bias in zip(weights, biases)]
         if not quantizer.is_per_channel:
             count = max(len(biases), len(steps))
             one = len(biases) == 1, len(steps) == 1
+            exact = [biases[0 if one[0] else number] for number in range(count)]
             biases = [
-                rounded_bias(
-                    biases[0 if one[0] else number],
-                    weights[0 if one[0] else number].scale,
-                    steps[0 if one[1] else number],
-                )
-                for number in range(count)
+                rounded_bias(bias, weights[0 if one[0] else number].scale, steps[0 if one[1] else number])
+                for number, bias in enumerate(exact)
             ]
     integer.num_biases = len(biases)
-    for number, bias in enumerate(biases):
+    for number, (bias, before) in enumerate(zip(biases, exact)):
         integer.register_buffer(f'bias_{number}', bias.clone())
+        integer.register_buffer(f'exact_bias_{number}', before.clone(), persistent=False)
     for number, weight in enumerate(weights if is_integer else ()):
         integer.register_buffer(f'scale_{number}', weight.scale.clone(), persistent=False)
     integer.stored_weight = None
@@ -122,3 +122,22 @@ def integer_layer(
     else:
         integer.register_buffer('float_weight', layer.original_weight().detach())
     return integer
+
+
+@contextmanager
+def exact_biases(model: nn.Module) -> Iterator[None]:
+    """Have the layers of a reference add their biases as they were before these were rounded to the runtimes' grid.
+
+    What is left is the conversion itself, which has to give what the simulation does, up to the rounding of float32.
+
+    Args:
+        model (nn.Module): What :func:`~..reference.reference_model` made, or holds such a model.
+    """
+    layers = [module for module in model.modules() if isinstance(module, IntegerLayer)]
+    for layer in layers:
+        layer.bias_kind = 'exact_bias'
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.bias_kind = 'bias'

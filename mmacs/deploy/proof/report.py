@@ -106,6 +106,9 @@ def _rows(report: Dict[str, Any]) -> Iterator[Row]:
         simulation['integers']['apart'] <= bars['levels_apart'],
     )
     yield Row('reference against the simulation, as a whole', _outputs(simulation['outputs']))
+    rounding = report['rounding']
+    yield Row('what rounding of biases changes, each layer on its own', _integers(rounding['integers']))
+    yield Row('what rounding of biases changes, as a whole', _outputs(rounding['outputs']))
     for backend, one in report['runtimes'].items():
         name = TITLES[backend]
         if 'integers' not in one:

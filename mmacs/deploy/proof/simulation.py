@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Dict, Iterator, Mapping
+from typing import Dict, Iterator, Mapping, Tuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from mmacs.deploy.modules.activation import Quantize
 from mmacs.quantization import quantizers
 from mmacs.quantization.layers.base import shadowed
 from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.quantizers.kept import Kept
 
 
 @contextmanager
@@ -33,8 +34,18 @@ def simulated_integers(
     found: Dict[str, np.ndarray] = {}
     modules = {module.name: module for module in reference.modules() if isinstance(module, Quantize)}
     calls: Dict[str, int] = {}
+    read_by_several: Dict[Tuple[str, int], Kept] = {}  # the last tensor of each, and what was made of it
 
     def quantized(quantizer: Quantizer, x: Tensor, level: int) -> Tensor:
+        kept = read_by_several.get((quantizer.name, level))
+        if kept is not None and kept.is_of(x):
+            return kept.y
+        y = called(quantizer, x, level)
+        if max(quantizer.reads) > 1:
+            read_by_several[quantizer.name, level] = Kept(x, y, 0)
+        return y
+
+    def called(quantizer: Quantizer, x: Tensor, level: int) -> Tensor:
         output = type(quantizer)._quantized(quantizer, x, level)
         call = level if quantizer.num_levels > 1 else calls.get(quantizer.name, 0)
         calls[quantizer.name] = call + 1
