@@ -39,6 +39,8 @@ def main() -> None:
     args = parser.parse_args()
     out = Path(args.out)
     require_free(out, args.force)
+    if args.fixed_shape and not args.shape:
+        raise MmacsError('--fixed-shape needs --shape HEIGHT WIDTH')
     if args.images < 1:
         raise MmacsError(f'--images must be at least 1, got {args.images}')
     if args.format == 'qonnx' and (args.evaluate or args.benchmark):

@@ -251,8 +251,9 @@ def test_what_the_command_refuses(tmp_path, capsys, monkeypatch, options, messag
     Image.new('RGB', (8, 8)).save(tmp_path / 'black.png')
     Image.new('RGB', (8, 8), 'white').save(tmp_path / 'white.png')
     assert main(['detector.onnx', *options]) == 1
-    (printed,) = capsys.readouterr().err.splitlines()
-    assert message in printed
+    out, printed = capsys.readouterr()
+    assert message in printed and len(printed.splitlines()) == 1
+    assert out == ''
     assert not (tmp_path / 'out.txt').exists()
 
 

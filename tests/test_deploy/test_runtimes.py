@@ -36,6 +36,9 @@ def test_what_does_not_fit_is_one_sentence(backend, tmp_path):
     (tmp_path / 'foreign.onnx').write_bytes(b'no model')
     with pytest.raises(MmacsError, match=f'{backend} cannot open .*foreign.onnx'):
         open_model(tmp_path / 'foreign.onnx', backend)
+    (tmp_path / 'epoch_1.pth').write_bytes(b'no model')
+    with pytest.raises(MmacsError, match='epoch_1.pth is no exported file: these end in .onnx'):
+        open_model(tmp_path / 'epoch_1.pth', backend)
 
 
 def test_files_of_openvino_and_unknown_runtimes(tmp_path):

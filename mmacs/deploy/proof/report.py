@@ -47,7 +47,7 @@ def rows_of(report: Dict[str, Any]) -> List[Row]:
 def table_of(report: Dict[str, Any]) -> Table:
     """Returns the lines as a table for the terminal."""
     table = Table(title=f'{Path(report["file"]).name}: proof on {report["images"]} images', title_justify='left')
-    for heading in ('', 'found', 'wanted', ''):
+    for heading in ('compared', 'found', 'wanted', 'reached'):
         table.add_column(heading, overflow='fold')
     for row in rows_of(report):
         mark = '' if not row.wanted else '[green]yes[/]' if row.passed else '[red]no[/]'
@@ -114,7 +114,7 @@ def _rows(report: Dict[str, Any]) -> Iterator[Row]:
         if 'integers' not in one:
             yield Row(f'{name} against the reference, as a whole', _outputs(one['outputs']))
             continue
-        wanted = f'{bars["all_integers"]:.2%} of all, {bars["each_layer"]:.1%} of each layer, {apart}'
+        wanted = f'{100 * bars["all_integers"]:.2f} % of all, {100 * bars["each_layer"]:.1f} % of each layer, {apart}'
         passed = not any(failure.startswith(f'{backend}:') for failure in report['failures'])
         yield Row(f'{name} against the reference, each layer on its own', _integers(one['integers']), wanted, passed)
         yield Row(f'{name} against the reference, as a whole', _outputs(one['outputs']))
@@ -150,8 +150,8 @@ def _outputs(one: Dict[str, Any]) -> str:
         if one['matched']:
             kinds = ('median', 'largest')
             boxes, scores = ([one[f'{part}_difference_{kind}'] for kind in kinds] for part in ('box', 'score'))
-            text += f'; boxes differ by {boxes[0]:.2g} pixels (at most {boxes[1]:.2g}), '
-            text += f'scores by {scores[0]:.2g} (at most {scores[1]:.2g})'
+            text += f'; boxes differ by {boxes[0]:.2g} pixels in the median ({boxes[1]:.2g} at most), '
+            text += f'scores by {scores[0]:.2g} ({scores[1]:.2g} at most)'
         return text
     if 'same_class' in one:
         largest = one['score_difference_largest']

@@ -104,6 +104,8 @@ def open_model(source: Source, backend: str = 'onnxruntime', threads: int = 0) -
     except MmacsError:
         raise
     except Exception as error:
+        if not isinstance(source, bytes) and source.suffix not in ('.onnx', '.xml'):
+            raise MmacsError(f'{source} is no exported file: these end in .onnx, or in .xml for OpenVINO') from error
         what = 'the model' if isinstance(source, bytes) else source
         raise MmacsError(f'{backend} cannot open {what}: {reason(error)}') from error
 
