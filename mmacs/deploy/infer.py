@@ -84,7 +84,7 @@ def _run(args: argparse.Namespace) -> None:
     shown = [one for one in found if one.score >= args.threshold]
     for one in shown:
         print(f'{one.name} {one.score:.3f} at ' + ', '.join(f'{value:.1f}' for value in one.box))
-    print(f'{len(shown)} objects with a score of {args.threshold} or more')
+    print(f'{len(shown)} {"object" if len(shown) == 1 else "objects"} with a score of {args.threshold} or more')
     if out is not None:
         draw(picture, shown, out)
 

@@ -75,7 +75,7 @@ def pack(model: nn.Module, file: os.PathLike, force: bool = False) -> Path:
     safetensors = require('safetensors.torch')
     path = Path(file)
     if path.exists() and not force:
-        raise MmacsError(f'{path} exists: choose another name, or replace it with force')
+        raise MmacsError(f'{path} exists: choose another name, or replace it with force (--force)')
     model = copy.deepcopy(model).cpu().eval()  # quantizers whose range follows the data change in training
     content = _packed(model)
     metadata = {**content.metadata, _DIGEST: _digest(content)}
