@@ -32,6 +32,9 @@ def main() -> None:
     parser.add_argument('--score-threshold', type=float, help="lowest score of a detection; default: the model's")
     parser.add_argument('--class-agnostic', action='store_true', help='boxes of all classes suppress each other')
     parser.add_argument('--round-offsets', action='store_true', help='round offsets of activations to whole steps')
+    parser.add_argument(
+        '--calibrate', action='store_true', help='calibrate quantizers without a range on training images first'
+    )
     parser.add_argument('--images', type=int, default=8, help='test images of the proof; default: 8')
     parser.add_argument('--evaluate', action='store_true', help='also measure the metric on all test images')
     parser.add_argument('--benchmark', action='store_true', help='also measure speeds beside float32 and torch')
@@ -49,6 +52,7 @@ def main() -> None:
         commands.load_config(args),
         args.checkpoint,
         out,
+        calibrate=args.calibrate,
         images=args.images,
         evaluate=args.evaluate,
         measure_speed=args.benchmark,

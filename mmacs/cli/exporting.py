@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from mmacs.cli.quantized_run import load_quantized
+from mmacs.cli.quantized_run import calibrate_runner, load_quantized
 from mmacs.cli.surroundings import surroundings
 from mmacs.deploy.benchmark import benchmark, float_content
 from mmacs.deploy.export import Exported, exported, write_file
@@ -33,6 +33,7 @@ def export_run(
     checkpoint: str,
     out: Path,
     *,
+    calibrate: bool = False,
     images: int = 8,
     evaluate: bool = False,
     measure_speed: bool = False,
@@ -45,6 +46,7 @@ def export_run(
         cfg (Config): Its config.
         checkpoint (str): Its checkpoint.
         out (Path): The file.
+        calibrate (bool): Whether quantizers without a range are calibrated on training images. Defaults to False.
         images (int): Test images of the proof. Defaults to 8.
         evaluate (bool): Whether the metric is measured on all test images. Defaults to False.
         measure_speed (bool): Whether speeds are measured beside float32 and torch. Defaults to False.
@@ -69,6 +71,9 @@ def export_run(
 
         runner = load_trained(cfg, checkpoint)
         model = unwrapped(runner)
+        if calibrate:
+            progress.update(task, description='calibration')
+            calibrate_runner(runner)
         model.dataset_meta = {**(getattr(model, 'dataset_meta', None) or {}), **runner.val_dataloader.dataset.metainfo}
         result = exported(model, config=cfg, advance=stage('export'), **settings)
         pictures = images_of(runner, result, images)

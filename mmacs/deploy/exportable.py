@@ -143,6 +143,6 @@ def require_exportable(model: nn.Module, format: str) -> None:
 
 def _uncalibrated(name: str) -> MmacsError:
     return MmacsError(
-        f'{name} was never calibrated: load a checkpoint of the trained quantized model, or call '
-        f'mmacs.quantization.calibrate(model, batches)'
+        f'{name} was never calibrated: load a checkpoint of the trained quantized model, or calibrate it '
+        f'(--calibrate, mmacs.quantization.calibrate)'
     )

@@ -58,3 +58,11 @@ def test_refusals(config, command, tmp_path, options, message):
     status, printed = command('export.py', config, 'epoch_1.pth', *options)
     assert status == 1 and message in printed
     assert not list(tmp_path.glob('model*'))
+
+
+def test_a_full_precision_checkpoint_is_calibrated_if_asked_to(config, full_precision, command, tmp_path):
+    options = ('--out', tmp_path / 'model.onnx', '--images', 1, '--raw')
+    status, message = command('export.py', config, full_precision, *options)
+    assert status == 1 and 'was never calibrated' in message and '--calibrate' in message
+    assert command('export.py', config, full_precision, *options, '--calibrate') == (0, '')
+    assert json.loads((tmp_path / 'model.report.json').read_text())['passed']
