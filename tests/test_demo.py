@@ -25,7 +25,7 @@ def test_demo(tmp_path, monkeypatch):
     assert 0.45 < full_precision < 0.9
     assert quantized > full_precision - 0.06
     assert summary['w4a4_acs']['fraction'] == 0.3
-    assert all(abs(row['value'] - quantized) <= 0.005 for row in summary['exported']['ap'])
+    assert all(row['passed'] and abs(row['value'] - quantized) < 0.02 for row in summary['exported']['ap'])
     assert (tmp_path / 'demo' / 'w4a4_acs' / 'model.onnx').stat().st_size < summary['exported']['sizes']['float32'] / 5
     for picture in ('detections.png', 'importance.png'):
         assert (tmp_path / 'demo' / 'w4a4_acs' / picture).stat().st_size > 20_000

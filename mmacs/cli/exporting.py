@@ -26,6 +26,7 @@ from mmacs.hooks.run import unwrapped
 from mmacs.utils.errors import MmacsError
 
 BAR = 0.005  # of the metric, as a share, that a file may lie from the simulation
+ENOUGH_IMAGES = 500  # of fewer, of which one detection moves the metric, the bar is wider as chance is
 
 
 def export_run(
@@ -156,7 +157,8 @@ def evaluation(runner: Runner, result: Exported, advance: Optional[Callable[[str
     validation = Validation(runner, len(runner.val_dataloader.dataset))
     say('simulation')
     simulation = validation.score()
-    bar = BAR * (100 if simulation > 1 else 1)  # MMPreTrain's accuracies are in percent
+    bar = BAR * max(1, ENOUGH_IMAGES / validation.num_images) ** 0.5
+    bar *= 100 if simulation > 1 else 1  # MMPreTrain's accuracies are in percent
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'model.onnx'

@@ -113,7 +113,7 @@ def exported(
     how = {'raw': raw, 'max_detections': max_detections, 'score_threshold': score_threshold}
     how['class_agnostic'] = class_agnostic
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
-    reference = Pipeline(reference_model(model, target, round_offsets), **how).eval()
+    reference = Pipeline(reference_model(model, target if format == 'qcdq' else format, round_offsets), **how).eval()
     simulation = Pipeline(model, **how).eval()
     size = tuple(shape or EXAMPLE_SHAPE)
     # a batch of one, or a coarse level of one row, would be taken for the one size that there is

@@ -11,6 +11,9 @@ from mmacs.utils.errors import MmacsError
 
 MAX_BITS = 8
 LARGEST_BIAS = 2**30  # in units of step * scale: with a sum of products it stays within 32 bits
+NARROW_BITS = 4  # at most, of weights that are stored as such and widened when a runtime loads them
+# Two products of 8-bit activations with integers of this magnitude fit into 16 bits, where older processors add them
+LARGEST_CODE = 64
 _WHOLE = 1e-3  # steps by which an offset may miss a whole number of them, by rounding of float32
 
 
@@ -116,6 +119,23 @@ def integer_weight(values: Tensor, grid: Grid, name: str) -> IntegerWeight:
             f'recipe'
         )
     return weight
+
+
+def with_finer_scale(weight: IntegerWeight) -> IntegerWeight:
+    """Returns the same weight of few bits as larger integers with a smaller scale, so that biases are rounded less.
+
+    Runtimes round a bias to multiples of step times scale, which are coarse where both have few bits. The integers grow
+    by a power of two, so that products stay exact.
+
+    Args:
+        weight (IntegerWeight): The weight; one of more than 4 bits stays as it is.
+    """
+    largest = int(codes(weight).abs().max()) if weight.levels.numel() else 0
+    if weight.bits > NARROW_BITS or not largest:
+        return weight
+    factor = 1 << max(0, (LARGEST_CODE // largest).bit_length() - 1)
+    multiplier, shift = weight.multiplier * factor, weight.shift * factor
+    return weight._replace(multiplier=multiplier, shift=shift, scale=weight.scale / factor)
 
 
 def codebook(values: Tensor, bits: int) -> Codebook:

@@ -15,6 +15,7 @@ from mmacs.deploy.integers import (
     integer_weight,
     scaled_by_channel,
     thirds,
+    with_finer_scale,
 )
 from mmacs.deploy.modules.activation import Quantize, SharedQuantize, forget_tensors
 from mmacs.deploy.modules.attention import integer_attention
@@ -39,8 +40,8 @@ def reference_model(model: nn.Module, target: str = 'cpu', round_offsets: bool =
 
     Args:
         model (nn.Module): A quantized model with its steps; it stays as it is.
-        target (str): ``'cpu'``, or ``'tensorrt'``, which stores activations as int8 with zero at 0 and wants positive
-            scales. Defaults to ``'cpu'``.
+        target (str): ``'cpu'``; ``'tensorrt'``, which stores activations as int8 with zero at 0 and wants positive
+            scales; or ``'qonnx'``, whose weights are multiplied with as few bits as they have. Defaults to ``'cpu'``.
         round_offsets (bool): Whether activations whose offset is no multiple of the step take the nearest one, which
             changes the model. Defaults to False.
 
@@ -58,6 +59,7 @@ class _Rewriter:
     def __init__(self, model: nn.Module, target: str, round_offsets: bool) -> None:
         self.model = model
         self.signed_storage = target == 'tensorrt'
+        self.finer = target == 'cpu'
         self.round_offsets = round_offsets
         self.names = {id(module): name for name, module in model.named_modules()}
         self.made: Dict[Tuple[int, ...], nn.Module] = {}  # by the modules that one stands for
@@ -135,6 +137,7 @@ class _Rewriter:
             values = quantizer.fake_quantized(layer.weight_to_quantize(), 0)
             if quantizer.uniform:
                 weight = integer_weight(values.float(), quantizer.grid(), self.names[id(quantizer)])
+                weight = with_finer_scale(weight) if self.finer else weight
             else:
                 weight = codebook(values.float(), quantizer.bits)
             layer.freeze_weight(layer.restore_layout(values))  # one that standardizes its weight does so no more

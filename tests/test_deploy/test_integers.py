@@ -13,6 +13,7 @@ from mmacs.deploy.integers import (
     integer_weight,
     rounded_bias,
     scaled_by_channel,
+    with_finer_scale,
     without_silent_channels,
 )
 from mmacs.quantization.quantizers import LSQ, TQT, DoReFa, Grid, LSQPlus, MinMax
@@ -148,3 +149,13 @@ def test_two_levels_without_a_zero_are_refused(round_offsets):
     quantizer = calibrated(LSQ(bits=1, signed=True), torch.randn(1000))
     with pytest.raises(MmacsError, match='layer.quantizer has the two levels -step/2 and step/2.*use 2 bits'):
         activation_grid(quantizer.grid(), 'layer.quantizer', round_offsets)
+
+
+@pytest.mark.parametrize('bits', [1, 2, 4])
+def test_larger_integers_are_the_same_weight_with_a_finer_bias(bits):
+    quantizer, x = LSQ(kind='weight', bits=bits, num_channels=6, signed=True), torch.randn(6, 5, 3, 3)
+    weight = integer_weight(calibrated(quantizer, x)(x), quantizer.grid(), 'layer.quantizer')
+    finer = with_finer_scale(weight)
+    assert torch.equal(value(finer), value(weight)) and torch.equal(finer.levels, weight.levels)
+    assert 32 < codes(finer).abs().max() <= 64 and bool((finer.scale * 4 < weight.scale).all())
+    assert with_finer_scale(weight._replace(bits=5)).scale is weight.scale

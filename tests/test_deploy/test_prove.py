@@ -77,8 +77,12 @@ def test_a_simulation_that_is_another_fails(result):
 def test_biases_that_move_integers_by_levels_are_no_fault():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1, groups=8), nn.ReLU(), nn.Conv2d(8, 2, 1)]
-    model = quantized(nn.Sequential(*layers).eval(), 'w4a4', [torch.rand(4, 3, 16, 16)])
-    model[4].input_quantizer.step.data.mul_(0.05)  # 8 bits, fine beside the products of the 4 bits before
+    recipe = {
+        'preset': 'w4a4',
+        'rules': [{'name': '2', 'weight': {'bits': 5}}],
+    }
+    model = quantized(nn.Sequential(*layers).eval(), recipe, [torch.rand(4, 3, 16, 16)])
+    model[4].input_quantizer.step.data.mul_(0.025)  # 8 bits, fine beside the products of the few bits before
     made = exported(model, shape=(16, 24))
     assert not any('exact' in one.name for one in made.model.graph.initializer)
     before = made.reference(IMAGES[0])

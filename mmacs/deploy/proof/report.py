@@ -128,7 +128,7 @@ def _rows(report: Dict[str, Any]) -> Iterator[Row]:
         yield Row(
             f'{report["evaluation"]["metric"]} of {TITLES.get(row["of"], row["of"])}',
             f'{row["value"]:.4f} (simulation {report["evaluation"]["simulation"]:.4f})',
-            f'within {report["evaluation"]["bar"]}',
+            f'within {report["evaluation"]["bar"]:.3g}',
             row['passed'],
         )
 
