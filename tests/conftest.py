@@ -167,11 +167,3 @@ def config(tiny_coco, tmp_path):
     path = tmp_path / 'config.py'
     run_config('retinanet_r18_w4a4_acs.py', tiny_coco, tmp_path / 'run').dump(path)
     return path
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Tests that export, which get processes of their own."""
-    for item in items:
-        if item.path.parent.name == 'test_deploy' or item.path.name in ('test_export.py', 'test_test_exported.py'):
-            item.add_marker('exporting')

@@ -415,13 +415,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Tests side by side, each on one thread: threads of several processes would only wait for each other.
         workers = ['-n', str(min(os.cpu_count() or 1, 8)), '--dist', 'worksteal']
         os.environ.setdefault('OMP_NUM_THREADS', '1')
-        pytest = [str(PYTHON), '-m', 'pytest', *workers, *(options.args or ['-q'])]
-        if not options.args:  # processes that have exported a model may crash when they train afterwards
-            first = subprocess.run([*pytest, '-m', 'not thorough and not exporting']).returncode
-            if first:
-                return first
-            pytest += ['-m', 'not thorough and exporting']
-        os.execv(PYTHON, pytest)
+        os.execv(PYTHON, [str(PYTHON), '-m', 'pytest', *workers, *(options.args or ['-q'])])
     return 0
 
 

@@ -6,8 +6,6 @@ Safe to run again: finished stages are not repeated, a killed one goes on from i
 import argparse
 import json
 import logging
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, Dict, Optional
@@ -18,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mmacs import cli
+from mmacs.cli.exporting import export_run, require_passed
 from mmacs.cli.surroundings import surroundings
 from mmacs.datasets.data_paths import move_data_root
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.checkpoints import latest_checkpoint
-from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import write_whole
 from mmacs.visualization import draw_detections, draw_extremes
 
@@ -34,7 +32,7 @@ QUANTIZED = 'retinanet_r18_embedded_w4a4_acs.py'
 def load(config: str, work_dir: Path, data_root: Optional[str]) -> Config:
     """A config of the demo with its folders."""
     cfg = Config.fromfile(CONFIGS / config)
-    cfg.work_dir = str(work_dir)
+    cfg.work_dir, cfg.launcher = str(work_dir), 'none'
     cfg.visualizer.name = work_dir.name  # visualizers live as long as the process: each stage has its own
     if data_root is not None:
         move_data_root(cfg, data_root)
@@ -78,14 +76,11 @@ def draw(cfg: Config, checkpoint: str, folder: Path) -> None:
     draw_extremes(last_round, DistinctImages(train_set, []), folder / 'importance.png')
 
 
-def export(checkpoint: str, out: Path, data_root: Optional[str]) -> Dict[str, Any]:
+def export(cfg: Config, checkpoint: str, out: Path) -> Dict[str, Any]:
     """Export the quantized model, unless that is done, and return the report of the proof."""
     report_file = out.with_suffix('.report.json')
     if not (out.exists() and report_file.exists()):
-        command = [sys.executable, str(Path(__file__).with_name('export.py')), str(CONFIGS / QUANTIZED), checkpoint]
-        command += ['--out', str(out), '--evaluate', '--benchmark', '--force', '--work-dir', str(out.parent / 'export')]
-        if subprocess.run([*command, *(['--data-root', data_root] if data_root else [])]).returncode:
-            raise MmacsError(f'{checkpoint} could not be exported, see above')
+        require_passed(export_run(cfg, checkpoint, out, evaluate=True, measure_speed=True, force=True))
     return json.loads(report_file.read_text())
 
 
@@ -143,7 +138,8 @@ def main() -> None:
     quantized = train(quantized_config, Path(full_precision['checkpoint']))
     if not (folder / 'w4a4_acs' / 'importance.png').exists():
         draw(load(QUANTIZED, folder / 'w4a4_acs', args.data_root), quantized['checkpoint'], folder / 'w4a4_acs')
-    report = export(quantized['checkpoint'], folder / 'w4a4_acs' / 'model.onnx', args.data_root)
+    export_config = load(QUANTIZED, folder / 'w4a4_acs', args.data_root)
+    report = export(export_config, quantized['checkpoint'], folder / 'w4a4_acs' / 'model.onnx')
     summarise(folder, full_precision, quantized, report)
 
 
