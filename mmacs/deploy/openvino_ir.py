@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmacs.deploy.packages import require
+from mmacs.deploy.runtimes.openvino_core import core
 from mmacs.utils.files import atomic_path
 
 if TYPE_CHECKING:
@@ -20,9 +21,8 @@ def write_ir(model: 'ModelProto', file: Path) -> None:
     Raises:
         MmacsError: If OpenVINO is missing, or a file can't be written.
     """
-    openvino = require('openvino')
-    made = openvino.Core().read_model(model.SerializeToString())
+    made = core().read_model(model.SerializeToString())
     for each in model.metadata_props:
         made.set_rt_info(each.value, ['framework', each.key])
     with atomic_path(file.with_suffix('.bin')) as weights, atomic_path(file) as graph:
-        openvino.serialize(made, str(graph), str(weights))
+        require('openvino').serialize(made, str(graph), str(weights))

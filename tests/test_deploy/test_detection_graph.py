@@ -2,10 +2,10 @@
 
 import numpy as np
 import onnxruntime
-import openvino
 import torch
 
 from mmacs.deploy.detection.candidates import best
+from mmacs.deploy.runtimes.openvino_core import core
 from mmacs.deploy.tracing import exporting
 
 DYNAMIC = torch.export.Dim.DYNAMIC
@@ -21,8 +21,7 @@ def graph_of(module, example, dynamic):
 def results(model, images):
     """What each runtime gives, by its name."""
     session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(model), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    compiled = core().compile_model(core().read_model(model), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     for batch in images:
         given = batch.numpy()
         yield batch, 'onnxruntime', session.run(None, {'images': given})

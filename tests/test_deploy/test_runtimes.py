@@ -1,5 +1,8 @@
 """The runtimes: other sizes and batches than a file was made with, and what they refuse."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -47,3 +50,24 @@ def test_files_of_openvino_and_unknown_runtimes(tmp_path):
         open_model(tmp_path / 'model.xml', 'onnxruntime')
     with pytest.raises(MmacsError, match="unknown backend 'tensorrt'"):
         open_model(tmp_path / 'model.xml', 'tensorrt')
+
+
+SIGNALLED = """
+import os, signal, sys
+from mmacs.deploy.runtimes import open_model
+
+models = [open_model(sys.argv[1], 'openvino', 1) for _ in range(2)]
+while models:
+    models.pop(0)
+signal.signal(signal.SIGCHLD, lambda *_: print('handled'))
+os.kill(os.getpid(), signal.SIGCHLD)
+"""
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='POSIX signals')
+def test_signals_are_handled_after_models_are_gone(tmp_path):
+    """What a training does that follows an export: its data workers end."""
+    file = tmp_path / 'model.onnx'
+    file.write_bytes(residual_graph().SerializeToString())
+    ended = subprocess.run([sys.executable, '-c', SIGNALLED, str(file)], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, 'handled\n')

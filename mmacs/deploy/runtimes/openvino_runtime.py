@@ -6,6 +6,7 @@ import numpy as np
 
 from mmacs.deploy.packages import require
 from mmacs.deploy.runtimes.base import Runtime, Source
+from mmacs.deploy.runtimes.openvino_core import core
 
 _LAYERS = ('Convolution', 'Deconvolution', 'FullyConnected', 'MatMul')
 
@@ -16,15 +17,13 @@ class OpenVino(Runtime):
     backend = 'openvino'
 
     def __init__(self, source: Source, threads: int) -> None:
-        package = require('openvino')
-        self.version = package.__version__.partition('-')[0]
-        core = package.Core()
-        model = core.read_model(source)
+        self.version = require('openvino').__version__.partition('-')[0]
+        model = core().read_model(source)
         # without the hint, a CPU that has bfloat16 computes what is not quantized in it
         settings = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY', 'NUM_STREAMS': 1}
         if threads:
             settings['INFERENCE_NUM_THREADS'] = threads
-        self._compiled = core.compile_model(model, 'CPU', settings)
+        self._compiled = core().compile_model(model, 'CPU', settings)
         self._request = self._compiled.create_infer_request()
         self.inputs = {
             one.get_any_name(): tuple(None if size.is_dynamic else size.get_length() for size in one.partial_shape)
