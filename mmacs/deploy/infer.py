@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from mmacs.deploy.exported_file import open_exported
-from mmacs.deploy.metadata import Metadata
+from mmacs.deploy.metadata import Metadata, Preprocessing
 from mmacs.deploy.preprocessing import in_one_batch, prepared
 from mmacs.deploy.runtimes import BACKENDS
 from mmacs.utils.errors import MmacsError, printable, reason
@@ -69,8 +69,9 @@ def _run(args: argparse.Namespace) -> None:
     runtime, metadata = open_exported(args.file, args.backend)
     if out is not None and metadata.task != 'detection':
         raise MmacsError(f'--out draws detections, and {args.file} gives none')
-    picture = read_picture(args.picture)
     how = metadata.preprocessing
+    _require_reproduced(args.file, metadata.task, how)
+    picture = read_picture(args.picture)
     pixels, scale = prepared(picture, how)
     outputs = runtime.run({'images': in_one_batch([pixels], how.pad, runtime.inputs['images'])})
     if 'boxes' not in outputs:
@@ -87,6 +88,17 @@ def _run(args: argparse.Namespace) -> None:
     print(f'{len(shown)} {"object" if len(shown) == 1 else "objects"} with a score of {args.threshold} or more')
     if out is not None:
         draw(picture, shown, out)
+
+
+def _require_reproduced(file: str, task: str, how: Preprocessing) -> None:
+    unknown = [*how.unknown]
+    if task == 'detection' and (how.crop is not None or 'centre' in (how.resize or {})):
+        unknown.append('a crop, after which boxes lie elsewhere in the picture')
+    if unknown:
+        raise MmacsError(
+            f'{file} wants pictures prepared by {", ".join(printable(one, 80) for one in unknown)}, which is not done '
+            f'here: run it by tools/test.py CONFIG {Path(file).name} --backend onnxruntime, whose pipeline does it'
+        )
 
 
 def read_picture(path: str) -> Image.Image:

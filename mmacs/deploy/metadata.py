@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PREFIX = 'mmacs.'
 DIGEST = f'{PREFIX}digest'
+INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area', 'lanczos')  # MMCV's names
 TASKS = ('detection', 'classification', 'raw')
 
 
@@ -25,11 +26,14 @@ class Preprocessing:
         channel_order (str): ``'BGR'`` or ``'RGB'``: that of the input's channels.
         mean (List[float]): What the graph subtracts, per channel of the input, for information.
         std (List[float]): What it divides by.
-        resize (Dict, optional): ``scale`` [width, height] with ``keep_ratio``; or ``edge`` (``'short'`` or ``'long'``)
-            with ``scale``, one number. None if the picture stays as it is.
+        resize (Dict, optional): ``scale`` [width, height] with ``keep_ratio``; or ``edge`` (``'short'``, ``'long'``,
+            ``'width'`` or ``'height'``) with ``scale``, one number. ``interpolation`` is MMCV's name, bilinear by
+            default; ``centre`` the share of the shorter edge that a square in the centre has, if only that is resized.
+            None if the picture stays as it is.
         crop (List[int], optional): Height and width of what is cut out of the centre.
         pad (Dict): ``value`` in raw pixels, per channel of the input, and ``divisor``, ``size`` [height, width] or
             ``square``; at the right and lower edges.
+        unknown (List[str]): Transforms that change pixels besides, which are not told here.
     """
 
     channel_order: str = 'BGR'
@@ -38,6 +42,7 @@ class Preprocessing:
     resize: Optional[Dict[str, Any]] = None
     crop: Optional[List[int]] = None
     pad: Dict[str, Any] = field(default_factory=lambda: {'divisor': 1, 'value': [0.0, 0.0, 0.0]})
+    unknown: List[str] = field(default_factory=list)
 
 
 @dataclass
@@ -140,6 +145,13 @@ def _check(metadata: Metadata) -> None:
         if pair is not None and len(pair) != 2:
             raise ValueError(f'{pair!r} is not two sizes')
         sizes += pair or ()
+    if resize.get('interpolation', 'bilinear') not in INTERPOLATIONS:
+        raise ValueError(f'interpolation is {resize["interpolation"]!r}')
+    centre = resize.get('centre', 1)
+    if not is_number(centre) or not 0 < centre <= 1:
+        raise ValueError(f'{centre!r} is no share of an edge')
+    if not isinstance(how.unknown, list) or not all(isinstance(one, str) for one in how.unknown):
+        raise ValueError('unknown transforms have no names')
     for size in sizes:
         if type(size) is not int or not 0 < size <= 100_000:
             raise ValueError(f'{size!r} is no size in pixels')

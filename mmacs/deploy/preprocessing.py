@@ -6,15 +6,20 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
-from mmacs.deploy.metadata import Preprocessing
+from mmacs.deploy.metadata import INTERPOLATIONS, Preprocessing
 from mmacs.utils.errors import MmacsError
+
+_RESAMPLING = dict(zip(INTERPOLATIONS, ('NEAREST', 'BILINEAR', 'BICUBIC', 'BOX', 'LANCZOS')))  # Pillow's names
+_PASSIVE = ('Load', 'Pack', 'FilterAnnotations')  # how names of transforms begin that leave pixels as they are
+_ORDER = {'Resize': 1, 'ResizeEdge': 1, 'EfficientNetCenterCrop': 1, 'CenterCrop': 2, 'Pad': 3}
 
 
 def preprocessing_of(pipeline: Sequence[Mapping[str, Any]], data_preprocessor: Mapping[str, Any]) -> Preprocessing:
     """Returns what is done to a picture, from a config.
 
     Pictures are read as MMCV reads them, in BGR. What MMEngine's preprocessors pad with, after normalisation, is given
-    in raw pixels.
+    in raw pixels. One resizing, one crop and one padding in this order are told in full; other transforms are named as
+    ``unknown``.
 
     Args:
         pipeline (Sequence[Mapping]): Transforms for testing; those that leave pixels as they are, are passed over.
@@ -29,21 +34,51 @@ def preprocessing_of(pipeline: Sequence[Mapping[str, Any]], data_preprocessor: M
         mean, std, value = mean[::-1], std[::-1], value[::-1]
     pad: Dict[str, Any] = {'divisor': int(data_preprocessor.get('pad_size_divisor') or 1), 'value': value}
     found = Preprocessing(mean=mean, std=std, pad=pad)
+    last = 0
     for transform in pipeline:
-        kind = str(transform.get('type')).rpartition('.')[2]
-        if kind == 'Resize':
-            scale = transform.get('scale')
-            if scale is not None:
-                scale = [scale] * 2 if isinstance(scale, int) else list(scale)
-                found.resize = {'scale': scale, 'keep_ratio': bool(transform.get('keep_ratio'))}
-        elif kind == 'ResizeEdge':
-            found.resize = {'scale': transform['scale'], 'edge': transform.get('edge', 'short')}
-        elif kind == 'CenterCrop':
+        kind = transform.get('type')
+        kind = getattr(kind, '__name__', None) or str(kind).rpartition('.')[2]
+        if kind.startswith(_PASSIVE) or _changes_nothing(kind, transform):
+            continue
+        if _ORDER.get(kind, 0) <= last or not _is_reproduced(kind, transform):
+            found.unknown.append(kind)
+            continue
+        last = _ORDER[kind]
+        if kind == 'CenterCrop':
             size = transform['crop_size']
-            found.crop = [size] * 2 if isinstance(size, int) else list(size)
+            found.crop = [size] * 2 if isinstance(size, int) else list(size)[::-1]
         elif kind == 'Pad':
             pad.update(_padding_of(transform))
+        else:
+            found.resize = _resizing_of(kind, transform)
     return found
+
+
+def _changes_nothing(kind: str, transform: Mapping[str, Any]) -> bool:
+    return kind == 'RandomFlip' and transform.get('prob') in (0, None)
+
+
+def _is_reproduced(kind: str, transform: Mapping[str, Any]) -> bool:
+    """Whether :func:`prepared` and :func:`in_one_batch` can do what a transform does."""
+    if kind == 'Resize' and transform.get('scale') is None:
+        return False  # by a factor
+    if kind == 'Pad' and transform.get('padding_mode', 'constant') != 'constant':
+        return False
+    return not transform.get('auto_pad')
+
+
+def _resizing_of(kind: str, transform: Mapping[str, Any]) -> Dict[str, Any]:
+    if kind == 'Resize':
+        scale = transform['scale']
+        scale = [scale] * 2 if isinstance(scale, int) else list(scale)
+        found: Dict[str, Any] = {'scale': scale, 'keep_ratio': bool(transform.get('keep_ratio'))}
+    elif kind == 'ResizeEdge':
+        found = {'scale': transform['scale'], 'edge': transform.get('edge', 'short')}
+    else:
+        size = transform['crop_size']
+        found = {'scale': [size] * 2, 'keep_ratio': False, 'centre': size / (size + transform.get('crop_padding', 32))}
+    way = transform.get('interpolation', 'bicubic' if kind == 'EfficientNetCenterCrop' else 'bilinear')
+    return found if way == 'bilinear' else {**found, 'interpolation': way}
 
 
 def _padding_of(transform: Mapping[str, Any]) -> Dict[str, Any]:
@@ -71,9 +106,13 @@ def prepared(picture: Image.Image, how: Preprocessing) -> Tuple[np.ndarray, Tupl
         Tuple[np.ndarray, Tuple[float, float]]: uint8 pixels (3, H, W) in the input's channel order, and what widths and
         heights were multiplied by.
     """
+    resize = how.resize or {}
+    if 'centre' in resize:
+        picture = _square_of(picture, resize['centre'])
     size = resized_size(picture.size, how.resize)
     scale = size[0] / picture.width, size[1] / picture.height
-    pixels = np.asarray(picture.resize(size, Image.Resampling.BILINEAR) if size != picture.size else picture)
+    way = Image.Resampling[_RESAMPLING[resize.get('interpolation', 'bilinear')]]
+    pixels = np.asarray(picture.resize(size, way) if size != picture.size else picture)
     if how.crop is not None:
         pixels = _centre(pixels, how.crop)
     if how.channel_order == 'BGR':
@@ -88,12 +127,19 @@ def resized_size(size: Tuple[int, int], resize: Optional[Mapping[str, Any]]) -> 
     width, height = size
     scale = resize['scale']
     if 'edge' in resize:
-        by_width = (width < height) == (resize['edge'] == 'short')
+        by_width = {'short': width < height, 'long': width > height, 'width': True}.get(resize['edge'], False)
         return (scale, int(scale * height / width)) if by_width else (int(scale * width / height), scale)
     if not resize.get('keep_ratio'):
         return scale[0], scale[1]
     factor = min(max(scale) / max(size), min(scale) / min(size))
     return int(width * factor + 0.5), int(height * factor + 0.5)
+
+
+def _square_of(picture: Image.Image, share: float) -> Image.Image:
+    """The centre of a picture, a square of a share of its shorter edge."""
+    edge = share * min(picture.size)
+    left, top = (max(0, round((size - edge) / 2)) for size in picture.size)
+    return picture.crop((left, top, left + int(edge), top + int(edge)))
 
 
 def _centre(pixels: np.ndarray, crop: List[int]) -> np.ndarray:

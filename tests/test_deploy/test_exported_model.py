@@ -153,6 +153,10 @@ def test_metadata_come_back_and_the_digest_is_of_the_graph_alone():
     require_untouched(onnx.ModelProto(), 'a foreign file')
 
 
+class MultiScaleFlip:
+    """A transform of one's own, given as a class."""
+
+
 NORMAL = dict(mean=[10.0, 20.0, 30.0], std=[1.0, 2.0, 3.0])
 LOAD = dict(type='LoadImageFromFile')
 SQUARE = dict(type='Pad', pad_to_square=True, pad_val=dict(img=(114.0, 114.0, 114.0)))
@@ -173,6 +177,14 @@ PIPELINES = {
         ],
         dict(NORMAL, to_rgb=True),
     ),
+    'oblong classifier': (
+        [
+            dict(type='ResizeEdge', scale=70, edge='width', interpolation='bicubic', backend='pillow'),
+            dict(type='CenterCrop', crop_size=(50, 30)),  # width and height
+        ],
+        dict(NORMAL, to_rgb=True),
+    ),
+    'efficientnet': ([dict(type='EfficientNetCenterCrop', crop_size=56, crop_padding=8)], dict(NORMAL, to_rgb=True)),
 }
 
 
@@ -191,7 +203,7 @@ def test_a_picture_becomes_what_the_pipeline_makes_of_it(name, size):
     from mmcv.transforms import Compose
     from mmengine.registry import TRANSFORMS
 
-    scope = 'mmpretrain' if name == 'classifier' else 'mmdet'
+    scope = 'mmdet' if name in ('detector', 'yolox') else 'mmpretrain'
     steps = [dict(step, _scope_=scope) for step in PIPELINES[name][0] if not step['type'].startswith(('Load', 'Pack'))]
     rows = np.linspace(0, 255, size[0] * size[1], dtype=np.float32).reshape(size[1], size[0], 1)
     picture = (rows * [1.0, 0.5, 0.2]).astype(np.uint8)  # smooth, so that ways to interpolate hardly differ
@@ -204,6 +216,40 @@ def test_a_picture_becomes_what_the_pipeline_makes_of_it(name, size):
         pixels = in_one_batch([pixels], how.pad, (None, 3, None, None))[0]
     assert pixels.shape == wanted.transpose(2, 0, 1).shape
     assert np.abs(pixels.astype(float) - wanted.transpose(2, 0, 1)).mean() < 2
+
+
+FIRST = dict(type='Resize', scale=(100, 100))
+
+
+@pytest.mark.parametrize(
+    ('pipeline', 'unknown'),
+    [
+        ([LOAD, FIRST, dict(type='RandomFlip', prob=0.0), dict(type='LoadAnnotations')], []),
+        ([LOAD, dict(type='mmcv.Normalize', mean=[0.0] * 3, std=[1.0] * 3), FIRST], ['Normalize']),
+        ([LOAD, FIRST, FIRST], ['Resize']),
+        ([LOAD, dict(type='CenterCrop', crop_size=5), FIRST], ['Resize']),
+        ([dict(type='Resize', scale_factor=0.5)], ['Resize']),
+        ([dict(type='CenterCrop', crop_size=500, auto_pad=True)], ['CenterCrop']),
+        ([dict(type=MultiScaleFlip)], ['MultiScaleFlip']),
+    ],
+)
+def test_transforms_that_a_file_cannot_tell_are_named(pipeline, unknown):
+    assert preprocessing_of(pipeline, {}).unknown == unknown
+
+
+@pytest.mark.parametrize(
+    ('how', 'words'),
+    [
+        (Preprocessing(unknown=['GaussianBlur']), 'prepared by GaussianBlur, which is not done here'),
+        (Preprocessing(crop=[20, 20]), 'boxes lie elsewhere'),
+    ],
+)
+def test_a_picture_that_cannot_be_prepared_is_refused(how, words, tmp_path, capsys):
+    path = saved(detector_graph(preprocessing=how), tmp_path / 'detector.onnx')
+    Image.new('RGB', (40, 20)).save(tmp_path / 'picture.png')
+    assert main([path, str(tmp_path / 'picture.png')]) == 1
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.startswith(f'error: {path} wants pictures') and words in printed
 
 
 def test_long_edges():
