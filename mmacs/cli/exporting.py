@@ -62,6 +62,8 @@ def export_run(
         MmacsError: If the model can't be exported, or a file can't be written.
     """
     require_free(out, force)
+    if cfg.get('launcher', 'none') != 'none':
+        raise MmacsError('an export is made by one process: leave --launcher out')
     columns = SpinnerColumn(), TextColumn('{task.description}'), TimeElapsedColumn()
     with surroundings(cfg.work_dir), Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task('model', total=None)
@@ -168,7 +170,6 @@ def evaluation(runner: Runner, result: Exported, advance: Optional[Callable[[str
             validation.model = ExportedModel(str(file), backend)
             value = validation.score()
             rows.append({'of': backend, 'value': value, 'passed': abs(value - simulation) <= bar})
-    validation.model = unwrapped(runner)
     return {
         'metric': validation.metric,
         'images': validation.num_images,

@@ -16,7 +16,7 @@ from mmacs.quantization import Specification
 from mmacs.registry import MODELS
 from mmacs.utils.checkpoint_file import read_checkpoint
 from mmacs.utils.errors import MmacsError
-from mmacs.utils.files import write_whole
+from mmacs.utils.files import require_new, write_whole
 
 
 def publish(source: os.PathLike, target: os.PathLike) -> Path:
@@ -65,6 +65,7 @@ def publish_packed(source: os.PathLike, target: os.PathLike, cfg: Config, force:
         MmacsError: If the checkpoint is missing, in full precision, or of another model, or as
             :func:`mmacs.deploy.pack`.
     """
+    require_new(target, force)
     checkpoint = read_checkpoint(source)
     if STATE_KEY not in checkpoint:
         raise MmacsError(f'{source} is in full precision: pack the checkpoint of a quantized model')

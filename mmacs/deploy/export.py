@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmacs.adapters.mmengine.pixel_settings import pixel_settings
 from mmacs.deploy.exportable import require_exportable, require_free, require_packages, require_settings
 from mmacs.deploy.metadata import Metadata, write_metadata
 from mmacs.deploy.packages import require
 from mmacs.deploy.pipeline import Pipeline
-from mmacs.deploy.pixels import settings_of
 from mmacs.deploy.preprocessing import preprocessing_of
 from mmacs.deploy.reference import reference_model
 from mmacs.utils.errors import MmacsError, reason
@@ -33,6 +33,10 @@ class Exported(NamedTuple):
     simulation: Pipeline
     metadata: Metadata
     example: Tuple[int, int]  # height and width of the images that were traced
+
+    def __repr__(self) -> str:
+        """Returns the size and the outputs; all content would be megabytes."""
+        return f'Exported({self.model.ByteSize():,} bytes, outputs {", ".join(self.names)})'
 
 
 def export_model(model: nn.Module, file: os.PathLike, *, force: bool = False, **settings: Any) -> Exported:
@@ -196,7 +200,7 @@ def _metadata(
         dataset = dataset['dataset']
     known = {**(dataset.get('metainfo') or {}), **(getattr(model, 'dataset_meta', None) or {})}
     preprocessor = getattr(model, 'data_preprocessor', None)
-    settings = {} if preprocessor is None else settings_of(preprocessor)
+    settings = {} if preprocessor is None else pixel_settings(preprocessor)
     return Metadata(
         task=task,
         classes=[str(name) for name in known.get('classes') or known.get('CLASSES') or ()],

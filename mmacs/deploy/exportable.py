@@ -11,7 +11,8 @@ from mmacs.deploy.packages import require
 from mmacs.quantization import quantizers
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.utils.checks import require_known, require_switch, require_whole
-from mmacs.utils.errors import MmacsError
+from mmacs.utils.errors import MmacsError, shortened
+from mmacs.utils.files import require_new
 
 FORMATS = ('qcdq', 'qonnx')
 TARGETS = ('cpu', 'tensorrt')
@@ -50,10 +51,8 @@ def require_free(file: os.PathLike, force: bool) -> None:
         )
     if path.is_dir():
         raise MmacsError(f'{path} is a folder: name a file')
-    if not force:
-        for each in files_of(path):
-            if each.exists():
-                raise MmacsError(f'{each} exists: give another name, or force (--force) to replace it')
+    for each in files_of(path):
+        require_new(each, force)
 
 
 def files_of(path: Path) -> Tuple[Path, ...]:
@@ -109,6 +108,8 @@ def require_exportable(model: nn.Module, format: str) -> None:
     Raises:
         MmacsError: If it is none, or has layers that no format knows.
     """
+    if not isinstance(model, nn.Module):
+        raise MmacsError(f'a quantized model (nn.Module) is needed, got {shortened(model)}')
     layers = {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}
     kind = type(model).__name__
     if not layers and not any(True for _ in quantizers(model)):

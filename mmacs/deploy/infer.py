@@ -113,7 +113,8 @@ def read_picture(path: str) -> Image.Image:
     except UnidentifiedImageError as error:
         raise MmacsError(f'cannot read the picture {path}: it is no image') from error
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise MmacsError(f'cannot read the picture {path}: {reason(error)}') from error
+        why = getattr(error, 'strerror', None) or reason(error)
+        raise MmacsError(f'cannot read the picture {path}: {why}') from error
 
 
 def detections(outputs: dict, metadata: Metadata, scale: Tuple[float, float], size: Tuple[int, int]) -> List[Detection]:

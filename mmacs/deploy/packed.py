@@ -20,7 +20,7 @@ from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.utils.checks import is_whole
 from mmacs.utils.errors import MmacsError, printable, reason, shortened
-from mmacs.utils.files import atomic_path
+from mmacs.utils.files import atomic_path, require_new
 from mmacs.utils.json_file import parse
 from mmacs.utils.libraries import library_versions
 from mmacs.version import __version__
@@ -74,8 +74,12 @@ def pack(model: nn.Module, file: os.PathLike, force: bool = False) -> Path:
     """
     safetensors = require('safetensors.torch')
     path = Path(file)
-    if path.exists() and not force:
-        raise MmacsError(f'{path} exists: choose another name, or replace it with force (--force)')
+    require_new(path, force)
+    if not isinstance(model, nn.Module):
+        raise MmacsError(f'a quantized model (nn.Module) is needed, got {shortened(model)}')
+    halved = next((key for key, value in model.state_dict().items() if _is_half(value)), None)
+    if halved is not None:
+        raise MmacsError(f'{halved} is in half precision, and a packed model is in float32: pack model.float()')
     model = copy.deepcopy(model).cpu().eval()  # quantizers whose range follows the data change in training
     content = _packed(model)
     metadata = {**content.metadata, _DIGEST: _digest(content)}
@@ -167,6 +171,10 @@ def _packed(model: nn.Module) -> _Content:
         {key: value.detach().contiguous().clone() for key, value in tensors.items()},
         {f'{_PREFIX}{key}': json.dumps(value, separators=(',', ':')) for key, value in said.items()},
     )
+
+
+def _is_half(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
 
 
 def _quantized_layers(model: nn.Module) -> Iterator[Tuple[str, QuantizedLayer]]:

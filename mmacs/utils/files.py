@@ -56,6 +56,16 @@ def write_whole(path: os.PathLike, content: bytes, elsewhere: str = 'choose anot
         temporary.write_bytes(content)
 
 
+def require_new(path: os.PathLike, force: bool) -> None:
+    """Require that a file does not exist, unless it may be replaced.
+
+    Raises:
+        MmacsError: If it does.
+    """
+    if Path(path).exists() and not force:
+        raise MmacsError(f'{path} exists: give another name, or force (--force) to replace it')
+
+
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,8 @@ from mmacs.deploy import export_model, exported, open_model
 from mmacs.deploy.metadata import read_metadata
 from mmacs.deploy.modules.activation import recorded_integers
 from mmacs.deploy.reference import reference_model
+from mmacs.deploy.runtimes import BACKENDS
+from mmacs.utils.errors import MmacsError
 from tests.test_deploy.models import Small, quantized, with_random_norms
 
 IMAGES = [torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
@@ -210,6 +212,9 @@ def test_qonnx_runs_in_its_own_executor_as_the_reference_does(tmp_path):
     with torch.no_grad():
         (expected,) = result.reference(images)
     scale = expected.abs().max().item()
+    for backend in BACKENDS:
+        with pytest.raises(MmacsError, match='in the format qonnx, which runtimes do not read'):
+            open_model(file, backend)
     model = ModelWrapper(str(file))
     assert any(node.op_type == 'Quant' for node in model.graph.node)
     for each in (model, cleanup_model(model)):

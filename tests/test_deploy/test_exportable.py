@@ -32,6 +32,10 @@ def file(tmp_path):
     return tmp_path / 'model.onnx'
 
 
+def test_what_is_no_model(file):
+    assert refused(None, file) == 'a quantized model (nn.Module) is needed, got None'
+
+
 def test_a_full_precision_model(file):
     message = refused(nn.Sequential(nn.Conv2d(3, 4, 1)), file)
     assert message.startswith('this Sequential is in full precision: mmacs exports quantized models')

@@ -284,7 +284,7 @@ def test_a_picture_that_is_classified(tmp_path, capsys):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (['none.png'], 'cannot read the picture none.png'),
+        (['none.png'], 'cannot read the picture none.png: No such file or directory'),
         (['text.png'], 'cannot read the picture text.png: it is no image'),
         (['black.png', '--threshold', '2'], '--threshold is a score from 0 to 1, got 2.0'),
         (['white.png', '--out', 'out.txt'], 'has a suffix of no image format'),

@@ -183,13 +183,17 @@ def test_what_cannot_be_packed(tmp_path):
         pack(quantize_model(Small()), file)
     with pytest.raises(MmacsError, match='has no quantized weight to pack'):
         pack(build_quantized_model('PackedSmall', None), file)
+    with pytest.raises(MmacsError, match='is in half precision, and a packed model is in float32'):
+        pack(small(dict(preset='w4a4'), images).half(), file)
+    with pytest.raises(MmacsError, match='a quantized model .* is needed, got None'):
+        pack(None, file)
     model = small(dict(preset='w4a4'), images)
     model.conv1 = nn.Conv2d(3, 8, 5, padding=2)  # not what its config says
     with pytest.raises(MmacsError, match='does not fit the model that it describes'):
         pack(model, file)
     assert not list(tmp_path.iterdir())
     file.write_text('mine')
-    with pytest.raises(MmacsError, match='exists: choose another name, or replace it with force'):
+    with pytest.raises(MmacsError, match='exists: give another name, or force'):
         pack(small(dict(preset='w4a4'), images), file)
     assert file.read_text() == 'mine'
 

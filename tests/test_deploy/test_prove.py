@@ -137,6 +137,12 @@ def test_a_file_for_fpga_flows_is_executed():
     proof = prove(made.model, made.reference, made.simulation, [torch.rand(1, 3, 8, 8)])
     assert proof.failures == [] and proof.runtimes.keys() == {'qonnx'}
     assert proof.runtimes['qonnx']['outputs']['output_difference_largest'] < 1e-5
+    integers = proof.runtimes['qonnx']['integers']
+    assert integers['equal'] == 1 and integers['layers'].keys() == {'0.input_quantizer', '2.input_quantizer'}
     rows = {row.what: row.found for row in rows_of(full_report(made, proof))}
     assert rows['weights'] == '2 FLOAT, whose bits are in Quant nodes'
     assert 'QONNX executor' in page_of(full_report(made, proof))
+    bias = next(one for one in made.model.graph.initializer if list(one.dims) == [4])
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 1, bias.name))
+    failures = prove(made.model, made.reference, made.simulation, [torch.rand(1, 3, 8, 8)]).failures
+    assert failures and all(one.startswith('qonnx: ') for one in failures)

@@ -45,6 +45,7 @@ def test_a_file_that_is_not_what_was_trained_is_not_written(trained, command, tm
     ('options', 'message'),
     [
         (['--out', 'model.pt'], 'must end in .onnx'),
+        (['--out', 'model.onnx', '--launcher', 'pytorch'], 'leave --launcher out'),
         (['--out', 'model.onnx', '--images', '0'], '--images must be at least 1, got 0'),
         (['--out', 'model.onnx', '--fixed-shape'], '--fixed-shape needs --shape HEIGHT WIDTH'),
         (['--out', 'model.onnx', '--format', 'qonnx', '--evaluate'], 'which --format qonnx is not'),

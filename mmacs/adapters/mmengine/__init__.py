@@ -1,1 +1,1 @@
-"""What is known of MMEngine: its wrappers around data sets, and where transforms take other images from."""
+"""What is known of MMEngine: wrappers of data sets, images that transforms fetch, data preprocessors."""

@@ -1,6 +1,6 @@
 """Weights as integers."""
 
-from typing import Callable, Sequence
+from typing import Any, Callable, Dict, Sequence, Union
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,29 @@ def narrowed(values: Tensor) -> Tensor:
     return values.contiguous()
 
 
-class Weight(nn.Module):
+class _Levels(nn.Module):
+    """The integers of a layer's weight, and what makes values of them: once, or for each level of the pyramid."""
+
+    def __init__(self, weights: Sequence[Union[IntegerWeight, Codebook]], shape: torch.Size, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.bits = weights[0].bits
+        self.num_levels = len(weights)
+        self.shape = shape
+
+    def _part(self, key: str, level: int) -> Tensor:
+        return getattr(self, f'{key}_{level if self.num_levels > 1 else 0}')
+
+    def _attributes(self) -> Dict[str, Any]:
+        """Attributes of the node of a file."""
+        return {'name': self.name, 'bits': self.bits}
+
+    def extra_repr(self) -> str:
+        """Returns the bit-width and the shape, for ``print(model)``."""
+        return f'bits={self.bits}, shape={tuple(self.shape)}'
+
+
+class Weight(_Levels):
     """A layer's weight, ``scale * (multiplier * levels + shift)``; levels of the pyramid share all but the scale.
 
     Args:
@@ -31,11 +53,9 @@ class Weight(nn.Module):
     """
 
     def __init__(self, weights: Sequence[IntegerWeight], restore_layout: Callable[[Tensor], Tensor], name: str) -> None:
-        super().__init__()
-        self.name = name
-        self.bits = weights[0].bits
-        self.num_levels = len(weights)
-        self.register_buffer('levels', restore_layout(weights[0].levels).contiguous())
+        levels = restore_layout(weights[0].levels).contiguous()
+        super().__init__(weights, levels.shape, name)
+        self.register_buffer('levels', levels)
         for number, weight in enumerate(weights):
             for key in ('multiplier', 'shift', 'scale'):
                 column = getattr(weight, key).view(-1, *[1] * (self.levels.dim() - 1))
@@ -51,20 +71,12 @@ class Weight(nn.Module):
         if not is_exporting():
             return self.codes(level) * self._part('scale', level)
         parts = tuple(self._part(key, level) for key in ('multiplier', 'shift', 'scale'))
-        attributes = {'name': self.name, 'bits': self.bits}
         return torch.onnx.ops.symbolic(
-            WEIGHT, (self.levels, *parts), attributes, dtype=torch.float32, shape=self.levels.shape, version=1
+            WEIGHT, (self.levels, *parts), self._attributes(), dtype=torch.float32, shape=self.shape, version=1
         )
 
-    def _part(self, key: str, level: int) -> Tensor:
-        return getattr(self, f'{key}_{level if self.num_levels > 1 else 0}')
 
-    def extra_repr(self) -> str:
-        """Returns the bit-width and the shape, for ``print(model)``."""
-        return f'bits={self.bits}, shape={tuple(self.levels.shape)}'
-
-
-class TableWeight(nn.Module):
+class TableWeight(_Levels):
     """A layer's weight whose levels are not evenly spaced; levels of the pyramid share all but the table.
 
     Args:
@@ -74,11 +86,7 @@ class TableWeight(nn.Module):
     """
 
     def __init__(self, weights: Sequence[Codebook], restore_layout: Callable[[Tensor], Tensor], name: str) -> None:
-        super().__init__()
-        self.name = name
-        self.bits = weights[0].bits
-        self.num_levels = len(weights)
-        self.shape = weights[0].levels.shape
+        super().__init__(weights, weights[0].levels.shape, name)
         self.restore_layout = restore_layout
         self.register_buffer('levels', weights[0].levels.flatten(1))
         for number, weight in enumerate(weights):
@@ -86,15 +94,12 @@ class TableWeight(nn.Module):
 
     def forward(self, level: int) -> Tensor:
         """Returns the weight, float32, in the layer's layout."""
-        table = getattr(self, f'table_{level if self.num_levels > 1 else 0}')
+        table = self._part('table', level)
         if is_exporting():
-            attributes, shape = {'name': self.name, 'bits': self.bits}, self.levels.shape
-            inputs = (table, self.levels)
-            rows = torch.onnx.ops.symbolic(TABLE, inputs, attributes, dtype=torch.float32, shape=shape, version=1)
+            inputs, shape = (table, self.levels), self.levels.shape
+            rows = torch.onnx.ops.symbolic(
+                TABLE, inputs, self._attributes(), dtype=torch.float32, shape=shape, version=1
+            )
         else:
             rows = table.gather(1, self.levels.long())
         return self.restore_layout(rows.view(self.shape))
-
-    def extra_repr(self) -> str:
-        """Returns the bit-width and the shape, for ``print(model)``."""
-        return f'bits={self.bits}, shape={tuple(self.shape)}'

@@ -111,19 +111,16 @@ def _rows(report: Dict[str, Any]) -> Iterator[Row]:
     yield Row('what rounding of biases changes, as a whole', _outputs(rounding['outputs']))
     for backend, one in report['runtimes'].items():
         name = TITLES[backend]
-        if 'integers' not in one:
-            yield Row(f'{name} against the reference, as a whole', _outputs(one['outputs']))
-            continue
         wanted = f'{100 * bars["all_integers"]:.2f} % of all, {100 * bars["each_layer"]:.1f} % of each layer, {apart}'
         passed = not any(failure.startswith(f'{backend}:') for failure in report['failures'])
         yield Row(f'{name} against the reference, each layer on its own', _integers(one['integers']), wanted, passed)
         yield Row(f'{name} against the reference, as a whole', _outputs(one['outputs']))
-        layers = one['layers']
-        yield Row(f'{name}: layers in integers', f'{layers["integer"]} of {layers["layers"]}')
+        if 'layers' in one:
+            yield Row(f'{name}: layers in integers', '{integer} of {layers}'.format(**one['layers']))
     sizes = report['sizes']
     if sizes.get('float32'):
-        ratio = sizes['float32'] / sizes['file']
-        yield Row('size', f'{megabytes(sizes["file"])}, {ratio:.2f} times smaller than in float32')
+        smaller = f', {sizes["float32"] / sizes["file"]:.2f} times smaller than in float32'
+        yield Row('size', megabytes(sizes['file']) + (smaller if sizes['float32'] > sizes['file'] else ''))
     for row in report.get('evaluation', {}).get('rows', ()):
         yield Row(
             f'{report["evaluation"]["metric"]} of {TITLES.get(row["of"], row["of"])}',

@@ -66,15 +66,15 @@ class Wires:
         return max(found, key=lambda tensor: math.prod(tensor.dims), default=None)
 
     def integers(self) -> Dict[str, 'NodeProto']:
-        """Returns the values that hold quantized activations, ``<quantizer>#<call>``, with the QuantizeLinear of each.
+        """Returns the values that hold quantized activations, ``<quantizer>#<call>``, with the node that rounds each.
 
-        It is the one before the Clip to fewer than 8 bits, where there is one.
+        That is a QuantizeLinear, before the Clip to fewer than 8 bits where there is one, or QONNX's Quant.
         """
         found = {}
         for node in self.nodes:
             name, start = node.output[0] if node.output else '', node
             if node.op_type == 'Clip':
                 start = self.maker.get(node.input[0])
-            if _INTEGERS.fullmatch(name) and start is not None and start.op_type == 'QuantizeLinear':
+            if _INTEGERS.fullmatch(name) and start is not None and start.op_type in ('QuantizeLinear', 'Quant'):
                 found[name] = start
         return found

@@ -107,6 +107,8 @@ def open_model(source: Source, backend: str = 'onnxruntime', threads: int = 0) -
         if not isinstance(source, bytes) and source.suffix not in ('.onnx', '.xml'):
             raise MmacsError(f'{source} is no exported file: these end in .onnx, or in .xml for OpenVINO') from error
         what = 'the model' if isinstance(source, bytes) else source
+        if 'qonnx.custom_op' in str(error):
+            raise MmacsError(f'{what} is in the format qonnx, which runtimes do not read: export it in qcdq') from error
         raise MmacsError(f'{backend} cannot open {what}: {reason(error)}') from error
 
 
