@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument('--force', action='store_true', help='replace a file that is there')
     args = parser.parse_args()
     out = Path(args.out)
-    require_free(out, args.force)
+    require_free(out, args.force, args.format)
     if args.fixed_shape and not args.shape:
         raise MmacsError('--fixed-shape needs --shape HEIGHT WIDTH')
     if args.images < 1:

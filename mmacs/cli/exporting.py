@@ -61,7 +61,7 @@ def export_run(
     Raises:
         MmacsError: If the model can't be exported, or a file can't be written.
     """
-    require_free(out, force)
+    require_free(out, force, settings.get('format', 'qcdq'))
     if cfg.get('launcher', 'none') != 'none':
         raise MmacsError('an export is made by one process: leave --launcher out')
     columns = SpinnerColumn(), TextColumn('{task.description}'), TimeElapsedColumn()

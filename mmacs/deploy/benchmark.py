@@ -16,7 +16,7 @@ from mmacs.deploy.packages import require
 from mmacs.deploy.runtimes import BACKENDS, TITLES, open_model
 from mmacs.quantization import disabled
 
-_WARM = 1  # turns before the first that counts
+_WARM = 1  # turns before those that count
 
 
 def benchmark(
@@ -90,7 +90,7 @@ def in_turns(candidates: Mapping[str, Callable[[], object]], repetitions: int) -
 
     Args:
         candidates (Mapping[str, Callable]): What to call, by name.
-        repetitions (int): Calls of each that count; a few turns before them don't.
+        repetitions (int): Turns of each that count, after one that doesn't.
     """
     seconds: Dict[str, List[float]] = {name: [] for name in candidates}
     for number in range(_WARM + repetitions):

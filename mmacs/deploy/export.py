@@ -3,7 +3,7 @@
 import copy
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from mmacs.deploy.exportable import require_exportable, require_free, require_pa
 from mmacs.deploy.metadata import Metadata, write_metadata
 from mmacs.deploy.packages import require
 from mmacs.deploy.pipeline import Pipeline
-from mmacs.deploy.preprocessing import preprocessing_of
+from mmacs.deploy.preprocessing import data_of, preprocessing_of
 from mmacs.deploy.reference import reference_model
 from mmacs.utils.errors import MmacsError, reason
 from mmacs.utils.files import write_whole
@@ -56,7 +56,7 @@ def export_model(model: nn.Module, file: os.PathLike, *, force: bool = False, **
     Raises:
         MmacsError: If the model can't be exported, or the file can't be written.
     """
-    require_free(file, force)
+    require_free(file, force, settings.get('format', 'qcdq'))
     result = exported(model, **settings)
     write_file(result, file, force)
     return result
@@ -193,19 +193,15 @@ def _metadata(
     format: str,
     target: str,
 ) -> Metadata:
-    given: Dict[str, Any] = dict(config or {})
-    loader = given.get('test_dataloader') or given.get('val_dataloader') or {}
-    dataset = loader.get('dataset') or {}
-    while 'pipeline' not in dataset and isinstance(dataset.get('dataset'), Mapping):
-        dataset = dataset['dataset']
-    known = {**(dataset.get('metainfo') or {}), **(getattr(model, 'dataset_meta', None) or {})}
+    pipeline, metainfo = data_of(config or {})
+    known = {**metainfo, **(getattr(model, 'dataset_meta', None) or {})}
     preprocessor = getattr(model, 'data_preprocessor', None)
     settings = {} if preprocessor is None else pixel_settings(preprocessor)
     return Metadata(
         task=task,
         classes=[str(name) for name in known.get('classes') or known.get('CLASSES') or ()],
         recipe=_plain(getattr(model, 'recipe', {})),
-        preprocessing=preprocessing_of(dataset.get('pipeline', ()), settings),
+        preprocessing=preprocessing_of(pipeline, settings),
         config=Path(str(getattr(config, 'filename', None) or '')).name,
         input_shape=shape or [None, _channels(model), None, None],
         format=format,

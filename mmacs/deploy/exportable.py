@@ -38,19 +38,19 @@ def require_packages() -> None:
             )
 
 
-def require_free(file: os.PathLike, force: bool) -> None:
+def require_free(file: os.PathLike, force: bool, format: str = 'qcdq') -> None:
     """Require a place for a file.
 
     Raises:
-        MmacsError: If it has another suffix than those that are written, or exists.
+        MmacsError: If it has another suffix than those that are written in a format, or exists.
     """
     path = Path(file)
     if path.suffix not in SUFFIXES:
         raise MmacsError(
             f'{path} must end in .onnx, or in .xml for OpenVINO: it is the suffix that says what is written'
         )
-    if path.is_dir():
-        raise MmacsError(f'{path} is a folder: name a file')
+    if path.suffix == '.xml' and format == 'qonnx':
+        raise MmacsError(f'{path} must end in .onnx: OpenVINO, which .xml is for, does not read the format qonnx')
     for each in files_of(path):
         require_new(each, force)
 
@@ -102,14 +102,23 @@ def require_settings(
         raise MmacsError('format qonnx is for FPGA flows, and TensorRT does not read it: leave out one of the two')
 
 
+def require_model(model: object) -> None:
+    """Require a module.
+
+    Raises:
+        MmacsError: If it is something else.
+    """
+    if not isinstance(model, nn.Module):
+        raise MmacsError(f'a quantized model (nn.Module) is needed, got {shortened(model)}')
+
+
 def require_exportable(model: nn.Module, format: str) -> None:
     """Require a quantized model whose quantizers are ready and have integers of at most 8 bits.
 
     Raises:
         MmacsError: If it is none, or has layers that no format knows.
     """
-    if not isinstance(model, nn.Module):
-        raise MmacsError(f'a quantized model (nn.Module) is needed, got {shortened(model)}')
+    require_model(model)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}
     kind = type(model).__name__
     if not layers and not any(True for _ in quantizers(model)):

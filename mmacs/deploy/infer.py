@@ -64,8 +64,8 @@ def _run(args: argparse.Namespace) -> None:
     if not 0 <= args.threshold <= 1:
         raise MmacsError(f'--threshold is a score from 0 to 1, got {args.threshold}')
     out = None if args.out is None else Path(args.out)
-    if out is not None and out.suffix.lower() not in Image.registered_extensions():
-        raise MmacsError(f'--out {out} has a suffix of no image format: take .png or .jpg')
+    if out is not None and Image.registered_extensions().get(out.suffix.lower()) not in ('PNG', 'JPEG', 'WEBP'):
+        raise MmacsError(f'--out {out} must end in .png, .jpg or .webp')
     runtime, metadata = open_exported(args.file, args.backend)
     if out is not None and metadata.task != 'detection':
         raise MmacsError(f'--out draws detections, and {args.file} gives none')
@@ -91,14 +91,14 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _require_reproduced(file: str, task: str, how: Preprocessing) -> None:
-    unknown = [*how.unknown]
-    if task == 'detection' and (how.crop is not None or 'centre' in (how.resize or {})):
-        unknown.append('a crop, after which boxes lie elsewhere in the picture')
-    if unknown:
+    if how.unknown:
+        names = ' and '.join(printable(one, 80) for one in how.unknown)
         raise MmacsError(
-            f'{file} wants pictures prepared by {", ".join(printable(one, 80) for one in unknown)}, which is not done '
-            f'here: run it by tools/test.py CONFIG {Path(file).name} --backend onnxruntime, whose pipeline does it'
+            f'{file} takes pictures prepared by {names}, which is not done here: evaluate it by '
+            f'`tools/test.py CONFIG {file}`, whose pipeline does it'
         )
+    if task == 'detection' and (how.crop is not None or 'centre' in (how.resize or {})):
+        raise MmacsError(f"{file} crops pictures, and its boxes can't be put back into the whole picture")
 
 
 def read_picture(path: str) -> Image.Image:

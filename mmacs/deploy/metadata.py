@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 
 PREFIX = 'mmacs.'
 DIGEST = f'{PREFIX}digest'
-INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area', 'lanczos')  # MMCV's names
+# MMCV's names of the ways to interpolate, and those of the libraries that do it
+INTERPOLATIONS = {
+    'cv2': {
+        'nearest': 'INTER_NEAREST',
+        'bilinear': 'INTER_LINEAR',
+        'bicubic': 'INTER_CUBIC',
+        'area': 'INTER_AREA',
+        'lanczos': 'INTER_LANCZOS4',
+    },
+    'pillow': {name: name.upper() for name in ('nearest', 'bilinear', 'bicubic', 'box', 'lanczos', 'hamming')},
+}
+EDGES = ('short', 'long', 'width', 'height')
 TASKS = ('detection', 'classification', 'raw')
 
 
@@ -27,9 +38,9 @@ class Preprocessing:
         mean (List[float]): What the graph subtracts, per channel of the input, for information.
         std (List[float]): What it divides by.
         resize (Dict, optional): ``scale`` [width, height] with ``keep_ratio``; or ``edge`` (``'short'``, ``'long'``,
-            ``'width'`` or ``'height'``) with ``scale``, one number. ``interpolation`` is MMCV's name, bilinear by
-            default; ``centre`` the share of the shorter edge that a square in the centre has, if only that is resized.
-            None if the picture stays as it is.
+            ``'width'`` or ``'height'``) with ``scale``, one number. ``backend`` is ``'cv2'`` (default) or ``'pillow'``,
+            ``interpolation`` MMCV's name, bilinear by default; ``centre`` the share of the shorter edge that a square
+            in the centre has, if only that is resized. None if the picture stays as it is.
         crop (List[int], optional): Height and width of what is cut out of the centre.
         pad (Dict): ``value`` in raw pixels, per channel of the input, and ``divisor``, ``size`` [height, width] or
             ``square``; at the right and lower edges.
@@ -73,7 +84,12 @@ class Metadata:
 
 
 def write_metadata(model: 'ModelProto', metadata: Metadata) -> None:
-    """Put the metadata and the digest of the graph into a model, in the place of others of ours."""
+    """Put the metadata and the digest of the graph into a model, in the place of others of ours.
+
+    Raises:
+        ValueError: If :func:`read_metadata` would refuse them.
+    """
+    _check(metadata)
     others = [(one.key, one.value) for one in model.metadata_props if not one.key.startswith(PREFIX)]
     del model.metadata_props[:]
     for key, value in others:
@@ -106,10 +122,8 @@ def read_metadata(properties: Mapping[str, str], file: object) -> Metadata:
         raise MmacsError(f'{file} was not written by mmacs: it says nothing of classes and preprocessing')
     try:
         values = {key: json.loads(text) for key, text in own.items()}
-        known = {one.name for one in fields(Metadata)}
-        values = {key: value for key, value in values.items() if key in known}
-        values['preprocessing'] = Preprocessing(**values.get('preprocessing', {}))
-        metadata = Metadata(**values)
+        preprocessing = _known(Preprocessing, values.pop('preprocessing', {}))
+        metadata = Metadata(preprocessing=Preprocessing(**preprocessing), **_known(Metadata, values))
         _check(metadata)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise MmacsError(f'the metadata of {file} are damaged: {str(error)[:200]}') from error
@@ -127,13 +141,28 @@ def require_untouched(model: 'ModelProto', file: object) -> None:
         raise MmacsError(f'{file} was changed after mmacs wrote it: its graph is not the one that was proven')
 
 
+def _known(kind: type, values: Mapping[str, Any]) -> Dict[str, Any]:
+    """Values that this version knows; later ones may write more."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f'{str(values)[:80]!r} is no dict')
+    return {one.name: values[one.name] for one in fields(kind) if one.name in values}
+
+
 def _check(metadata: Metadata) -> None:
     """Require what is used to be what it should be; the file may come from anywhere."""
-    how = metadata.preprocessing
     if metadata.task not in TASKS:
         raise ValueError(f'task is {metadata.task!r}')
     if not isinstance(metadata.classes, list) or not all(isinstance(one, str) for one in metadata.classes):
         raise ValueError('classes are no names')
+    require_sound(metadata.preprocessing)
+
+
+def require_sound(how: Preprocessing) -> None:
+    """Require values that pictures can be prepared by.
+
+    Raises:
+        KeyError, TypeError, ValueError: If one is of another kind, or out of all proportion.
+    """
     if how.channel_order not in ('BGR', 'RGB'):
         raise ValueError(f'channel_order is {how.channel_order!r}')
     for numbers in (how.mean, how.std, how.pad.get('value', [0, 0, 0])):
@@ -145,8 +174,11 @@ def _check(metadata: Metadata) -> None:
         if pair is not None and len(pair) != 2:
             raise ValueError(f'{pair!r} is not two sizes')
         sizes += pair or ()
-    if resize.get('interpolation', 'bilinear') not in INTERPOLATIONS:
-        raise ValueError(f'interpolation is {resize["interpolation"]!r}')
+    if 'edge' in resize and resize['edge'] not in EDGES:
+        raise ValueError(f'edge is {resize["edge"]!r}')
+    way = resize.get('backend', 'cv2'), resize.get('interpolation', 'bilinear')
+    if way[1] not in INTERPOLATIONS[way[0]]:
+        raise ValueError(f'{way[0]} does not interpolate by {way[1]!r}')
     centre = resize.get('centre', 1)
     if not is_number(centre) or not 0 < centre <= 1:
         raise ValueError(f'{centre!r} is no share of an edge')

@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmacs.deploy.exportable import require_model
 from mmacs.deploy.model_config import build_from_strangers, from_plain, plain_config
 from mmacs.deploy.packages import require
 from mmacs.deploy.weight_codes import codes_by_table, codes_on_grid, weight_by_table, weight_on_grid
@@ -75,11 +76,10 @@ def pack(model: nn.Module, file: os.PathLike, force: bool = False) -> Path:
     safetensors = require('safetensors.torch')
     path = Path(file)
     require_new(path, force)
-    if not isinstance(model, nn.Module):
-        raise MmacsError(f'a quantized model (nn.Module) is needed, got {shortened(model)}')
-    halved = next((key for key, value in model.state_dict().items() if _is_half(value)), None)
-    if halved is not None:
-        raise MmacsError(f'{halved} is in half precision, and a packed model is in float32: pack model.float()')
+    require_model(model)
+    for key, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float32:
+            raise MmacsError(f'{key} is {value.dtype}, and a packed model is in float32: pack model.float()')
     model = copy.deepcopy(model).cpu().eval()  # quantizers whose range follows the data change in training
     content = _packed(model)
     metadata = {**content.metadata, _DIGEST: _digest(content)}
@@ -171,10 +171,6 @@ def _packed(model: nn.Module) -> _Content:
         {key: value.detach().contiguous().clone() for key, value in tensors.items()},
         {f'{_PREFIX}{key}': json.dumps(value, separators=(',', ':')) for key, value in said.items()},
     )
-
-
-def _is_half(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
 
 
 def _quantized_layers(model: nn.Module) -> Iterator[Tuple[str, QuantizedLayer]]:

@@ -1,20 +1,42 @@
 """What a config's data pipeline does to a picture before it is an input, and the same without the config."""
 
 import math
+from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+import cv2
 import numpy as np
 from PIL import Image
 
-from mmacs.deploy.metadata import INTERPOLATIONS, Preprocessing
+from mmacs.deploy.metadata import INTERPOLATIONS, Preprocessing, require_sound
 from mmacs.utils.errors import MmacsError
 
-_RESAMPLING = dict(zip(INTERPOLATIONS, ('NEAREST', 'BILINEAR', 'BICUBIC', 'BOX', 'LANCZOS')))  # Pillow's names
-_PASSIVE = ('Load', 'Pack', 'FilterAnnotations')  # how names of transforms begin that leave pixels as they are
+_LIBRARIES = ('', 'mmcv', 'mmdet', 'mmpretrain')  # whose transforms are known here
+_PASSIVE = ('FilterAnnotations', 'InferencerLoader', 'LoadAnnotations', 'PackDetInputs', 'PackInputs')
 _ORDER = {'Resize': 1, 'ResizeEdge': 1, 'EfficientNetCenterCrop': 1, 'CenterCrop': 2, 'Pad': 3}
+_NO_PIPELINE = 'a pipeline that is not known'
 
 
-def preprocessing_of(pipeline: Sequence[Mapping[str, Any]], data_preprocessor: Mapping[str, Any]) -> Preprocessing:
+def data_of(config: Mapping[str, Any]) -> Tuple[Optional[Sequence[Mapping[str, Any]]], Mapping[str, Any]]:
+    """Returns the pipeline of a config's test data, None if there is none or several, and its ``metainfo``."""
+    loader = config.get('test_dataloader') or config.get('val_dataloader') or {}
+    parts = _parts_of(loader.get('dataset') or {})
+    pipelines = [part.get('pipeline') for part in parts]
+    same = pipelines.count(pipelines[0]) == len(pipelines)
+    return (pipelines[0] if same else None), parts[0].get('metainfo') or {}
+
+
+def _parts_of(dataset: Mapping[str, Any]) -> List[Mapping[str, Any]]:
+    """Returns the data sets within one that only puts others together."""
+    parts = dataset.get('datasets') or [dataset.get('dataset')]
+    if 'pipeline' in dataset or not all(isinstance(part, Mapping) for part in parts):
+        return [dataset]
+    return [each for part in parts for each in _parts_of(part)]
+
+
+def preprocessing_of(
+    pipeline: Optional[Sequence[Mapping[str, Any]]], data_preprocessor: Mapping[str, Any]
+) -> Preprocessing:
     """Returns what is done to a picture, from a config.
 
     Pictures are read as MMCV reads them, in BGR. What MMEngine's preprocessors pad with, after normalisation, is given
@@ -22,49 +44,68 @@ def preprocessing_of(pipeline: Sequence[Mapping[str, Any]], data_preprocessor: M
     ``unknown``.
 
     Args:
-        pipeline (Sequence[Mapping]): Transforms for testing; those that leave pixels as they are, are passed over.
+        pipeline (Sequence[Mapping], optional): Transforms for testing; those that leave pixels as they are, are passed
+            over. None if they are not known.
         data_preprocessor (Mapping): Settings of the model's.
     """
     reverse = bool(data_preprocessor.get('bgr_to_rgb') or data_preprocessor.get('to_rgb'))
-    mean = [float(one) for one in data_preprocessor.get('mean') or (0.0, 0.0, 0.0)]
-    std = [float(one) for one in data_preprocessor.get('std') or (1.0, 1.0, 1.0)]
+    mean, std = (_per_channel(data_preprocessor.get(name) or [one]) for name, one in (('mean', 0.0), ('std', 1.0)))
     normal = data_preprocessor.get('pad_value') or 0.0
     value = [normal * one + other for one, other in zip(std, mean)]
     if reverse:
         mean, std, value = mean[::-1], std[::-1], value[::-1]
     pad: Dict[str, Any] = {'divisor': int(data_preprocessor.get('pad_size_divisor') or 1), 'value': value}
     found = Preprocessing(mean=mean, std=std, pad=pad)
+    if pipeline is None:
+        return replace(found, unknown=[_NO_PIPELINE])
     last = 0
     for transform in pipeline:
-        kind = transform.get('type')
-        kind = getattr(kind, '__name__', None) or str(kind).rpartition('.')[2]
-        if kind.startswith(_PASSIVE) or _changes_nothing(kind, transform):
+        kind = _kind(transform)
+        if _leaves_pixels(kind, transform):
             continue
-        if _ORDER.get(kind, 0) <= last or not _is_reproduced(kind, transform):
+        told = _told(kind, transform, found) if _ORDER.get(kind, 0) > last else None
+        if told is None:
             found.unknown.append(kind)
-            continue
-        last = _ORDER[kind]
-        if kind == 'CenterCrop':
-            size = transform['crop_size']
-            found.crop = [size] * 2 if isinstance(size, int) else list(size)[::-1]
-        elif kind == 'Pad':
-            pad.update(_padding_of(transform))
         else:
-            found.resize = _resizing_of(kind, transform)
+            last, found = _ORDER[kind], told
     return found
 
 
-def _changes_nothing(kind: str, transform: Mapping[str, Any]) -> bool:
-    return kind == 'RandomFlip' and transform.get('prob') in (0, None)
+def _per_channel(values: Sequence[float]) -> List[float]:
+    return [float(one) for one in values] * (3 if len(values) == 1 else 1)
 
 
-def _is_reproduced(kind: str, transform: Mapping[str, Any]) -> bool:
-    """Whether :func:`prepared` and :func:`in_one_batch` can do what a transform does."""
-    if kind == 'Resize' and transform.get('scale') is None:
-        return False  # by a factor
-    if kind == 'Pad' and transform.get('padding_mode', 'constant') != 'constant':
-        return False
-    return not transform.get('auto_pad')
+def _kind(transform: Mapping[str, Any]) -> str:
+    """Name of a transform, without the library if it is one of those that are known."""
+    kind = transform.get('type')
+    if isinstance(kind, type):
+        kind = f'{kind.__module__.partition(".")[0]}.{kind.__name__}'
+    scope, _, name = str(kind).rpartition('.')
+    return name if scope in _LIBRARIES else str(kind)
+
+
+def _leaves_pixels(kind: str, transform: Mapping[str, Any]) -> bool:
+    if kind == 'LoadImageFromFile':
+        return transform.get('color_type', 'color') == 'color'
+    return kind in _PASSIVE or (kind == 'RandomFlip' and transform.get('prob') == 0)
+
+
+def _told(kind: str, transform: Mapping[str, Any], before: Preprocessing) -> Optional[Preprocessing]:
+    """What is done with one more transform; None if :func:`prepared` and :func:`in_one_batch` can't do it."""
+    try:
+        if kind == 'CenterCrop':
+            size = transform['crop_size']
+            found = replace(before, crop=[size] * 2 if isinstance(size, int) else list(size)[::-1])
+            known = not transform.get('auto_pad')
+        elif kind == 'Pad':
+            found = replace(before, pad=_padding_of(transform, before.pad['divisor']))
+            known = transform.get('padding_mode', 'constant') == 'constant' and _pads_alone(transform, found, before)
+        else:
+            found, known = replace(before, resize=_resizing_of(kind, transform)), True
+        require_sound(found)
+    except (KeyError, TypeError, ValueError):  # a size by a factor, of a callable, out of all proportion
+        return None
+    return found if known else None
 
 
 def _resizing_of(kind: str, transform: Mapping[str, Any]) -> Dict[str, Any]:
@@ -77,22 +118,35 @@ def _resizing_of(kind: str, transform: Mapping[str, Any]) -> Dict[str, Any]:
     else:
         size = transform['crop_size']
         found = {'scale': [size] * 2, 'keep_ratio': False, 'centre': size / (size + transform.get('crop_padding', 32))}
-    way = transform.get('interpolation', 'bicubic' if kind == 'EfficientNetCenterCrop' else 'bilinear')
-    return found if way == 'bilinear' else {**found, 'interpolation': way}
+    found['interpolation'] = transform.get('interpolation', 'bicubic' if 'centre' in found else 'bilinear')
+    found['backend'] = transform.get('backend', 'cv2')
+    return found
 
 
-def _padding_of(transform: Mapping[str, Any]) -> Dict[str, Any]:
+def _padding_of(transform: Mapping[str, Any], divisor: int) -> Dict[str, Any]:
     value = transform.get('pad_val', 0)
     value = value.get('img', 0) if isinstance(value, Mapping) else value
-    found: Dict[str, Any] = {'value': [float(value)] * 3 if np.isscalar(value) else [float(one) for one in value]}
+    found: Dict[str, Any] = {'divisor': math.lcm(divisor, int(transform.get('size_divisor') or 1))}
+    found['value'] = _per_channel([value] if np.isscalar(value) else value)
     if transform.get('pad_to_square'):
         found['square'] = True
     if transform.get('size') is not None:
         width, height = transform['size']
         found['size'] = [height, width]
-    if transform.get('size_divisor'):
-        found['divisor'] = int(transform['size_divisor'])
     return found
+
+
+def _pads_alone(transform: Mapping[str, Any], found: Preprocessing, before: Preprocessing) -> bool:
+    """Whether nothing is left to pad for the model's preprocessor, if that pads with another value."""
+    divisor, resize = before.pad['divisor'], found.resize or {}
+    if found.pad['value'] == before.pad['value']:
+        return True
+    sizes = [transform.get('size_divisor') or 1]
+    if 'size' in found.pad:
+        sizes = found.pad['size']
+    elif 'square' in found.pad and resize.get('keep_ratio') and len({*resize['scale']}) == 1:
+        sizes = resize['scale']
+    return all(size % divisor == 0 for size in sizes)
 
 
 def prepared(picture: Image.Image, how: Preprocessing) -> Tuple[np.ndarray, Tuple[float, float]]:
@@ -105,19 +159,30 @@ def prepared(picture: Image.Image, how: Preprocessing) -> Tuple[np.ndarray, Tupl
     Returns:
         Tuple[np.ndarray, Tuple[float, float]]: uint8 pixels (3, H, W) in the input's channel order, and what widths and
         heights were multiplied by.
+
+    Raises:
+        MmacsError: If nothing would be left of it.
     """
     resize = how.resize or {}
-    if 'centre' in resize:
-        picture = _square_of(picture, resize['centre'])
-    size = resized_size(picture.size, how.resize)
-    scale = size[0] / picture.width, size[1] / picture.height
-    way = Image.Resampling[_RESAMPLING[resize.get('interpolation', 'bilinear')]]
-    pixels = np.asarray(picture.resize(size, way) if size != picture.size else picture)
+    cut = _square_of(picture, resize['centre']) if 'centre' in resize else picture
+    size = resized_size(cut.size, how.resize) if min(cut.size) else (0, 0)
+    if min(size) < 1:
+        raise MmacsError(f'a picture of {picture.width} x {picture.height} pixels is too thin: nothing is left of it')
+    scale = size[0] / cut.width, size[1] / cut.height
+    pixels = np.asarray(cut) if size == cut.size else _resized(cut, size, resize)
     if how.crop is not None:
         pixels = _centre(pixels, how.crop)
     if how.channel_order == 'BGR':
         pixels = pixels[..., ::-1]
     return pixels.transpose(2, 0, 1), scale
+
+
+def _resized(picture: Image.Image, size: Tuple[int, int], resize: Mapping[str, Any]) -> np.ndarray:
+    """Pixels (H, W, 3), as the same library makes them in the pipeline: Pillow smooths what it shrinks, OpenCV not."""
+    backend, way = resize.get('backend', 'cv2'), resize.get('interpolation', 'bilinear')
+    if backend == 'pillow':
+        return np.asarray(picture.resize(size, Image.Resampling[INTERPOLATIONS[backend][way]]))
+    return cv2.resize(np.asarray(picture), size, interpolation=getattr(cv2, INTERPOLATIONS[backend][way]))
 
 
 def resized_size(size: Tuple[int, int], resize: Optional[Mapping[str, Any]]) -> Tuple[int, int]:
@@ -127,7 +192,7 @@ def resized_size(size: Tuple[int, int], resize: Optional[Mapping[str, Any]]) -> 
     width, height = size
     scale = resize['scale']
     if 'edge' in resize:
-        by_width = {'short': width < height, 'long': width > height, 'width': True}.get(resize['edge'], False)
+        by_width = {'short': width < height, 'long': width > height, 'width': True, 'height': False}[resize['edge']]
         return (scale, int(scale * height / width)) if by_width else (int(scale * width / height), scale)
     if not resize.get('keep_ratio'):
         return scale[0], scale[1]

@@ -60,9 +60,13 @@ def require_new(path: os.PathLike, force: bool) -> None:
     """Require that a file does not exist, unless it may be replaced.
 
     Raises:
-        MmacsError: If it does.
+        MmacsError: If it does, or is a folder.
     """
-    if Path(path).exists() and not force:
+    with writing(path, elsewhere='give another name'):
+        is_folder, is_there = Path(path).is_dir(), Path(path).exists()
+    if is_folder:
+        raise MmacsError(f'{path} is a folder: name a file')
+    if is_there and not force:
         raise MmacsError(f'{path} exists: give another name, or force (--force) to replace it')
 
 

@@ -103,6 +103,11 @@ def test_a_weights_file_of_openvino_that_exists(tmp_path):
     assert 'model.bin exists' in refused(small(), tmp_path / 'model.xml')
 
 
+def test_a_format_that_openvino_does_not_read(tmp_path):
+    with pytest.raises(MmacsError, match='model.xml must end in .onnx: OpenVINO'):
+        export_model(small(), tmp_path / 'model.xml', format='qonnx')
+
+
 def test_a_place_that_is_none(tmp_path):
     assert 'must end in .onnx, or in .xml for OpenVINO' in refused(small(), tmp_path / 'model.engine')
 

@@ -183,8 +183,9 @@ def test_what_cannot_be_packed(tmp_path):
         pack(quantize_model(Small()), file)
     with pytest.raises(MmacsError, match='has no quantized weight to pack'):
         pack(build_quantized_model('PackedSmall', None), file)
-    with pytest.raises(MmacsError, match='is in half precision, and a packed model is in float32'):
-        pack(small(dict(preset='w4a4'), images).half(), file)
+    for dtype in (torch.float16, torch.float64):
+        with pytest.raises(MmacsError, match=f'is {dtype}, and a packed model is in float32'):
+            pack(small(dict(preset='w4a4'), images).to(dtype), file)
     with pytest.raises(MmacsError, match='a quantized model .* is needed, got None'):
         pack(None, file)
     model = small(dict(preset='w4a4'), images)

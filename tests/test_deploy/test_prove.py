@@ -10,6 +10,7 @@ from torch import nn
 
 from mmacs.deploy.benchmark import float_content
 from mmacs.deploy.export import exported
+from mmacs.deploy.modules.activation import Quantize
 from mmacs.deploy.proof.integer_layers import layers_of
 from mmacs.deploy.proof.prove import prove
 from mmacs.deploy.proof.report import float_size, machine, page_of, rows_of, table_of, write_report
@@ -128,6 +129,19 @@ def test_the_float_file_is_the_model_without_quantizers(result):
         wanted = result.simulation(IMAGES[1])[0]
     torch.testing.assert_close(torch.from_numpy(found[result.names[0]]), wanted, atol=1e-4, rtol=1e-4)
     assert float_size(result.model) > result.model.ByteSize()
+
+
+@pytest.mark.parametrize('per_channel', [False, True])
+def test_zero_points_of_a_file_for_fpga_flows(per_channel):
+    torch.manual_seed(0)
+    model = with_random_norms(Small()).eval()
+    recipe = {'preset': 'w4a4', 'activation': {'per_channel': per_channel}}
+    model = quantized(model, recipe, [torch.rand(4, 3, 16, 16) - 0.3])
+    made = exported(model, format='qonnx', shape=(16, 16), fixed_shape=True)
+    zero_points = {one.zero_point(0) for one in made.reference.modules() if isinstance(one, Quantize)}
+    proof = prove(made.model, made.reference, made.simulation, [torch.rand(1, 3, 16, 16) - 0.3])
+    assert len(zero_points) > 1 and proof.failures == []
+    assert proof.runtimes['qonnx']['integers']['integers'] > 1_000
 
 
 def test_a_file_for_fpga_flows_is_executed():

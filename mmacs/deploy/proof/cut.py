@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, List, Tuple
 
-import numpy as np
-
 from mmacs.deploy.modules.waypoint import PREFIX
 from mmacs.deploy.packages import require
 from mmacs.deploy.proof.wires import Wires
@@ -45,11 +43,17 @@ def cut(model: 'ModelProto') -> Tuple['ModelProto', List[str]]:
     outputs = {one.name for one in made.graph.output}
     kinds = {name: onnx.TensorProto.FLOAT for name in wires.maker if name.startswith(PREFIX)}
     for name, quantize in integers.items():
-        zero_point = wires.value(quantize.input[2]) if len(quantize.input) > 2 else np.uint8(0)
-        kinds[name] = onnx.helper.np_dtype_to_tensor_dtype(zero_point.dtype)  # QONNX's are float32
-    inner = [one for one in made.graph.value_info if one.name not in integers]
+        zero_point = wires.value(quantize.input[2]) if len(quantize.input) > 2 else None
+        if quantize.op_type == 'Quant':
+            kinds[name] = onnx.TensorProto.FLOAT
+        elif zero_point is None:
+            kinds[name] = onnx.TensorProto.UINT8
+        else:
+            kinds[name] = onnx.helper.np_dtype_to_tensor_dtype(zero_point.dtype)
+    # what is an output may not be described twice
+    others = [one for one in made.graph.value_info if one.name not in integers]
     del made.graph.value_info[:]
-    made.graph.value_info.extend(inner)
+    made.graph.value_info.extend(others)
     for name, kind in kinds.items():
         shape = None
         if name in known and known[name].type.tensor_type.HasField('shape'):

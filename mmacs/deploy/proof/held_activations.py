@@ -31,23 +31,19 @@ class HeldActivations:
             for level, bounds in enumerate(one.bounds)
         }
 
-    def of(self, integers: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    def to_file(self, integers: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
         """Returns integers, by ``<quantizer>#<call>``, as the file holds them."""
-        return {name: self._multiples(name, values) for name, values in integers.items()}
+        found = dict(integers)
+        for name in self._steps.keys() & found.keys():
+            found[name] = (found[name].astype(np.float32) - self._zero_point(name)) * self._steps[name]
+        return found
 
-    def integers(self, held: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    def from_file(self, values: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
         """Returns the integers of what the file holds."""
-        return {name: self._integers(name, values) for name, values in held.items()}
-
-    def _multiples(self, name: str, integers: np.ndarray) -> np.ndarray:
-        if name not in self._steps:
-            return integers
-        return (integers.astype(np.float32) - self._zero_point(name)) * self._steps[name]
-
-    def _integers(self, name: str, held: np.ndarray) -> np.ndarray:
-        if name not in self._steps:
-            return held
-        return np.rint(held / self._steps[name]).astype(np.int32) + self._zero_point(name)
+        found = dict(values)
+        for name in self._steps.keys() & found.keys():
+            found[name] = np.rint(found[name] / self._steps[name]).astype(np.int32) + self._zero_point(name)
+        return found
 
     def _zero_point(self, name: str) -> int:
         return self._zero_points.get(name, self._zero_points[f'{name.rpartition("#")[0]}#0'])

@@ -35,7 +35,7 @@ NO_KERNEL = 'this runtime has no such layer in integers'
 _KEPT = ('MaxPool', 'Reshape', 'Squeeze', 'Transpose', 'Unsqueeze')  # ONNX Runtime moves quantizers through these
 _KEPT_BEFORE = (*_KEPT, 'Slice')
 _MOVED = ('Concat', 'Flatten', 'Identity', 'Pad', 'Resize', 'Split')  # OpenVINO through these too
-_SHOWN = {'Sigmoid': 'an activation function (Sigmoid, SiLU)', 'Clip': 'an activation function (Clip)'}
+_SHOWN = {'Sigmoid': 'an activation function (Sigmoid)', 'Clip': 'an activation function (Clip)'}
 
 
 @dataclass
@@ -211,7 +211,9 @@ def _of_readers(readers: List['NodeProto']) -> str:
         return ADDITION
     if 'Concat' in kinds:
         return CONCATENATION
-    kind = min(kinds, key=lambda kind: (kind not in _SHOWN, kind), default='the end of the graph')  # SiLU is Sigmoid, Mul
+    if {'Sigmoid', 'Mul'} <= kinds:
+        return BETWEEN.format('an activation function (SiLU)')
+    kind = sorted(kinds)[0] if kinds else 'the end of the graph'
     return BETWEEN.format(_SHOWN.get(kind, kind))
 
 

@@ -83,7 +83,7 @@ def prove(
         reference (nn.Module): The pipeline that the file was written from, ``forward(images)``, in eval mode.
         simulation (nn.Module): The same around the quantized model.
         images (Sequence[Tensor]): Batches of raw pixels, (B, 3, H, W), float32.
-        backends (Sequence[str]): The runtimes. Defaults to all.
+        backends (Sequence[str]): The runtimes. Defaults to all. A file in QONNX is run by QONNX's executor.
         advance (Callable, optional): Called with what is done next, once for the simulation and once per runtime.
 
     Returns:
@@ -130,22 +130,22 @@ def prove(
             f'the reference is up to {apart} levels from the simulation, in {worst}, {APART} is allowed'
         )
 
-    if _is_qonnx(model):
-        backends, images = ('qonnx',), images[:1]  # which is slow
+    on_qonnx = _is_qonnx(model)
+    proven = images[:1] if on_qonnx else images  # its executor is slow
     cut_model, names_of_integers = cut(model)
     content, cut_content = model.SerializeToString(), cut_model.SerializeToString()
     held = HeldActivations(model, reference)
-    for backend in backends:
+    for backend in ('qonnx',) if on_qonnx else backends:
         _call(advance, backend)
         whole, parts = open_model(content, backend), open_model(cut_content, backend)
         equality, difference = Equality(), OutputDifference()
-        for batch, known, points, outputs in zip(images, integers, waypoints, expected):
+        for batch, known, points, outputs in zip(proven, integers, waypoints, expected):
             pixels = batch.numpy()
             known = _distinct({name: value.numpy() for name, value in known.items()}, names_of_integers)
-            given = {**held.of(known), **{name: value.numpy() for name, value in points.items()}}
+            given = {**held.to_file(known), **{name: value.numpy() for name, value in points.items()}}
             given = {GIVEN + name: value for name, value in given.items() if GIVEN + name in parts.inputs}
             wanted = [name for name in parts.outputs if name not in names]
-            equality.add(known, held.integers(parts.run({'images': pixels, **given}, wanted)))
+            equality.add(known, held.from_file(parts.run({'images': pixels, **given}, wanted)))
             difference.add(outputs, whole.run({'images': pixels}, names))
         proof.failures += [f'{backend}: {failure}' for failure in equality.failures()]
         proof.runtimes[backend] = {

@@ -110,7 +110,7 @@ def _rows(report: Dict[str, Any]) -> Iterator[Row]:
     yield Row('what rounding of biases changes, each layer on its own', _integers(rounding['integers']))
     yield Row('what rounding of biases changes, as a whole', _outputs(rounding['outputs']))
     for backend, one in report['runtimes'].items():
-        name = TITLES[backend]
+        name = TITLES[backend] if 'layers' in one else f'{TITLES[backend]}, on the first batch,'
         wanted = f'{100 * bars["all_integers"]:.2f} % of all, {100 * bars["each_layer"]:.1f} % of each layer, {apart}'
         passed = not any(failure.startswith(f'{backend}:') for failure in report['failures'])
         yield Row(f'{name} against the reference, each layer on its own', _integers(one['integers']), wanted, passed)
