@@ -3,11 +3,10 @@
 _base_ = [
     '../_base_/models/retinanet_r18.py',
     '../_base_/datasets/embedded_detection.py',
-    '../_base_/schedules/detection_from_scratch.py',
+    '../_base_/schedules/embedded_detection.py',
 ]
 
 custom_imports = dict(imports=['mmacs'], allow_failed_imports=False)
-epochs = 30
 
 model = dict(
     data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[64.0, 64.0, 64.0], bgr_to_rgb=False),
@@ -23,11 +22,3 @@ model = dict(
         anchor_generator=dict(octave_base_scale=2.5, ratios=[1.0], strides=[8, 16, 32, 64]),
     ),
 )
-train_cfg = dict(max_epochs=epochs, val_interval=epochs)
-optim_wrapper = dict(optimizer=dict(lr=4e-3, weight_decay=0.01))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=60),
-    dict(type='CosineAnnealingLR', T_max=epochs, eta_min=1e-5, by_epoch=True, convert_to_iter_based=True),
-]
-default_hooks = dict(logger=dict(interval=20))
-randomness = dict(seed=0)
