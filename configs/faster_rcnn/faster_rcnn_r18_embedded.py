@@ -20,6 +20,6 @@ model = dict(
         bbox_roi_extractor=dict(out_channels=64, finest_scale=16),
         bbox_head=dict(in_channels=64, fc_out_channels=128, num_classes=5),
     ),
-    train_cfg=dict(rpn_proposal=dict(max_per_img=200), rcnn=dict(sampler=dict(num=128))),
-    test_cfg=dict(rpn=dict(max_per_img=200)),
+    train_cfg=dict(rpn_proposal=dict(nms_pre=400, max_per_img=100), rcnn=dict(sampler=dict(num=64))),
+    test_cfg=dict(rpn=dict(nms_pre=400, max_per_img=100)),
 )

@@ -2,7 +2,7 @@
 # from the weights that repvgg_embedded.py ends with.
 _base_ = ['./repvgg_embedded.py', '../_base_/qat/w4a4.py', '../_base_/qat/coreset_classification.py']
 
-load_from = 'work_dirs/repvgg_embedded/epoch_10.pth'
+load_from = 'work_dirs/repvgg_embedded/epoch_30.pth'
 
 model = dict(_base_.pop('quantized_model'), model='ImageClassifier', recipe=dict(preset='w4a4-int'))
 train_dataloader = dict(sampler=dict(_base_.pop('coreset_sampler'), fraction=0.3))
