@@ -1,5 +1,5 @@
-# A third as wide a MobileNetV2 in full precision on the embedded classification set. It strides 32 pixels, so that tiles
-# are enlarged to 64 x 64.
+# A third as wide a MobileNetV2 in full precision on the embedded classification set. It strides 32 pixels, so tiles are
+# enlarged to 64 x 64.
 _base_ = '../cifar_resnet/resnet20_embedded.py'
 
 resize = dict(type='Resize', scale=64)

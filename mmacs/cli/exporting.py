@@ -20,7 +20,7 @@ from mmacs.deploy.exported_model import ExportedModel
 from mmacs.deploy.preprocessing import in_one_batch
 from mmacs.deploy.proof.prove import prove
 from mmacs.deploy.proof.report import float_size, machine, write_report
-from mmacs.deploy.runtimes import BACKENDS
+from mmacs.deploy.runtimes import BACKENDS, TITLES
 from mmacs.evaluation.validation import Validation
 from mmacs.hooks.run import unwrapped
 from mmacs.utils.errors import MmacsError
@@ -88,9 +88,7 @@ def export_run(
         sizes['file'], sizes['float32'] = result.model.ByteSize(), float_size(result.model)
         if evaluate:
             report['evaluation'] = evaluation(runner, result, stage('evaluation'))
-            for row in report['evaluation']['rows']:
-                if not row['passed']:
-                    report['failures'].append(f'{row["of"]}: the metric is {row["value"]:.4f}')
+            report['failures'] += metric_failures(report['evaluation'])
         if measure_speed and not report['failures']:
             shape = list(pictures[0].shape)
             floats = float_content(result, shape[2:])
@@ -102,6 +100,16 @@ def export_run(
             write_file(result, out, force)
             report['written'] = [str(out), *map(str, write_report(report, out.with_suffix('')))]
     return report
+
+
+def metric_failures(found: Dict[str, Any]) -> List[str]:
+    """Returns in words which runtimes' metrics lie too far from the simulation's, in what :func:`evaluation` gives."""
+    name, wanted = found['metric'], f'{found["simulation"]:.4f} in the simulation, and may differ by {found["bar"]:.3g}'
+    return [
+        f'{name} of {TITLES[row["of"]]} is {row["value"]:.4f}; it is {wanted}'
+        for row in found['rows']
+        if not row['passed']
+    ]
 
 
 def require_passed(report: Dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from mmacs.cli.exporting import metric_failures
 from mmacs.deploy.benchmark import float_content
 from mmacs.deploy.export import exported
 from mmacs.deploy.modules.activation import Quantize
@@ -116,6 +117,16 @@ def test_the_report_says_what_was_found(result, proof, tmp_path):
     assert not {row.what: row for row in rows_of(report)}[
         'OpenVINO against the reference, each layer on its own'
     ].passed
+
+
+def test_a_metric_that_is_too_far_off_is_no_fault_of_the_integers(result, proof):
+    rows = [{'of': 'onnxruntime', 'value': 0.821, 'passed': True}, {'of': 'openvino', 'value': 0.813, 'passed': False}]
+    found = {'metric': 'AP', 'simulation': 0.823, 'bar': 0.005, 'rows': rows}
+    (failure,) = metric_failures(found)
+    assert failure == 'AP of OpenVINO is 0.8130; it is 0.8230 in the simulation, and may differ by 0.005'
+    report = {**full_report(result, proof), 'evaluation': found}
+    report['failures'] = [failure]
+    assert [row.what for row in rows_of(report) if not row.passed] == ['AP of OpenVINO']
 
 
 def test_the_float_file_is_the_model_without_quantizers(result):
