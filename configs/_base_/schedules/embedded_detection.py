@@ -1,4 +1,4 @@
-# Thirty epochs of the embedded detection set from scratch, some three minutes on one core.
+# Thirty epochs on the embedded detection set, from scratch.
 _base_ = './detection_from_scratch.py'
 
 epochs = 30
