@@ -197,7 +197,7 @@ def test_two_processes_have_the_same_steps(config, tmp_path, recipe):
     assert any(not torch.equal(one['local'][name], other['local'][name]) for name in one['local'])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_compile_option_trains_the_same(config, tmp_path):
     """MMEngine's ``compile``; images of one size, for few compilations."""
     write_coco(tmp_path / 'same', [(64, 64)] * 4, [1, 2, 3, 1])
