@@ -149,14 +149,28 @@ def _write_quantizer(node: ir.Node, tensorrt: bool, float_readers: Sequence[ir.N
     is_whole = ends == ENDS[dtype]
     if tensorrt and not is_whole:
         x = _clipped(build, x, *(column(scale, shape) * np.float32(end) for end in (low, high)), name)
-    clipped = not (is_whole or tensorrt)
-    value = build.add('QuantizeLinear', [x, step, zero], kind, shape, None if clipped else name, axis)
-    if clipped:
+    value = build.add('QuantizeLinear', [x, step, zero], kind, shape, None, axis)
+    if not (is_whole or tensorrt):
         bounds = [build.constant(np.array(end, dtype), f'{name}/{key}') for key, end in zip(('low', 'high'), ends)]
-        value = build.add('Clip', [value, *bounds], kind, shape, name)
+        value = build.add('Clip', [value, *bounds], kind, shape)
+    if not tensorrt and _is_added_alone(node):
+        value = build.add('MaxPool', [value], kind, shape, None, {'kernel_shape': [1] * (len(shape) - 2)})
+    value.name = name
     _pad_integers(build, value, step, zero, axis)
     _feed_float_layers(build, value, step, given['zero_point'], float_readers)
     build.replace(build.add('DequantizeLinear', [value, step, zero], ir.DataType.FLOAT, shape, None, axis))
+
+
+def _is_added_alone(node: ir.Node) -> bool:
+    """Returns whether nothing but an addition reads a quantized feature map.
+
+    OpenVINO (2026.4) makes one operation of a convolution, the quantizer of its result and such an addition, and does
+    not round in between. A pooling of single values keeps the three apart.
+    """
+    (value,) = node.outputs
+    readers = list(value.consumers())
+    is_added = bool(readers) and all(reader.op_type in ('Add', 'Sum') for reader in readers)
+    return is_added and len(value.shape) > 2 and not value.is_graph_output()
 
 
 def _pad_integers(build: Builder, value: ir.Value, step: ir.Value, zero: ir.Value, axis: Mapping[str, int]) -> None:

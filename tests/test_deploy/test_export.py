@@ -14,6 +14,7 @@ from mmacs.deploy.metadata import read_metadata
 from mmacs.deploy.modules.activation import recorded_integers
 from mmacs.deploy.reference import reference_model
 from mmacs.deploy.runtimes import BACKENDS
+from mmacs.quantization.blocks import Addition
 from mmacs.utils.errors import MmacsError
 from tests.test_deploy.models import Small, quantized, with_random_norms
 
@@ -89,7 +90,7 @@ def test_each_call_of_a_quantizer_is_one_node_that_has_its_name():
     assert len(quantizers) == len(integers)
     readers = Counter(name for node in result.model.graph.node for name in node.input if name in integers)
     assert set(readers.values()) == {1}
-    assert {made[name].op_type for name in integers} == {'QuantizeLinear', 'Clip'}
+    assert {made[name].op_type for name in integers} == {'QuantizeLinear', 'Clip', 'MaxPool'}
 
 
 def test_a_channel_of_opposite_sign_keeps_its_lowest_level(tmp_path):
@@ -105,6 +106,32 @@ def test_a_channel_of_opposite_sign_keeps_its_lowest_level(tmp_path):
     scale = result.reference(IMAGES[0])[0].abs().max().item()
     for backend in ('onnxruntime', 'openvino'):
         assert largest_difference(file, result, backend, IMAGES[0]) < 1e-5 * scale
+
+
+class Residual(nn.Module):
+    """Two convolutions whose results are added, as RepVGG has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.other, self.last = (nn.Conv2d(size, 16, 3, padding=1) for size in (3, 16, 16, 16))
+        self.add = Addition()
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.last(self.add(self.one(x), self.other(x)).relu())
+
+
+@pytest.mark.parametrize('bits', [4, 8])
+def test_what_is_added_is_rounded_before(bits, tmp_path):
+    """OpenVINO would leave that out if it could make one operation of convolution, quantizer and addition."""
+    torch.manual_seed(0)
+    images = [torch.rand(2, 3, 24, 24) for _ in range(3)]
+    model = quantized(Residual(), {'preset': 'w4a4', 'sharing': 'tensor', 'additions': {'bits': bits}}, images)
+    file = tmp_path / 'model.onnx'
+    result = export_model(model, file)
+    scale = result.reference(images[0])[0].abs().max().item()
+    for backend in BACKENDS:
+        assert largest_difference(file, result, backend, images[0]) < 1e-5 * scale
 
 
 def test_a_float_weight_before_a_quantizer_is_not_rounded_anew(tmp_path):

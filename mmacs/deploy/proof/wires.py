@@ -68,13 +68,14 @@ class Wires:
     def integers(self) -> Dict[str, 'NodeProto']:
         """Returns the values that hold quantized activations, ``<quantizer>#<call>``, with the node that rounds each.
 
-        That is a QuantizeLinear, before the Clip to fewer than 8 bits where there is one, or QONNX's Quant.
+        That is a QuantizeLinear, before a Clip to fewer than 8 bits and a MaxPool where there are such, or QONNX's
+        Quant.
         """
         found = {}
         for node in self.nodes:
             name, start = node.output[0] if node.output else '', node
-            if node.op_type == 'Clip':
-                start = self.maker.get(node.input[0])
+            while start is not None and start.op_type in ('Clip', 'MaxPool'):
+                start = self.maker.get(start.input[0])
             if _INTEGERS.fullmatch(name) and start is not None and start.op_type in ('QuantizeLinear', 'Quant'):
                 found[name] = start
         return found
