@@ -20,3 +20,4 @@ test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=20, val_interval=20)
 param_scheduler = dict(total_steps=20)
 randomness = dict(seed=0)
+del resize  # in its places

@@ -38,3 +38,4 @@ model = dict(
     ),
     train_cfg=dict(assigner=dict(_delete_=True, type='DynamicSoftLabelAssigner', topk=13)),
 )
+del norm_cfg, act_cfg  # in their places
