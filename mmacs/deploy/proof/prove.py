@@ -135,6 +135,7 @@ def prove(
     cut_model, names_of_integers = cut(model)
     content, cut_content = model.SerializeToString(), cut_model.SerializeToString()
     held = HeldActivations(model, reference)
+    file_layers = [] if on_qonnx else integer_layers.layers_of(model)
     for backend in ('qonnx',) if on_qonnx else backends:
         _call(advance, backend)
         whole, parts = open_model(content, backend), open_model(cut_content, backend)
@@ -153,9 +154,8 @@ def prove(
             'integers': equality.report(),
             'outputs': difference.report(),
         }
-        if backend in BACKENDS:  # QONNX's executor computes in floats
-            layers, counted = integer_layers.layers_of(model), whole.integer_layers()
-            proof.runtimes[backend]['layers'] = integer_layers.summary(layers, backend, counted)
+        if not on_qonnx:  # whose executor computes in floats
+            proof.runtimes[backend]['layers'] = integer_layers.summary(file_layers, backend, whole.integer_layers())
     return proof
 
 
