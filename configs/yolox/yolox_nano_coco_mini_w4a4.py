@@ -1,5 +1,5 @@
-# YOLOX-Nano with weights and activations of 4 bits; so few levels move the network further, so that it is trained longer
-# and with larger steps.
+# YOLOX-Nano with weights and activations of 4 bits, trained longer and with larger steps than at 8 bits, since so few
+# levels move the network further.
 _base_ = './yolox_nano_coco_mini_w8a8.py'
 
 epochs = 5
