@@ -18,6 +18,7 @@ from mmacs.coreset.scoring.measure import exact_scores, measure_costs, rank_corr
 from mmacs.coreset.scoring.proxy import Proxy
 from mmacs.coreset.scoring.scoring_pass import ReadTeacherOutputs, ScoringPass
 from mmacs.coreset.scoring.teacher_outputs import TeacherOutputs
+from mmacs.coreset.selection.constraints import AUTO
 from mmacs.coreset.selection.normalisation import comparable_groups
 from mmacs.coreset.selection.selectors import Selection, digest, top_k
 from mmacs.coreset.selection.trimming import noise_counts
@@ -283,7 +284,8 @@ class CoresetEngine:
             scores (Dict[str, np.ndarray], optional): In the place of what is known of the images.
         """
         stream = random_stream(self.sampler.seed, Purpose.TRIM, self.state.round + 1)
-        return self.settings.policy.excluded(self.state.scores if scores is None else scores, stream)
+        most = 1 - self.sampler.size / len(self.data.positions)
+        return self.settings.policy.excluded(self.state.scores if scores is None else scores, stream, most)
 
     def _choose(self, importance: np.ndarray, excluded: Optional[np.ndarray], rng: np.random.Generator) -> Selection:
         policy = self.settings.policy
@@ -325,6 +327,8 @@ class CoresetEngine:
         excluded = self.excluded()
         if excluded is not None:
             facts['trimmed'] = int(excluded.sum())
+            if self.settings.policy.constraints.trim == AUTO:
+                facts['wrong_share'] = excluded.mean()
         if self.data.noisy.any():
             held = np.zeros(len(self.data), dtype=bool)
             held[self.data.positions[chosen]] = True

@@ -22,6 +22,7 @@ _WORDS = {
     'proxy': 'rank correlation of {column} with exact scores {value:.2f}',
     'proxy_overlap': 'overlap with the coreset of exact scores {value:.1%}',
     'trimmed': '{value:.0f} images trimmed',
+    'wrong_share': 'since {value:.1%} of the labels look wrong by the errors of the teacher',
     'noisy_chosen': '{value:.0f} chosen images are noisy',
     'noisy_share': 'which is {value:.1%} of the coreset',
     'noisy_share_of_all': 'against {value:.1%} of all images',

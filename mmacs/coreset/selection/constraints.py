@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -11,6 +11,8 @@ from mmacs.coreset.selection.selectors.base import Selection, Selector
 from mmacs.coreset.selection.selectors.top_k import top_k
 from mmacs.utils.checks import is_number, require_whole
 from mmacs.utils.errors import MmacsError
+
+AUTO = 'auto'
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,9 @@ class Constraints:
         max_gap (int, optional): An image whose last coreset lies so many rounds back must be in the next. Defaults to
             None.
         random_share (float): Share of the budget, from 0 to 1. Defaults to 0.
-        trim (float): Share of the images, at least 0 and below 1, that nothing may choose, since they look mislabelled,
-            see :mod:`mmacs.coreset.selection.trimming`. Defaults to 0.
+        trim (float or str): Share of the images, at least 0 and below 1, that nothing may choose, since they look
+            mislabelled, see :mod:`mmacs.coreset.selection.trimming`; ``'auto'`` estimates it in each round, see
+            :mod:`mmacs.coreset.selection.mixture`. Defaults to 0.
 
     Raises:
         MmacsError: If an argument is out of range.
@@ -41,7 +44,7 @@ class Constraints:
     class_floor: int = 0
     max_gap: Optional[int] = None
     random_share: float = 0.0
-    trim: float = 0.0
+    trim: Union[float, str] = 0.0
 
     def __post_init__(self) -> None:
         require_whole('class_floor', self.class_floor, least=0)
@@ -49,8 +52,10 @@ class Constraints:
             require_whole('max_gap', self.max_gap)
         if not is_number(self.random_share) or not 0 <= self.random_share <= 1:
             raise MmacsError(f'random_share must be from 0 to 1, got {self.random_share!r}')
-        if not is_number(self.trim) or not 0 <= self.trim < 1:
-            raise MmacsError(f'trim must be a share of the images, at least 0 and below 1, got {self.trim!r}')
+        if self.trim != AUTO and (not is_number(self.trim) or not 0 <= self.trim < 1):
+            raise MmacsError(
+                f"trim must be a share of the images, at least 0 and below 1, or 'auto', got {self.trim!r}"
+            )
 
     def choose(
         self,

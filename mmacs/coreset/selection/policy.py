@@ -6,7 +6,8 @@ from typing import Mapping, Optional
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from mmacs.coreset.selection.constraints import Constraints
+from mmacs.coreset.selection.constraints import AUTO, Constraints
+from mmacs.coreset.selection.mixture import wrong_share
 from mmacs.coreset.selection.selectors import Selection, Selector
 from mmacs.coreset.selection.trimming import suspicion, trimmed
 
@@ -37,9 +38,22 @@ class Policy:
         """Returns how much each image looks mislabelled, in [0, 1], shape (M,); None without trimming."""
         return suspicion(scores['teacher_error'], scores['ds']) if self.constraints.trim else None
 
-    def excluded(self, scores: Mapping[str, np.ndarray], rng: np.random.Generator) -> Optional[np.ndarray]:
-        """Returns which images are left out, bool, shape (M,); None without trimming."""
-        return trimmed(self.suspicion(scores), self.constraints.trim, rng) if self.constraints.trim else None
+    def excluded(
+        self, scores: Mapping[str, np.ndarray], rng: np.random.Generator, most: float = 1.0
+    ) -> Optional[np.ndarray]:
+        """Returns which images are left out, bool, shape (M,); None without trimming.
+
+        Args:
+            scores (Mapping[str, np.ndarray]): The columns ``teacher_error`` and ``ds``, each of shape (M,).
+            rng (np.random.Generator): The only source of chance.
+            most (float): Bound on an estimated share, which must leave the budget its images.
+        """
+        share = self.constraints.trim
+        if not share:
+            return None
+        if share == AUTO:
+            share = min(most, wrong_share(scores['teacher_error']))
+        return trimmed(self.suspicion(scores), share, rng)
 
     def choose(
         self,

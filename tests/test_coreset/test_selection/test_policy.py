@@ -59,3 +59,16 @@ def test_what_a_policy_asks_for_and_when_it_draws():
 def test_a_trim_out_of_range(trim):
     with pytest.raises(MmacsError, match='trim must be a share of the images, at least 0 and below 1'):
         Constraints(trim=trim)
+
+
+def test_the_trimmed_share_can_be_estimated_and_leaves_the_budget_its_images():
+    rng = np.random.default_rng(0)
+    errors = np.where(np.arange(1000) < 200, 1.4, 0.1) + 0.05 * rng.random(1000)
+    scores = {'teacher_error': errors, 'ds': rng.random(1000)}
+    policy = Policy(TopK(), Constraints(trim='auto'))
+    assert np.flatnonzero(policy.excluded(scores, rng)).tolist() == list(range(200))
+    assert policy.excluded(scores, rng, most=0.1).sum() == 100
+    alike = dict(scores, teacher_error=rng.random(1000))
+    assert not policy.excluded(alike, rng).any()
+    with pytest.raises(MmacsError, match="or 'auto', got 'some'"):
+        Constraints(trim='some')
