@@ -17,6 +17,7 @@ from mmacs.coreset.scoring.scorers import DenseDetectionScorer
 from mmacs.coreset.scoring.scorers.dense_detection import predictions_at
 from mmacs.distillation.capture import Recorder
 from tests.test_coreset.test_scoring.test_detection_scorers import MODELS_OF_EACH_KIND
+from tests.test_deploy.detectors import detector, samples
 from tests.test_quantization.test_architectures import seem_trained, shipped_model
 
 
@@ -149,6 +150,18 @@ def test_boxes_and_scores_are_those_that_the_head_predicts(name, monkeypatch):
         apart = torch.minimum((boxes - predicted.bboxes[i]).abs(), (boxes.clamp(min=0) - predicted.bboxes[i]).abs())
         row = apart.amax(1) + (probs[:, predicted.labels[i]] - scores[i]).abs()
         assert row.min() < 1e-2
+
+
+@pytest.mark.parametrize('name', ['DETR', 'DABDETR'])
+def test_heads_of_queries_see_the_last_decoder_layer_alone(name):
+    model, images, seen = detector(name), torch.randn(2, 3, 64, 96), []
+    adapter = adapter_of(model)
+    model.bbox_head.register_forward_hook(lambda head, args, output: seen.append(output))
+    with torch.no_grad():
+        logits, boxes = adapter.outputs(images, samples(2, 64, 96))
+        every = model(images, samples(2, 64, 96), mode='tensor')
+    assert len(seen[0][0]) == 1 < len(every[0])
+    torch.testing.assert_close((logits, boxes), (every[0][-1], every[1][-1]))
 
 
 def test_normalisers_of_the_loss_are_not_averaged_over_processes(monkeypatch):

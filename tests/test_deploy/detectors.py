@@ -75,7 +75,9 @@ DETECTORS = {
     'YOLOX': ('yolox/yolox_tiny_8xb8-300e_coco.py', _CSP),
     'FasterRCNN': ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', _TWO_STAGE),
     'DETR': ('detr/detr_r50_8xb2-150e_coco.py', {**_QUERY, 'neck.in_channels': [64]}),
+    'DABDETR': ('dab_detr/dab-detr_r50_8xb2-50e_coco.py', {**_QUERY, 'neck.in_channels': [64]}),
 }
+QUERIES = ('DETR', 'DABDETR')
 
 
 def samples(count: int, height: int, width: int) -> list:

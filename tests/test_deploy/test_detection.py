@@ -13,7 +13,7 @@ from mmacs.deploy.detection.candidates import UNUSED, Candidates, best, dense_ca
 from mmacs.deploy.detection.suppression import suppressed
 from mmacs.utils.errors import MmacsError
 from tests.test_deploy.classifiers import classifier
-from tests.test_deploy.detectors import DETECTORS, detector, samples
+from tests.test_deploy.detectors import DETECTORS, QUERIES, detector, samples
 from tests.test_quantization.test_architectures import shipped_model
 
 
@@ -45,7 +45,7 @@ def assert_equal_detections(found, expected):
 @torch.no_grad()
 def test_detections_are_those_that_the_detector_predicts(name):
     model = detector(name)
-    if name != 'DETR':
+    if name not in QUERIES:
         settings(model).max_per_img = 150
     for shape, at_least in (((1, 3, 96, 128), 20), ((3, 3, 160, 96), 20)):
         images = torch.randn(shape)
@@ -54,7 +54,7 @@ def test_detections_are_those_that_the_detector_predicts(name):
         assert_equal_detections(found, expected)
     if name in ('RetinaNet', 'YOLOX', 'FasterRCNN'):
         assert max(map(len, expected)) > 100
-    if name != 'DETR':  # whose queries have no threshold
+    if name not in QUERIES:  # which have no threshold
         settings(model).score_thr = 1.1
         assert not any(map(len, predicted(model, images)))
         assert not any(part.any() for part in detector_outputs(model)(images))

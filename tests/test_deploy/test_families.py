@@ -23,6 +23,7 @@ FAMILIES = {
     'YOLOX': 'w8a8',
     'FasterRCNN': 'w4a4',
     'DETR': 'w8a8',
+    'DABDETR': 'w4a4-int',
     'ResNet-18': 'w4a4-int',
     'ResNet-20': 'w4a4',
     'MobileNetV2': 'w4a4-int',

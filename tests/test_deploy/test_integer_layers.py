@@ -72,6 +72,15 @@ def tokens(g, x):
     return g.node('MatMul', [x, g.node('DequantizeLinear', inputs, 'fc.values', axis=1)], 'fc.output', 'fc')
 
 
+def attention(g, x, joined=False, in_floats=False):
+    """A product of two results, quantized ones or floats."""
+    x = g.node('Reshape', [x, g.constant('shape', np.array([0, -1, 3]))], 'tokens')
+    y = g.node('Sqrt', [x], 'keys')
+    y = g.node('Concat', [y, y], 'joined keys', axis=1) if joined else g.node('Mul', [y, y], 'squares')
+    x = g.node('Sqrt', [x], 'queries') if in_floats else x
+    return g.node('MatMul', [x, g.node('Transpose', [y], 'turned keys', perm=[0, 2, 1])], 'product', 'product')
+
+
 def turned(g, x, bits):
     """A weight whose output channels are multiplied by 1 and -1, as BatchNorms with negative scales do."""
     signs = g.constant('signs', np.array([1, -1, 1], np.int32).reshape(3, 1, 1, 1))
@@ -130,6 +139,9 @@ FOLLOWED = {
     'transposed convolution in groups': lambda g, x: quantized(g, transposed(g, x, 3)),
     'tokens': lambda g, x: g.node('Neg', [tokens(g, x)], 'negative'),
     'tokens with a bias': lambda g, x: g.node('Add', [tokens(g, x), g.constant('bias', np.ones(8, np.float32))], 'sum'),
+    'tokens times their own': lambda g, x: g.node('Neg', [attention(g, x)], 'negative'),
+    'tokens times joined ones': lambda g, x: g.node('Neg', [attention(g, x, joined=True)], 'negative'),
+    'tokens in floats times joined ones': lambda g, x: g.node('Neg', [attention(g, x, True, True)], 'negative'),
     'turned int8 weight': lambda g, x: quantized(g, turned(g, x, 8)),
     'turned int4 weight': lambda g, x: quantized(g, turned(g, x, 4)),
     'int8 weight': lambda g, x: quantized(g, relu(g, x, bits=8)),

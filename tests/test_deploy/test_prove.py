@@ -11,11 +11,12 @@ from torch import nn
 from mmacs.cli.exporting import metric_failures
 from mmacs.deploy.benchmark import float_content
 from mmacs.deploy.export import exported
-from mmacs.deploy.modules.activation import Quantize
+from mmacs.deploy.modules.activation import Quantize, recorded_integers
 from mmacs.deploy.proof.integer_layers import layers_of
 from mmacs.deploy.proof.prove import prove
 from mmacs.deploy.proof.report import float_size, machine, page_of, rows_of, table_of, write_report
 from mmacs.deploy.runtimes import BACKENDS, open_model
+from mmacs.utils.errors import MmacsError
 from tests.test_deploy.models import Small, quantized, with_random_norms
 
 SEEDED = torch.Generator().manual_seed(0)
@@ -67,6 +68,36 @@ def test_a_file_that_was_changed_fails_in_the_layer_that_was(result):
     assert any(failure.startswith('onnxruntime:') and 'shared' in failure for failure in failures)
     assert any(failure.startswith('openvino:') for failure in failures)
     assert not any('conv2' in failure for failure in failures)
+
+
+class Refining(nn.Module):
+    """A decoder that moves its boxes after the last turn too, where nobody may read them."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.conv, self.move, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), last
+
+    def forward(self, x):
+        x = boxes = self.conv(x).relu()
+        for _ in range(2):
+            found = (x + boxes).relu()
+            boxes = self.move(found).relu()
+        return boxes if self.last else found
+
+
+def test_a_file_may_lack_only_what_nobody_reads():
+    torch.manual_seed(0)
+    batches = [torch.rand(4, 3, 16, 16)]
+    made = exported(quantized(Refining(last=False).eval(), 'w4a4', batches), shape=(16, 24))
+    with recorded_integers(made.reference) as integers:
+        made.reference(IMAGES[0])
+    lacking = {name for name in integers if name not in {out for node in made.model.graph.node for out in node.output}}
+    assert lacking == {'move.input_quantizer#1'}
+    assert prove(made.model, made.reference, made.simulation, IMAGES).failures == []
+    for pipeline in (made.reference, made.simulation):
+        next(module for module in pipeline.modules() if isinstance(module, Refining)).last = True
+    with pytest.raises(MmacsError, match="the exported graph lacks the integers 'move.input_quantizer#1'"):
+        prove(made.model, made.reference, made.simulation, IMAGES[:1])
 
 
 def test_a_simulation_that_is_another_fails(result):

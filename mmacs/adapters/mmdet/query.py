@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmacs.adapters.base import Calls, Predictions, register
 from mmacs.adapters.kinds import QueryAdapter, QueryOutputs
+from mmacs.quantization.layers.base import shadowed
 
 
 @register
@@ -46,9 +47,11 @@ class DETR(QueryAdapter):
         return 'sigmoid' if self.model.bbox_head.loss_cls.use_sigmoid else 'softmax'
 
     def outputs(self, inputs: Tensor, data_samples: List[Any]) -> QueryOutputs:
-        """See :meth:`Adapter.outputs`."""
+        """See :meth:`Adapter.outputs`; most heads' own ``predict`` looks at the last decoder layer alone."""
+        head = self.model.bbox_head
         head_inputs = self.model.forward_transformer(self.model.extract_feat(inputs), data_samples)
-        logits, boxes = self.model.bbox_head(**head_inputs)
+        with shadowed(head, predict_by_feat=lambda logits, boxes, **others: (logits, boxes)):
+            logits, boxes = head.predict(**head_inputs, batch_data_samples=[])
         return QueryOutputs(logits[-1].float(), boxes[-1].float())
 
     def dry_run(self, images: Tensor) -> None:

@@ -5,7 +5,7 @@ what the runtimes really do.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Dict, FrozenSet, List, Mapping, Optional, Set
+from typing import TYPE_CHECKING, Dict, FrozenSet, List, Mapping, Optional, Set, Tuple
 
 import numpy as np
 
@@ -35,6 +35,7 @@ NO_KERNEL = 'this runtime has no such layer in integers'
 _KEPT = ('MaxPool', 'Reshape', 'Squeeze', 'Transpose', 'Unsqueeze')  # ONNX Runtime moves quantizers through these
 _KEPT_BEFORE = (*_KEPT, 'Slice')
 _MOVED = ('Concat', 'Flatten', 'Identity', 'Pad', 'Resize', 'Split')  # OpenVINO through these too
+_TABLES = ('Gather', 'GatherElements')  # which give weights whose levels are not evenly spaced
 _SHOWN = {'Sigmoid': 'an activation function (Sigmoid)', 'Clip': 'an activation function (Clip)'}
 
 
@@ -119,7 +120,7 @@ def _source(wires: Wires, name: str, passed: tuple) -> Optional['NodeProto']:
 def _input_reason(wires: Wires, node: 'NodeProto') -> Optional[str]:
     if _is_float_constant(wires, node.input[1]) and not _is_quantized(wires, node.input[0]):
         return FULL_PRECISION
-    if not _is_quantized(wires, node.input[0]):
+    if not _is_quantized(wires, node.input[0]) or _is_float_result(wires, node.input[1]):
         return FLOAT_INPUT
     return None
 
@@ -133,21 +134,34 @@ def _is_float_constant(wires: Wires, name: str) -> bool:
     source = _source(wires, name, _KEPT)
     if source is None:
         return name in wires.stored
-    return source.op_type in ('Constant', 'Gather', 'GatherElements')
+    return source.op_type in ('Constant', *_TABLES)
 
 
-def _weight_reason(wires: Wires, node: 'NodeProto') -> Optional[str]:
-    """Why OpenVINO does not find integers in a weight."""
-    source = _source(wires, node.input[1], _KEPT)
-    if source is None or source.op_type == 'Constant':
-        return FULL_PRECISION
-    last = source.op_type
-    kinds = []
+def _is_float_result(wires: Wires, name: str) -> bool:
+    """Whether a factor is computed in floats, as in the products of attention, and no weight."""
+    kinds, _, source = _origin(wires, name)
+    return source is not None and source.op_type not in ('Constant', *_TABLES) and 'DequantizeLinear' not in kinds
+
+
+def _origin(wires: Wires, name: str) -> Tuple[List[str], str, Optional['NodeProto']]:
+    """What makes floats of levels, last first, the name of the levels, and the node that makes these, if any does."""
+    source, kinds = _source(wires, name, _KEPT), []
+    if source is not None:
+        name = source.output[0]
     while source is not None and source.op_type in ('Add', 'Cast', 'DequantizeLinear', 'Mul'):
         kinds.append(source.op_type)
         name = source.input[0]
         source = wires.maker.get(name)
-    if name not in wires.stored or last not in ('DequantizeLinear', 'Mul'):
+    return kinds, name, source
+
+
+def _weight_reason(wires: Wires, node: 'NodeProto') -> Optional[str]:
+    """Why OpenVINO does not find integers in a weight."""
+    first = _source(wires, node.input[1], _KEPT)
+    if first is None or first.op_type == 'Constant':
+        return FULL_PRECISION
+    kinds, name, _ = _origin(wires, node.input[1])
+    if name not in wires.stored or first.op_type not in ('DequantizeLinear', 'Mul'):
         return FOLDED_WEIGHT
     casts = kinds.count('Cast') + kinds.count('DequantizeLinear')
     if wires.stored[name].data_type in (require('onnx').TensorProto.INT8, require('onnx').TensorProto.UINT8):

@@ -135,14 +135,16 @@ def prove(
     cut_model, names_of_integers = cut(model)
     content, cut_content = model.SerializeToString(), cut_model.SerializeToString()
     held = HeldActivations(model, reference)
+    in_file = [
+        _in_file(reference, *one, names, names_of_integers) for one in zip(proven, waypoints, integers, expected)
+    ]
     file_layers = [] if on_qonnx else integer_layers.layers_of(model)
     for backend in ('qonnx',) if on_qonnx else backends:
         _call(advance, backend)
         whole, parts = open_model(content, backend), open_model(cut_content, backend)
         equality, difference = Equality(), OutputDifference()
-        for batch, known, points, outputs in zip(proven, integers, waypoints, expected):
+        for batch, known, points, outputs in zip(proven, in_file, waypoints, expected):
             pixels = batch.numpy()
-            known = _distinct({name: value.numpy() for name, value in known.items()}, names_of_integers)
             given = {**held.to_file(known), **{name: value.numpy() for name, value in points.items()}}
             given = {GIVEN + name: value for name, value in given.items() if GIVEN + name in parts.inputs}
             wanted = [name for name in parts.outputs if name not in names]
@@ -157,6 +159,32 @@ def prove(
         if not on_qonnx:  # whose executor computes in floats
             proof.runtimes[backend]['layers'] = integer_layers.summary(file_layers, backend, whole.integer_layers())
     return proof
+
+
+def _in_file(
+    reference: nn.Module,
+    batch: Tensor,
+    waypoints: Dict[str, Tensor],
+    integers: Dict[str, Tensor],
+    outputs: Dict[str, np.ndarray],
+    names: Sequence[str],
+    stored: Sequence[str],
+) -> Dict[str, np.ndarray]:
+    """Integers that a file ought to have: each tensor once, and none that nobody reads.
+
+    A decoder that moves its queries after the last layer too computes what is then not used, and files leave that out.
+    """
+    known = _distinct({name: value.numpy() for name, value in integers.items()}, stored)
+    lacking = known.keys() - set(stored)
+    if not lacking:
+        return known
+    others = {name: ~integers[name] for name in lacking}  # each is another level
+    with recorded_integers(reference, others) as recorded, at_waypoints(reference, waypoints):
+        found = outputs_of(reference, batch, names)
+    unread = all(np.array_equal(found[name], outputs[name]) for name in names) and all(
+        torch.equal(recorded[name], value) for name, value in integers.items() if name not in lacking
+    )
+    return {name: value for name, value in known.items() if not unread or name not in lacking}
 
 
 def _distinct(integers: Dict[str, np.ndarray], stored: Sequence[str]) -> Dict[str, np.ndarray]:
