@@ -169,13 +169,14 @@ def test_an_averaged_model_has_steps_and_flags_from_its_first_update(config, rec
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('recipe', RECIPES)
-def test_two_processes_have_the_same_steps(config, tmp_path, recipe):
+def test_two_processes_have_the_same_steps(config, tmp_path):
     (tmp_path / 'watch.py').write_text(WATCH)
+    following = {part: RECIPES['following'][part] for part in ('weight', 'activation')}
     found = {}
     for count in (1, 2):
         folder = tmp_path / str(count)
-        cfg = config(str(count), recipe, **{'train_cfg.max_epochs': 1})
+        cfg = config(str(count), 'learned', **{'train_cfg.max_epochs': 1})
+        cfg.model.recipe = dict(RECIPES['learned'], rules=[dict(name='bbox_head.*', **following)])
         cfg.custom_imports.imports.append('watch')
         cfg.custom_hooks = [dict(type='Watch', folder=str(folder))]
         cfg.dump(tmp_path / 'run.py')
@@ -190,8 +191,9 @@ def test_two_processes_have_the_same_steps(config, tmp_path, recipe):
     assert_equal(one['start'], alone['start'])
     assert_equal(one['end'], other['end'])
     assert_equal(one['mean'], other['mean'])
-    steps = [name for name in one['mean'] if name.endswith('quantizer.step')]
-    assert bool(steps) == (recipe == 'learned')
+    learned = {name.split('.')[0] for name in one['mean'] if name.endswith('quantizer.step')}
+    kept = {name.split('.')[0] for name in one['start']}
+    assert learned == {'backbone', 'neck'} and kept == {'backbone', 'neck', 'bbox_head'}
     for name, mean in one['mean'].items():
         torch.testing.assert_close(mean, (one['local'][name] + other['local'][name]) / 2, msg=name)
     assert any(not torch.equal(one['local'][name], other['local'][name]) for name in one['local'])
