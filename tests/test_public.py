@@ -28,7 +28,7 @@ SIGNATURES = {
     'freeze_epoch=None)',
     'BatchNormReestimationHook': '(num_images=512)',
     'CoresetHook': '(scorer=None, importance=None, selector=None, constraints=None, schedule=None, cost=None, '
-    'scoring=None, unbiased=False, cache_dir=None, **others)',
+    "scoring=None, unbiased=None, cache_dir=None, preset='mmacs', **others)",
     'DistillationHook': "(weight=0.5, temperature=1.0, form='cross_entropy', box_weight=1.0, layers=None, "
     'layer_weight=1.0, teacher=None)',
     'QuantizationHook': '(num_images=64, batch_size=8, check_interval=50, start_anew=None)',

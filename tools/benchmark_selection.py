@@ -79,7 +79,7 @@ def build_sides(runner: Any, folder: Path) -> Sides:
     from mmacs.utils.errors import MmacsError
 
     hook = next((hook for hook in runner.hooks if isinstance(hook, CoresetHook)), None)
-    if hook is None:
+    if hook is None or hook.settings is None:
         raise MmacsError('benchmark_selection.py measures the CoresetHook of a config: name a *_acs.py')
     model, loader = unwrapped(runner), runner.train_dataloader
     teacher = make_teacher(model)

@@ -68,8 +68,8 @@ DETECTION: Dict[str, Dict[str, Any]] = {
         schedule=dict(interval=5),
     ),
 }
-# What rows take from the config's own CoresetHook, and the interval. All else is a row's or the hook's default, save
-# that classes which the config balances stay balanced.
+# What rows take from the config's own CoresetHook, and the interval. All else is a row's: the highest scores where it names
+# no selector, of classifiers those of each class.
 SHARED = ('type', 'scorer', 'cache_dir', 'scoring')
 DEFAULT = ('full', 'static', 'RS2', 'EVS', 'DS', 'ACS', 'reducible', 'gap', 'mmacs')
 
@@ -109,12 +109,13 @@ def cell_config(cfg: Any, method: str, fraction: float, seed: int, folder: Path)
         del cell.default_hooks['coreset']
         return cell
     hook = cell.default_hooks.coreset
-    balanced = hook.get('selector', {}).get('type', '').endswith('ClassBalanced')
+    balanced = hook.scorer.type.endswith('ClassificationScorer')
     interval = {name: value for name, value in hook.get('schedule', {}).items() if name == 'interval'}
     for name in set(hook) - set(SHARED):
         del hook[name]
+    hook.selector = dict(type='mmacs.ClassBalanced' if balanced else 'mmacs.TopK')
     if balanced:
-        hook.selector = dict(type='mmacs.ClassBalanced')
+        changes = dict(changes, importance=dict(dict(normalisation='none'), **changes['importance']))
     hook.update(changes)
     hook.schedule = {**interval, **_whole_epochs(changes.get('schedule', {}), epochs)}
     hook.cost = {**changes.get('cost', {}), 'force': True}  # what a method costs is what the table shows

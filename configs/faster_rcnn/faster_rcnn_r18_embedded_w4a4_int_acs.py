@@ -9,9 +9,7 @@ model = dict(_base_.pop('quantized_model'), model='FasterRCNN', recipe=dict(pres
 train_dataloader = dict(sampler=dict(_base_.pop('coreset_sampler'), fraction=0.3))
 default_hooks = dict(
     quantization=_base_.pop('quantization_hook'),
-    coreset=dict(
-        _base_.pop('coreset_hook'), scorer=dict(type='mmacs.TwoStageDetectionScorer'), schedule=dict(interval=4)
-    ),
+    coreset=dict(_base_.pop('coreset_hook'), scorer=dict(type='mmacs.TwoStageDetectionScorer')),
 )
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)
 optim_wrapper = dict(optimizer=dict(lr=5e-4), constructor=_base_.pop('quantization_constructor'))

@@ -8,6 +8,6 @@ model = dict(type='mmacs.QuantizedModel', model='FCOS', recipe=dict(preset='w4a4
 train_dataloader = dict(sampler=dict(_delete_=True, type='mmacs.CoresetSampler', fraction=0.3))
 default_hooks = dict(
     quantization=dict(type='mmacs.QuantizationHook'),
-    coreset=dict(type='mmacs.CoresetHook', scorer=dict(type='mmacs.DenseDetectionScorer'), schedule=dict(interval=3)),
+    coreset=dict(type='mmacs.CoresetHook', scorer=dict(type='mmacs.DenseDetectionScorer')),
 )
 optim_wrapper = dict(constructor='mmacs.QuantizationOptimWrapperConstructor')

@@ -6,10 +6,7 @@ load_from = 'work_dirs/repvgg_embedded/epoch_30.pth'
 
 model = dict(_base_.pop('quantized_model'), model='ImageClassifier', recipe=dict(preset='w4a4-int'))
 train_dataloader = dict(sampler=dict(_base_.pop('coreset_sampler'), fraction=0.3))
-default_hooks = dict(
-    quantization=_base_.pop('quantization_hook'),
-    coreset=dict(_base_.pop('coreset_hook'), schedule=dict(interval=2)),
-)
+default_hooks = dict(quantization=_base_.pop('quantization_hook'), coreset=_base_.pop('coreset_hook'))
 train_cfg = dict(max_epochs=6, val_interval=6)
 optim_wrapper = dict(optimizer=dict(lr=1e-3), constructor=_base_.pop('quantization_constructor'))
 param_scheduler = dict(_delete_=True, type='CosineAnnealingLR', T_max=6, by_epoch=True, convert_to_iter_based=True)

@@ -2,4 +2,4 @@
 _base_ = ['./retinanet_r18_bccd_w4a4.py', '../_base_/qat/coreset_detection.py']
 
 train_dataloader = dict(sampler=dict(fraction=0.3))
-default_hooks = dict(coreset=dict(_base_.pop('coreset_hook'), schedule=dict(interval=4)))
+default_hooks = dict(coreset=_base_.pop('coreset_hook'))

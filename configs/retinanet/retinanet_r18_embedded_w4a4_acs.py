@@ -2,4 +2,4 @@
 # retinanet_r18_embedded.py ends with; tools/demo.py runs one after the other.
 _base_ = ['./retinanet_r18_embedded_w4a4.py', '../_base_/qat/coreset_detection.py']
 
-default_hooks = dict(coreset=dict(_base_.pop('coreset_hook'), schedule=dict(interval=4)))
+default_hooks = dict(coreset=_base_.pop('coreset_hook'))

@@ -1,5 +1,6 @@
-# RetinaNet-R18 on COCO with 4-bit weights and activations, trained on an adaptive coreset of 30 % of the images.
-# Everything that is not ours is inherited from MMDetection.
+# RetinaNet-R18 on COCO with 4-bit weights and activations, trained on an adaptive coreset of 30 % of the images,
+# chosen by the default policy (preset='mmacs'; preset='acs' is the paper's, 'rs2' repeated random). Everything
+# that is not ours is inherited from MMDetection.
 _base_ = [
     'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
     '../_base_/qat/w4a4.py',

@@ -7,10 +7,7 @@ epochs = 16
 
 model = dict(_base_.pop('quantized_model'), model='RTMDet', recipe=dict(preset='w4a4-int'))
 train_dataloader = dict(sampler=dict(_base_.pop('coreset_sampler'), fraction=0.3))
-default_hooks = dict(
-    quantization=_base_.pop('quantization_hook'),
-    coreset=dict(_base_.pop('coreset_hook'), schedule=dict(interval=4)),
-)
+default_hooks = dict(quantization=_base_.pop('quantization_hook'), coreset=_base_.pop('coreset_hook'))
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)
 optim_wrapper = dict(optimizer=dict(lr=5e-4), constructor=_base_.pop('quantization_constructor'))
 param_scheduler = [

@@ -67,7 +67,7 @@ class CoresetEngine:
         per_unit: int,
         teacher: Optional[TeacherOutputs] = None,
     ) -> None:
-        self.settings = settings
+        self.settings = settings = settings.over(end)
         self.data = data
         self.sampler = sampler
         self.teacher = teacher

@@ -100,6 +100,7 @@ def _wrong_numbers(state: Dict[str, Any], now: int) -> Optional[str]:
         'data': _is_hash(state['data']),
         'teacher': state['teacher'] is None or _is_hash(state['teacher']),
         'contents': state.get('contents') is None or _is_hash(state['contents']),
+        'preset': state.get('preset') is None or isinstance(state['preset'], str),
     }
     wrong = next((name for name, is_sound in sound.items() if not is_sound), None)
     return None if wrong is None else f'{wrong} is {_shown(state[wrong])}'

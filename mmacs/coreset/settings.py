@@ -9,8 +9,9 @@ from torch import nn
 
 from mmacs.coreset.budget.cost import Cost
 from mmacs.coreset.budget.schedule import Schedule
+from mmacs.coreset.presets import BEFORE, DEFAULT, preset as groups_of
 from mmacs.coreset.scoring.proxy import Proxy
-from mmacs.coreset.scoring.scorers import Scorer
+from mmacs.coreset.scoring.scorers import ClassificationScorer, Scorer
 from mmacs.coreset.selection.constraints import Constraints
 from mmacs.coreset.selection.importance import Importance
 from mmacs.coreset.selection.policy import Policy
@@ -80,7 +81,8 @@ class CoresetSettings:
         cost (Cost): What they may cost.
         images (Images): How images are brought to the models.
         max_weight (float, optional): Bound on the weights of losses; None leaves losses as they are.
-        weights_given (bool): Whether the importance has weights of the config, not the scorer's own.
+        weights_given (bool): Whether the importance has weights of the config, not the preset's.
+        preset (str): What the config changes, see :mod:`mmacs.coreset.presets`.
 
     Raises:
         MmacsError: If settings don't go together.
@@ -94,6 +96,7 @@ class CoresetSettings:
     images: Images = Images()
     max_weight: Optional[float] = None
     weights_given: bool = True
+    preset: str = DEFAULT
 
     @classmethod
     def read(
@@ -105,32 +108,44 @@ class CoresetSettings:
         schedule: Group = None,
         cost: Group = None,
         scoring: Group = None,
-        unbiased: Union[bool, float] = False,
+        unbiased: Optional[Union[bool, float]] = None,
         others: Mapping[str, Any] = MappingProxyType({}),
+        preset: str = DEFAULT,
+        before_presets: bool = False,
     ) -> 'CoresetSettings':
-        """Reads a config, see :class:`mmacs.CoresetHook`; ``others`` are settings that it does not have.
+        """Reads a config, see :class:`mmacs.CoresetHook`.
+
+        Args:
+            others (Mapping[str, Any]): Settings that the hook does not have.
+            before_presets (bool): Whether what the config leaves open is what was the default before there were
+                presets.
 
         Raises:
             MmacsError: If a setting is unknown or out of range.
         """
         refuse_others(others)
         built = SCORERS.build(scorer, Scorer)
-        given = importance
-        if importance is None or isinstance(importance, Mapping):
-            given = {name: value for name, value in (importance or {}).items() if value is not None}
-            importance = {'weights': built.weights, 'normalisation': built.normalisation, **given}
+        base = _before_presets(built) if before_presets else _preset_of(built, preset)
+        if isinstance(importance, Mapping):
+            importance = {name: value for name, value in importance.items() if value is not None}
+        weights_given = isinstance(importance, Mapping) and 'weights' in importance
+        if not weights_given and preset != DEFAULT:
+            _require_columns(preset, built, base['importance']['weights'])
+        own = {'importance': importance, 'constraints': constraints, 'schedule': schedule, 'cost': cost}
+        groups = {name: _merged(base.get(name), value) for name, value in own.items()}
         return cls(
             built,
-            _read('importance', importance),
+            _read('importance', groups['importance']),
             Policy(
-                SELECTORS.build({'type': 'mmacs.TopK'} if selector is None else selector, Selector),
-                _read('constraints', constraints),
+                SELECTORS.build(base['selector'] if selector is None else selector, Selector),
+                _read('constraints', groups['constraints']),
             ),
-            _read('schedule', schedule),
-            _read('cost', cost),
+            _read('schedule', groups['schedule']),
+            _read('cost', groups['cost']),
             _read('scoring', scoring),
-            read_max_weight(unbiased),
-            weights_given='weights' in given,
+            read_max_weight(base.get('unbiased', False) if unbiased is None else unbiased),
+            weights_given=weights_given,
+            preset=preset,
         )
 
     def __post_init__(self) -> None:
@@ -151,8 +166,8 @@ class CoresetSettings:
     def of(self, model: nn.Module) -> 'CoresetSettings':
         """Returns the settings for a model.
 
-        One without quantizers has no full-precision model that it came from: its importance is made of the scorer's
-        ``plain_weights`` where the config has no weights, and nothing may ask for a teacher.
+        One without quantizers has no full-precision model that it came from: by the default preset its importance is
+        made of the scorer's ``plain_weights`` where the config has no weights, and nothing may ask for a teacher.
 
         Raises:
             MmacsError: If it has no quantizers, and a column needs a teacher.
@@ -160,19 +175,24 @@ class CoresetSettings:
         if not self.needs_teacher or next(quantizers(model), None) is not None:
             return self
         plain = self
-        if not self.weights_given:
+        if not self.weights_given and self.preset == DEFAULT:
             plain = replace(self, importance=replace(self.importance, weights=self.scorer.plain_weights))
         if plain.needs_teacher:
             needed = self.scorer.teacher_columns
             asked = ' and '.join(column for column in plain.scored_columns if column in needed)
             others = ', '.join(column for column in self.scorer.columns if column not in needed)
             trim = ', which trim asks for,' if not needed & set(plain.importance.columns) else ''
+            trim = trim or ('' if self.weights_given else f', which preset {self.preset!r} asks for,')
             raise MmacsError(
                 f'{asked}{trim} cannot be scored: they compare a quantized model with what it was in full precision, '
                 f'and this {type(model).__name__} is not quantized: choose among {others}, without trim, or write '
                 f"model=dict(type='mmacs.QuantizedModel', ...)"
             )
         return plain
+
+    def over(self, end: int) -> 'CoresetSettings':
+        """Returns the settings for a run that ends at ``end``, in epochs or iterations."""
+        return replace(self, schedule=self.schedule.over(end))
 
     @property
     def columns(self) -> List[str]:
@@ -200,6 +220,63 @@ _GROUPS = {'importance': Importance, 'constraints': Constraints, 'schedule': Sch
 # where each setting is; mmacs 0.1 had no groups, and one name was another
 _PLACES = {field.name: (group, field.name) for group, kind in _GROUPS.items() for field in fields(kind)}
 _OLD_PLACES = {**_PLACES, 'selection_budget': ('cost', 'budget')}
+
+
+def check_settings(
+    scorer: Group = None,
+    importance: Group = None,
+    selector: Group = None,
+    unbiased: Optional[Union[bool, float]] = None,
+    others: Mapping[str, Any] = MappingProxyType({}),
+    **groups: Group,
+) -> None:
+    """Names the mistakes of settings that a preset which scores nothing has no use for.
+
+    Raises:
+        MmacsError: If a setting is unknown or out of range.
+    """
+    refuse_others(others)
+    for registry, given, base in ((SCORERS, scorer, Scorer), (SELECTORS, selector, Selector)):
+        if given is not None:
+            registry.build(given, base)
+    for group, given in {'importance': _merged({'weights': Scorer.weights}, importance), **groups}.items():
+        _read(group, given)
+    read_max_weight(False if unbiased is None else unbiased)
+
+
+def _preset_of(scorer: Scorer, name: str) -> Dict[str, Any]:
+    """Returns the groups of a preset for a scorer; the default one takes weights and scale of the scorer."""
+    groups = groups_of(name, scorer.kind)
+    of_scorer = {'normalisation': scorer.normalisation}
+    if name == DEFAULT:
+        return {**groups, 'importance': {**of_scorer, 'weights': scorer.weights}}
+    return {**groups, 'importance': {**of_scorer, **groups['importance']}}
+
+
+def _before_presets(scorer: Scorer) -> Dict[str, Any]:
+    """Returns the defaults that a scorer had before there were presets."""
+    groups, own = BEFORE[scorer.kind], {}
+    if scorer.weights is not ClassificationScorer.weights:
+        own = {'weights': scorer.weights}
+    of_scorer = {'weights': scorer.weights, 'normalisation': scorer.normalisation}
+    return {**groups, 'importance': {**of_scorer, **groups.get('importance', {}), **own}}
+
+
+def _merged(base: Group, given: Group) -> Group:
+    """Returns a group of a preset, with what the config gives in its place."""
+    if base is None or given is None or not isinstance(given, Mapping):
+        return base if given is None else given
+    return {**base, **given}
+
+
+def _require_columns(preset: str, scorer: Scorer, weights: Mapping[str, Any]) -> None:
+    """Requires that a scorer has the columns that a preset weighs."""
+    missing = [column for column in scored_columns(list(weights)) if column not in scorer.columns]
+    if missing:
+        raise MmacsError(
+            f'preset {preset!r} needs the column {missing[0]}, which {type(scorer).__name__} does not have: take '
+            f"another one, such as {DEFAULT!r} or 'rs2'"
+        )
 
 
 def _read(group: str, given: Group) -> Any:
@@ -232,7 +309,7 @@ def refuse_others(others: Mapping[str, Any]) -> None:
                 f'CoresetHook has no setting max_weight: leave it out, or write unbiased={bound} in the place of '
                 f'unbiased=True'
             )
-        own = [*_GROUPS, 'scorer', 'selector', 'unbiased', 'cache_dir']
+        own = [*_GROUPS, 'scorer', 'selector', 'unbiased', 'cache_dir', 'preset']
         close = get_close_matches(name, [*own, *_PLACES], n=1, cutoff=0.5)
         if close and close[0] in _PLACES:
             group, key = _PLACES[close[0]]

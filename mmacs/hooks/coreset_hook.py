@@ -1,4 +1,4 @@
-"""Every R epochs: score images, choose the coreset, tell the sampler."""
+"""Every R epochs: score images, choose the coreset, tell the sampler; or tell it how to draw without scores."""
 
 from pathlib import Path
 from typing import Any, Dict, Optional, Union
@@ -7,12 +7,13 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmacs.coreset.settings import CoresetSettings, Group
+from mmacs.coreset import presets
+from mmacs.coreset.settings import CoresetSettings, Group, check_settings
 from mmacs.hooks.batches import require_batches
-from mmacs.hooks.coreset_run import CoresetRun
+from mmacs.hooks.coreset_run import NO_SAMPLER, CoresetRun
 from mmacs.hooks.draws_hook import draw_by_step
 from mmacs.hooks.resume_hook import follow_config
-from mmacs.hooks.run import saves_checkpoint_now
+from mmacs.hooks.run import agree_on_seed, coreset_sampler, saves_checkpoint_now
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.registry import HOOKS
 from mmacs.utils.errors import MmacsError
@@ -22,12 +23,16 @@ STATE_KEY = 'mmacs_coreset'
 
 @HOOKS.register_module()
 class CoresetHook(Hook):
-    """Adaptive coreset selection (Huang et al. 2024, arXiv 2306.07215).
+    """Adaptive coreset selection, after ACS (Huang et al. 2024, arXiv 2306.07215).
 
-    In rounds, R epochs apart, training images are scored by the quantized model's own error, in detectors by as much
-    as it exceeds the full-precision model's, and by its disagreement with that model. Until the next round the
+    In rounds, R epochs apart, training images are scored by the quantized model's own error, as much as it exceeds the
+    full-precision model's, and by its disagreement with that model. Until the next round the
     :class:`mmacs.CoresetSampler` shows those that a selector picks by these scores. Every epoch holds the same number
     of images, whatever the policy. In an iteration-based loop all times are in iterations instead of epochs.
+
+    A preset says how images are chosen, see :mod:`mmacs.coreset.presets`; what is given besides wins, setting by
+    setting, a selector whole. ``'rs2'``, ``'static'`` and ``'full'`` score nothing: the hook only tells the sampler,
+    and what else is given has no use. The log says what the preset means and what the config changes of it.
 
     The teacher is made of the weights that the run starts from and kept in ``<work dir>/teacher.pth``. What scorers
     need of its outputs is computed once and kept on disk. Each round is logged, written to
@@ -36,10 +41,11 @@ class CoresetHook(Hook):
     Args:
         scorer (dict): Config of a scorer, such as ``dict(type='mmacs.DenseDetectionScorer')``; there is no default.
         importance (dict, optional): ``weights``, ``beta`` and ``normalisation``, see
-            :class:`mmacs.coreset.selection.importance.Importance`. Defaults are the scorer's own: for classifiers
-            ``weights=dict(evs='beta', ds='1 - beta')``, and for detectors the same with ``reducible_error`` in the
-            place of ``evs``; for a model without quantizers, which has no teacher, ``weights=dict(evs=1.0)``.
-        selector (dict, optional): Config of a selector. Defaults to ``dict(type='mmacs.TopK')``.
+            :class:`mmacs.coreset.selection.importance.Importance`. By the default preset they are the scorer's own:
+            ``weights=dict(reducible_error='beta', ds='1 - beta')``; for a model without quantizers, which has no
+            teacher, ``weights=dict(evs=1.0)``.
+        selector (dict, optional): Config of a selector. The default preset has ``dict(type='mmacs.ClassBalanced',
+            selector=dict(type='mmacs.GumbelTopK', temperature=0.5))``.
         constraints (dict, optional): ``class_floor``, ``max_gap``, ``random_share`` and ``trim``, see
             :class:`mmacs.coreset.selection.constraints.Constraints`.
         schedule (dict, optional): ``interval``, ``warmup``, ``full_data_last`` and ``rounds``, see
@@ -49,10 +55,12 @@ class CoresetHook(Hook):
         scoring (dict, optional): ``pipeline`` and ``batch_size``, see :class:`mmacs.coreset.settings.Images`.
         unbiased (bool or float): Whether an image's loss is weighted by the inverse of its inclusion probability, so
             that the expected gradient is that of all data; needs a selector that knows probabilities. A number is the
-            bound on these weights, which costs a little of the unbiasedness; True bounds them by 10. Defaults to False.
+            bound on these weights, which costs a little of the unbiasedness; True bounds them by 10. None, the
+            default, leaves it to the preset; most have False.
         cache_dir (str, optional): Folder for the teacher's outputs, which several runs may share, also at the same
             time; None takes ``<work dir>/teacher_cache``. Outputs that were computed of other pixels are never taken:
             each image file is read once for that, and again when its size, inode or times change.
+        preset (str): What the settings are changes of. Defaults to ``'mmacs'``.
         **others: Refused, with a hint at the group that a setting belongs to.
 
     Raises:
@@ -70,13 +78,19 @@ class CoresetHook(Hook):
         schedule: Group = None,
         cost: Group = None,
         scoring: Group = None,
-        unbiased: Union[bool, float] = False,
+        unbiased: Optional[Union[bool, float]] = None,
         cache_dir: Optional[str] = None,
+        preset: str = presets.DEFAULT,
         **others: Any,
     ) -> None:
-        self.settings = CoresetSettings.read(
-            scorer, importance, selector, constraints, schedule, cost, scoring, unbiased, others
-        )
+        self.preset = preset
+        groups = dict(importance=importance, selector=selector, constraints=constraints, schedule=schedule, cost=cost)
+        self._given = dict(groups, scorer=scorer, scoring=scoring, unbiased=unbiased, others=others)
+        self.settings: Optional[CoresetSettings] = None  # None: nothing is scored
+        if presets.redraws(preset) is None:
+            self.settings = CoresetSettings.read(**self._given, preset=preset)
+        else:
+            check_settings(**self._given)
         if cache_dir is not None and (not isinstance(cache_dir, (str, Path)) or not str(cache_dir)):
             raise MmacsError(f'cache_dir must be the name of a folder, got {cache_dir!r}')
         self.cache_dir = cache_dir
@@ -91,22 +105,61 @@ class CoresetHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Makes the teacher, or takes up a resumed run's coreset."""
         take_work_dir(runner)
-        if runner.iter > 0 and self._resumed is None:
-            raise MmacsError('cannot resume: the checkpoint was written by a run without CoresetHook')
         require_batches(runner)
-        self._run = CoresetRun(runner, self.settings, self.cache_dir)
+        if self.settings is None:
+            self._tell_sampler(runner)
+            return
+        if runner.iter > 0 and self._resumed is None:
+            raise MmacsError(
+                'cannot resume: the checkpoint was written by a run without CoresetHook, or with a preset that scores '
+                'nothing'
+            )
+        self._run = CoresetRun(runner, self._settings_of(runner), self.cache_dir)
         self._run.start(self._resumed if runner.iter > 0 else None)
         self._resumed = None
 
+    def _settings_of(self, runner: Runner) -> CoresetSettings:
+        """Returns the settings, which the log explains; in a run that began before there were presets, those of then."""
+        if runner.iter > 0 and self.preset == presets.DEFAULT and 'preset' not in self._resumed:
+            runner.logger.warning(
+                'The checkpoint was written before CoresetHook had presets: where the config says nothing, the run goes '
+                f'on with the defaults of then (mmacs.TopK), not with preset={presets.DEFAULT!r}.'
+            )
+            return CoresetSettings.read(**self._given, before_presets=True)
+        own = presets.preset(self.preset, self.settings.scorer.kind)
+        changed = presets.changes(own, {name: self._given[name] for name in presets.GROUPS})
+        runner.logger.info(
+            f'{presets.explain(self.preset)}{f" The config changes of it: {changed}." if changed else ""}'
+        )
+        return self.settings
+
+    def _tell_sampler(self, runner: Runner) -> None:
+        """Has the sampler show what a preset without scores says."""
+        sampler = coreset_sampler(runner)
+        if sampler is None:
+            raise MmacsError(NO_SAMPLER)
+        agree_on_seed(runner, sampler)
+        if self.preset == 'full' and sampler.size < len(sampler.dataset):
+            raise MmacsError(
+                f"preset 'full' trains on all images, and train_dataloader.sampler.fraction is {sampler.fraction!r}: "
+                f'set it to 1, by which learning rates are scheduled'
+            )
+        sampler.redraw = presets.redraws(self.preset)
+        unused = [name for name in presets.GROUPS if self._given[name] is not None]
+        without = f' It has no use for {", ".join(unused)}.' if unused else ''
+        runner.logger.info(f'{presets.explain(self.preset)} Nothing is scored.{without}')
+
     def before_train_epoch(self, runner: Runner) -> None:
         """Holds a round, or draws again, if that is due; an iteration-based loop does so by itself."""
-        if self._run.by_epoch:
+        if self._run is not None and self._run.by_epoch:
             self._run.hold_round_if_due()
             self._run.begin(runner.epoch)
             self._run.start_clock()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Hooks the forward, where training gives scores or losses are weighted."""
+        if self.settings is None:
+            return
         if not isinstance(data_batch, dict) or 'data_samples' not in data_batch:
             raise MmacsError('train_dataloader gives no data_samples: does its pipeline end with PackDetInputs?')
         self._run.hook_forward(data_batch['data_samples'])
@@ -115,6 +168,8 @@ class CoresetHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[Dict[str, Any]] = None
     ) -> None:
         """Takes the scores that the iteration gave; counts images and seconds."""
+        if self._run is None:
+            return
         self._run.count_images()
         if not self._run.by_epoch:
             self._run.stop_clock()
@@ -122,7 +177,7 @@ class CoresetHook(Hook):
 
     def after_train_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Adds up the seconds of training; completes the state, since a checkpoint may follow."""
-        if self._run.by_epoch:
+        if self._run is not None and self._run.by_epoch:
             self._run.stop_clock()
             self._run.flush()
 
@@ -133,7 +188,8 @@ class CoresetHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Says where the time went."""
-        self._run.finish()
+        if self._run is not None:
+            self._run.finish()
 
     def after_run(self, runner: Runner) -> None:
         """Lets other runs into the work dir."""
@@ -141,9 +197,11 @@ class CoresetHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Puts scores and coreset into the checkpoint, as tensors and plain values."""
+        if self._run is None:
+            return
         if get_world_size() == 1:
             self._run.flush()
-        checkpoint[STATE_KEY] = self._run.state_dict()
+        checkpoint[STATE_KEY] = {**self._run.state_dict(), 'preset': self.preset}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Keeps the state of a checkpoint until it is known whether the run is resumed."""

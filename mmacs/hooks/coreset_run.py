@@ -36,6 +36,9 @@ from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import DAY, remove_leftovers
 
 
+NO_SAMPLER = "CoresetHook needs train_dataloader.sampler=dict(type='mmacs.CoresetSampler', fraction=0.1)"
+
+
 class CoresetRun:
     """Holds rounds and begins epochs (or passes, in an iteration-based loop) of one run.
 
@@ -57,9 +60,7 @@ class CoresetRun:
         start = time.perf_counter()
         sampler = coreset_sampler(runner)
         if sampler is None:
-            raise MmacsError(
-                "CoresetHook needs train_dataloader.sampler=dict(type='mmacs.CoresetSampler', fraction=0.1)"
-            )
+            raise MmacsError(NO_SAMPLER)
         agree_on_seed(runner, sampler)
         settings = settings.of(unwrapped(runner))
         self._runner, self._settings = runner, settings

@@ -7,7 +7,7 @@ from mmacs.coreset.scoring.scorers import ClassificationScorer, Scorer
 from mmacs.coreset.selection.constraints import Constraints
 from mmacs.coreset.selection.importance import Importance
 from mmacs.coreset.selection.policy import Policy
-from mmacs.coreset.selection.selectors import TopK
+from mmacs.coreset.selection.selectors import ClassBalanced, TopK
 from mmacs.coreset.settings import MAX_WEIGHT, CoresetSettings
 from mmacs.quantization import quantize_model
 from mmacs.utils.errors import MmacsError
@@ -19,9 +19,10 @@ def test_defaults_are_those_of_the_scorer():
     settings = CoresetSettings.read(SCORER)
     assert isinstance(settings.scorer, ClassificationScorer)
     assert settings.importance.weights == ClassificationScorer.weights
-    assert settings.importance.normalisation == 'none' and settings.max_weight is None
-    changed = CoresetSettings.read(SCORER, importance=dict(normalisation='rank', weights=None))
-    assert changed.importance.weights == ClassificationScorer.weights and changed.importance.normalisation == 'rank'
+    assert settings.importance.normalisation == 'rank' and settings.max_weight is None
+    assert isinstance(settings.policy.selector, ClassBalanced) and settings.policy.selector.selector.temperature == 0.5
+    changed = CoresetSettings.read(SCORER, importance=dict(normalisation='none', weights=None))
+    assert changed.importance.weights == ClassificationScorer.weights and changed.importance.normalisation == 'none'
 
 
 def plain_and_quantized():

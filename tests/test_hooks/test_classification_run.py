@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
+from mmacs.coreset import normalise
 from mmacs.quantization import quantizers
 from tests.conftest import REPO, change_coreset
 
@@ -35,8 +36,8 @@ def test_w4a4_on_a_class_balanced_coreset(tmp_path):
         assert len(record['indices']) == 30
         shares = np.bincount(labels[record['indices']], minlength=10) - 0.3 * np.bincount(labels, minlength=10)
         assert (np.abs(shares) < 1).all()
-        assert record['score_evs'].max() <= 2**0.5 + 1e-6 and record['score_ds'].max() <= 2**0.5 + 1e-6
-    # beta is 1 at the start: importance is EVS as it is
-    np.testing.assert_array_equal(first['importance'], first['score_evs'])
+        assert all(np.abs(record[f'score_{name}']).max() <= 2**0.5 + 1e-6 for name in ('reducible_error', 'ds'))
+    # beta is 1 at the start: importance is the rank of the reducible error
+    np.testing.assert_array_equal(first['importance'], normalise(first['score_reducible_error'], 'rank'))
     assert 0 <= runner.message_hub.get_scalar('val/accuracy/top1').current() <= 100
     assert torch.isfinite(next(runner.model.parameters())).all()

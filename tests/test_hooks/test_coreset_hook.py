@@ -88,7 +88,7 @@ def detector(data: Path, work_dir: Path, epochs: int = 1, **coreset) -> Config:
         if transform.type == 'RandomFlip':
             transform.prob = 0.0
     cfg.param_scheduler = None
-    change_coreset(cfg, **coreset)
+    change_coreset(cfg, **{'selector': dict(type='mmacs.TopK'), **coreset})
     return cfg
 
 
@@ -263,7 +263,7 @@ def test_noise_is_counted_and_suspects_are_left_out_of_fast_scoring_beside_disti
         ) in log
     assert 0 < scalars[0]['coreset/proxy_ds'] <= 1 and 'coreset/proxy_ds' not in scalars[1]
     assert log.count(', 16 images trimmed, ') == 2
-    assert "Importance of an image: beta evs + (1 - beta) ds, beta 'cosine', normalisation 'none'; TopK chooses" in log
+    assert "Importance of an image: beta reducible_error + (1 - beta) ds, beta 'cosine', normalisation 'rank'; " in log
     assert 'rank correlation of ds with exact scores 0.' in log
     assert 'overlap with the coreset of exact scores' in log
 
@@ -361,3 +361,54 @@ def test_harvest_needs_images_that_are_not_mixed(steps, named):
     else:
         with pytest.raises(MmacsError, match=f'not mixed in training, and {named} mixes them'):
             refuse_mixed_images(cfg)
+
+
+@pytest.mark.parametrize(('preset', 'redraw'), [('rs2', True), ('static', False)])
+def test_presets_that_score_nothing_only_tell_the_sampler(classifier, tmp_path, preset, redraw):
+    alone = classifier('alone', 2)
+    del alone.default_hooks['coreset']
+    alone.train_dataloader.sampler.redraw = redraw
+    _, expected = run(alone)
+    whole, images = run(classifier(preset, 2, preset=preset))
+    assert images == expected and (set(sum(images[:2], [])) == set(sum(images[2:], []))) != redraw
+    assert {path.name for path in (tmp_path / preset).iterdir()}.isdisjoint({'coreset', 'teacher.pth', 'teacher_cache'})
+    log = log_of(tmp_path / preset)
+    assert f"Preset '{preset}': a random subset, drawn" in log
+    assert 'Nothing is scored. It has no use for selector, schedule, cost.' in log
+    resumed, rest = run(classifier('resumed', 2, preset=preset), tmp_path / preset / 'epoch_1.pth')
+    assert rest == images[2:]
+    first, second = weights(whole), weights(resumed)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    with pytest.raises(MmacsError, match='by a run without CoresetHook, or with a preset that scores nothing'):
+        run(classifier('scored', 2), tmp_path / preset / 'epoch_1.pth')
+
+
+def test_a_run_that_began_before_there_were_presets_keeps_its_defaults(classifier, tmp_path):
+    def config(name, **coreset):
+        cfg = classifier(name, 3, schedule=dict(interval=2), **coreset)
+        del cfg.default_hooks.coreset['selector']
+        return cfg
+
+    then = dict(weights=dict(evs='beta', ds='1 - beta'), normalisation='none')
+    cfg = config('whole', importance=then)
+    cfg.default_hooks.coreset.selector = dict(type='mmacs.TopK')
+    whole, images = run(cfg)
+    checkpoint = load_checkpoint(tmp_path / 'whole' / 'epoch_1.pth')
+    assert checkpoint['mmacs_coreset'].pop('preset') == 'mmacs'
+    torch.save(checkpoint, tmp_path / 'before.pth')
+    resumed, rest = run(config('resumed'), tmp_path / 'before.pth')
+    assert rest == images[2:]
+    require_continued(whole, resumed, [4])
+    assert 'was written before CoresetHook had presets' in log_of(tmp_path / 'resumed')
+    with pytest.raises(MmacsError, match=r"has the score columns \['ds', 'evs'\], the config needs"):
+        run(config('today'), tmp_path / 'whole' / 'epoch_1.pth')
+
+
+def test_the_log_says_what_the_default_preset_means_and_what_the_config_changes(classifier, tmp_path):
+    cfg = classifier('run', 1, constraints=dict(class_floor=1))
+    del cfg.default_hooks.coreset['selector']
+    run(cfg)
+    log = log_of(tmp_path / 'run')
+    assert "Preset 'mmacs': images are drawn in each epoch, " in log
+    assert 'The config changes of it: constraints.class_floor=1, schedule.interval=1, cost.force=True.' in log
+    assert 'ClassBalanced chooses by it' in log and 'drawn anew in each epoch' in log

@@ -72,7 +72,8 @@ def weights(runner):
 
 
 def test_two_epochs_select_train_save_and_report(tiny_coco, tmp_path, trained):
-    runner = train(run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained))
+    changes = {'default_hooks.coreset.selector': dict(type='mmacs.TopK')}
+    runner = train(run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained, **changes))
     # 10 images with objects, half of them: 5, two to a batch, two epochs
     assert runner.iter == 6
     found = rounds(tmp_path / 'run')
@@ -230,7 +231,9 @@ def test_a_resumed_random_subset_stays_the_same_without_a_seed(tiny_coco, tmp_pa
         ({'default_hooks.coreset.importance.beta': 'cosin'}, "unknown beta schedule 'cosin': did you mean 'cosine'"),
         ({'default_hooks.coreset.scorer.type': 'DenseScorer'}, "did you mean 'DenseDetectionScorer'"),
         ({'default_hooks.coreset.importance.normalisation': 'ranks'}, "did you mean 'rank'"),
-        ({'default_hooks.coreset.selector': dict(type='mmacs.ClassBalanced')}, 'one label'),
+        ({'default_hooks.coreset.preset': 'RS3'}, "unknown preset 'RS3': did you mean 'rs2'"),
+        ({'default_hooks.coreset.preset': 'margin'}, "preset 'margin' is for classifiers, and this is a detector"),
+        ({'default_hooks.coreset.preset': 'full'}, 'trains on all images, and .*fraction is 0.5: set it to 1'),
         ({'default_hooks.coreset.cost.harvest': 'no'}, "harvest must be True or False, got 'no'"),
         ({'default_hooks.coreset.cost.harvest': True}, r"'ds'\] can be had .* choose weights with one of these"),
         (

@@ -11,6 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmacs.cli.comparison import TrainingTime, fill, read_data, train
+from mmacs.coreset.presets import preset
 from mmacs.utils.errors import MmacsError
 from mmacs.visualization.comparison import draw_comparison
 from tests.conftest import REPO, run_config
@@ -104,7 +105,7 @@ def test_cells_differ_from_the_config_in_what_their_method_changes_alone(tool, t
         if hook is not None:
             assert 'weights' in changes['importance']  # so that cells of other defaults are not taken for this one's
             theirs = {key: value for key, value in hook.items() if cfg.default_hooks.coreset.get(key) != value}
-            assert theirs.keys() <= changes.keys() | {'cost'}
+            assert theirs.keys() <= changes.keys() | {'cost', 'selector'}
             assert hook.cost == {**changes.get('cost', {}), 'force': True}
             assert hook.scorer == cfg.default_hooks.coreset.scorer
     assert cfg.to_dict() == shipped(config).to_dict()
@@ -125,15 +126,16 @@ def test_shares_of_the_run_become_whole_epochs(tool, tmp_path):
 def test_rows_of_any_config_of_a_model_are_the_same_but_for_the_interval(tool, tmp_path):
     usual = shipped('retinanet/retinanet_r18_embedded_w4a4_acs.py')
     for other in ('infobatch', 'afss', 'ccs'):
-        cfg = shipped(f'retinanet/retinanet_r18_embedded_w4a4_{other}.py')
-        cfg.default_hooks.coreset.schedule.interval = usual.default_hooks.coreset.schedule.interval
+        cfg = shipped('retinanet/retinanet_r18_embedded_w4a4_acs.py')
+        cfg.default_hooks.coreset.update(preset(other, 'detector'))
+        cfg.default_hooks.coreset.pop('schedule', None)
         for method in ('ACS', 'InfoBatch', 'AFSS', 'CCS', 'mmacs'):
             rows = [tool.cell_config(own, method, 0.1, 0, tmp_path).default_hooks.coreset for own in (cfg, usual)]
             assert rows[0] == rows[1]
 
 
-def test_classes_that_a_config_balances_stay_balanced(tool, tmp_path):
-    cfg = shipped('cifar_resnet/resnet20_cifar10_w4a4_moderate.py')
+def test_classes_of_classifiers_stay_balanced(tool, tmp_path):
+    cfg = shipped('cifar_resnet/resnet20_cifar10_w4a4_acs.py')
     selectors = {
         method: tool.cell_config(cfg, method, 0.1, 0, tmp_path).default_hooks.coreset.selector
         for method in ('ACS', 'CCS', 'mmacs')

@@ -1,8 +1,3 @@
-# The adaptive coreset of classifiers, the same share of each class: a round every five epochs.
-coreset_hook = dict(
-    type='mmacs.CoresetHook',
-    scorer=dict(type='mmacs.ClassificationScorer'),
-    importance=dict(beta='cosine'),
-    selector=dict(type='mmacs.ClassBalanced'),
-    schedule=dict(interval=5),
-)
+# The adaptive coreset of classifiers, by the default policy, preset='mmacs'; another one by its name, also on the command
+# line: --cfg-options default_hooks.coreset.preset=rs2
+coreset_hook = dict(type='mmacs.CoresetHook', scorer=dict(type='mmacs.ClassificationScorer'))

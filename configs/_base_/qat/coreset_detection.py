@@ -1,7 +1,3 @@
-# The adaptive coreset of one-stage detectors: a round every three epochs.
-coreset_hook = dict(
-    type='mmacs.CoresetHook',
-    scorer=dict(type='mmacs.DenseDetectionScorer'),
-    importance=dict(beta='cosine'),
-    schedule=dict(interval=3),
-)
+# The adaptive coreset of one-stage detectors, by the default policy, preset='mmacs'; another one by its name, also on the
+# command line: --cfg-options default_hooks.coreset.preset=rs2
+coreset_hook = dict(type='mmacs.CoresetHook', scorer=dict(type='mmacs.DenseDetectionScorer'))

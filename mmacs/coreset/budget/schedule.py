@@ -1,9 +1,9 @@
 """When rounds are held. Times are epochs, or iterations in an iteration-based loop."""
 
-from dataclasses import dataclass
-from typing import Optional
+from dataclasses import dataclass, replace
+from typing import Any, Optional, Union
 
-from mmacs.utils.checks import require_whole
+from mmacs.utils.checks import is_number, require_whole
 from mmacs.utils.errors import MmacsError
 
 
@@ -12,25 +12,31 @@ class Schedule:
     """The calendar of a run's rounds.
 
     Args:
-        interval (int): Time between rounds, R. Defaults to 10.
-        warmup (int): Time of the first round; before, a random subset is drawn in each epoch. Defaults to 0.
-        full_data_last (int): Time at the end that goes evenly through all data, without rounds. Defaults to 0.
+        interval (int or float): Time between rounds, R. Times below 1 are shares of the run. Defaults to 0.25.
+        warmup (int or float): Time of the first round; before, a random subset is drawn in each epoch. Defaults to 0.
+        full_data_last (int or float): Time at the end that goes evenly through all data, without rounds. Defaults to 0.
         rounds (int, optional): Number of rounds after which the coreset stays; None: no end.
 
     Raises:
-        MmacsError: If a time is no whole number or too small.
+        MmacsError: If a time is no whole number, no share of the run, or too small.
     """
 
-    interval: int = 10
-    warmup: int = 0
-    full_data_last: int = 0
+    interval: Union[int, float] = 0.25
+    warmup: Union[int, float] = 0
+    full_data_last: Union[int, float] = 0
     rounds: Optional[int] = None
 
     def __post_init__(self) -> None:
         for name, least in (('interval', 1), ('warmup', 0), ('full_data_last', 0), ('rounds', 1)):
             value = getattr(self, name)
-            if value is not None or name != 'rounds':
-                require_whole(name, value, least)
+            if name == 'rounds' and value is None or name != 'rounds' and _is_share(value):
+                continue
+            require_whole(name, value, least)
+
+    def over(self, end: int) -> 'Schedule':
+        """Returns the schedule of a run that ends at ``end``, in which shares of the run are whole times, at least 1."""
+        shares = {name: value for name, value in vars(self).items() if _is_share(value)}
+        return replace(self, **{name: max(1, int(share * end + 0.5)) for name, share in shares.items()})
 
     def check(self, end: int) -> None:
         """Requires that a run that ends at ``end`` has time for a round.
@@ -66,3 +72,7 @@ class Schedule:
         if self.rounds is not None:
             left = min(left, self.interval * (self.rounds - max(held - 1, 0)))
         return max(left, 1)
+
+
+def _is_share(value: Any) -> bool:
+    return is_number(value) and 0 < value < 1

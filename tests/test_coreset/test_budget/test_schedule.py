@@ -42,6 +42,13 @@ def test_there_is_another_round_until_the_last():
     assert not Schedule(interval=3, full_data_last=3).awaits(9, held=3, end=12)
 
 
+def test_times_below_one_are_shares_of_the_run():
+    own = Schedule(interval=0.25, warmup=0.15, full_data_last=0.125, rounds=2)
+    assert own.over(16) == Schedule(interval=4, warmup=2, full_data_last=2, rounds=2)
+    assert own.over(2) == Schedule(interval=1, warmup=1, full_data_last=1, rounds=2)  # a time at least
+    assert Schedule(interval=3).over(16) == Schedule(interval=3)
+
+
 @pytest.mark.parametrize('settings', [{'warmup': 12}, {'full_data_last': 12}, {'warmup': 7, 'full_data_last': 5}])
 def test_a_run_without_time_for_a_round_is_refused(settings):
     with pytest.raises(MmacsError, match=r'warmup=\d+ and full_data_last=\d+ leave no time for a round in a run of 12'):

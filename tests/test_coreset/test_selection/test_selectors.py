@@ -16,6 +16,7 @@ from mmacs.coreset.selection.selectors import (
     digest,
     top_k,
 )
+from mmacs.coreset.selection.selectors.class_balanced import class_groups
 from mmacs.coreset.selection.selectors.gumbel_top_k import inclusion_probabilities
 from mmacs.coreset.selection.selectors.quotas import even_quotas, members, proportional_quotas
 from mmacs.coreset.selection.selectors.soft_pruning import soft_threshold
@@ -184,10 +185,20 @@ def test_class_balance_keeps_the_probabilities_within_classes():
     )
 
 
-@pytest.mark.parametrize('labels', [None, csr_matrix([[1, 1], [0, 1]]), csr_matrix([[1, 0], [0, 0]])])
-def test_class_balance_needs_one_label_per_image(labels):
-    with pytest.raises(MmacsError, match='exactly one label per image'):
-        ClassBalanced().select(np.arange(2.0), 1, np.random.default_rng(), labels)
+def test_class_balance_needs_classes():
+    with pytest.raises(MmacsError, match='ClassBalanced needs the classes of the images'):
+        ClassBalanced().select(np.arange(2.0), 1, np.random.default_rng())
+
+
+def test_an_image_of_several_classes_counts_for_the_rarest_that_it_holds():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        held = rng.random((rng.integers(1, 30), rng.integers(0, 6))) < rng.random()
+        images = held.sum(0)
+        groups = class_groups(csr_matrix(held))
+        for row, group in zip(held, groups):
+            own = np.flatnonzero(row)
+            assert group == (own[np.argmin(images[own])] if len(own) else held.shape[1])
 
 
 # -------------------------------------------------------------------- strata

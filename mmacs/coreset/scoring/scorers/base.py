@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from mmacs.utils.errors import MmacsError, unknown_name
 
+CLASSIFIER, DETECTOR = 'classifier', 'detector'  # the kinds of models that scorers are for
+
 _RENAMED = {'reference': 'teacher_outputs', 'harvestable': 'training_columns', 'tapped': 'hooked_module'}
 
 
@@ -16,6 +18,7 @@ class Scorer:
     the columns in :attr:`teacher_columns` are computed from that. Cached outputs give the same scores as fresh ones.
 
     Attributes:
+        kind (str): ``'detector'``, or ``'classifier'``: which :mod:`mmacs.coreset.presets` go with it.
         columns (Mapping[str, str]): Names of the columns it can compute, and what each says.
         teacher_columns (FrozenSet[str]): Those that need the teacher's outputs.
         training_columns (FrozenSet[str]): Those that can be computed from what the :meth:`hooked_module` gives in
@@ -28,6 +31,7 @@ class Scorer:
             :class:`mmacs.coreset.selection.importance.Importance`.
     """
 
+    kind = DETECTOR
     columns: Mapping[str, str] = {}
     teacher_columns: FrozenSet[str] = frozenset()
     training_columns: FrozenSet[str] = frozenset()

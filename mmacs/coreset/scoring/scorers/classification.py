@@ -16,7 +16,7 @@ from mmacs.coreset.scoring.probabilities import (
     margin_score,
     relative_entropy,
 )
-from mmacs.coreset.scoring.scorers.base import Scorer
+from mmacs.coreset.scoring.scorers.base import CLASSIFIER, Scorer
 from mmacs.coreset.scoring.scores import error_vector_score, reducible_error
 from mmacs.utils.checks import require_whole
 from mmacs.utils.errors import MmacsError
@@ -30,8 +30,8 @@ _FEW_CLASSES, _LARGEST = 128, 32
 class ClassificationScorer(Scorer):
     """Scores on the class probabilities of an MMPreTrain classifier with one label per image.
 
-    EVS and DS lie in [0, sqrt(2)], so they are mixed as they are. ``kl``, ``grand`` and ``loss`` have no upper bound:
-    to mix them with others choose the normalisation ``'rank'``.
+    EVS and DS lie in [0, sqrt(2)], so that ACS mixes them as they are (``normalisation='none'``). ``kl``, ``grand`` and
+    ``loss`` have no upper bound. By default all are ranked.
 
     Args:
         num_probs (int, optional): How many of the teacher's probabilities are kept of each image, the largest; see
@@ -42,6 +42,7 @@ class ClassificationScorer(Scorer):
         MmacsError: If ``num_probs`` is not a positive integer.
     """
 
+    kind = CLASSIFIER
     columns = {
         'evs': '|| p_q - y ||, how wrong the quantized model is (ACS); the same as EL2N',
         'ds': '|| p_q - p_T ||, how far quantization moved the prediction (ACS)',
@@ -56,7 +57,7 @@ class ClassificationScorer(Scorer):
     }
     teacher_columns = frozenset({'ds', 'kl', 'teacher_error', 'reducible_error'})
     training_columns = frozenset({'evs', 'margin', 'entropy', 'loss', 'correct'})
-    normalisation = 'none'
+    weights = {'reducible_error': 'beta', 'ds': '1 - beta'}
 
     def __init__(self, num_probs: Optional[int] = None) -> None:
         if num_probs is not None:

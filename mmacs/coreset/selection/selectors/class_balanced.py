@@ -16,7 +16,7 @@ class ClassBalanced(Selector):
     """Shares the budget between classes as the data set does, and lets another selector choose within each class.
 
     With :class:`TopK` within classes it is what the released code of ACS (Huang et al. 2024, arXiv 2306.07215) does
-    by default.
+    by default. An image of several classes, as detectors have them, counts for the rarest, see :func:`class_groups`.
 
     Args:
         selector (dict, optional): Config of the selector within a class; None is ``dict(type='mmacs.TopK')``.
@@ -38,11 +38,13 @@ class ClassBalanced(Selector):
 
         A class too rare for a single image of the budget has a probability of 0.
         """
-        classes = single_labels(labels)
-        counts = np.bincount(classes, minlength=labels.shape[1])
+        if labels is None:
+            raise MmacsError('ClassBalanced needs the classes of the images, which this data set does not have')
+        groups = class_groups(labels)
+        counts = np.bincount(groups, minlength=labels.shape[1] + 1)
         indices, probabilities = [], []
         quotas = proportional_quotas(counts, size, rng)
-        for own, quota in zip(members(classes, counts), quotas.tolist()):
+        for own, quota in zip(members(groups, counts), quotas.tolist()):
             if len(own):
                 part = self.selector.select(scores[own], quota, rng, labels[own])
                 indices.append(own[part.indices])
@@ -54,21 +56,23 @@ class ClassBalanced(Selector):
         return Selection(chosen[order], np.concatenate(probabilities)[order])
 
 
-def single_labels(labels: Optional[csr_matrix]) -> np.ndarray:
-    """Returns the class of each image.
+def class_groups(labels: csr_matrix) -> np.ndarray:
+    """Returns the group of each image: the rarest class that it holds, by images, or the group without a class.
 
     Args:
-        labels (csr_matrix, optional): Which classes each image holds, bool, shape (N, C).
+        labels (csr_matrix): Which classes each image holds, bool, shape (N, C).
 
     Returns:
-        np.ndarray: Of the smallest unsigned integer type, shape (N,).
-
-    Raises:
-        MmacsError: If there are no labels, or an image has none or several.
+        np.ndarray: From 0 to C, which is the group without a class, of the smallest unsigned integer type, shape (N,).
+        Of equally rare classes it is the first.
     """
-    if labels is None or (np.diff(labels.indptr) != 1).any():
-        raise MmacsError(
-            'ClassBalanced needs exactly one label per image, which this data set does not have: use class_floor with '
-            'another selector'
-        )
-    return labels.indices.astype(np.min_scalar_type(labels.shape[1]))
+    num_classes = labels.shape[1]
+    images = np.bincount(labels.indices, minlength=num_classes)
+    order = np.argsort(images, kind='stable')  # from the rarest class on
+    place = np.empty_like(order)
+    place[order] = np.arange(num_classes)
+    groups = np.full(labels.shape[0], num_classes)
+    held = np.flatnonzero(np.diff(labels.indptr))
+    if len(held):
+        groups[held] = order[np.minimum.reduceat(place[labels.indices], labels.indptr[held])]
+    return groups.astype(np.min_scalar_type(num_classes))
