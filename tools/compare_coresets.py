@@ -68,8 +68,8 @@ DETECTION: Dict[str, Dict[str, Any]] = {
         schedule=dict(interval=5),
     ),
 }
-# What rows take from the config's own CoresetHook, and the interval. All else is a row's: the highest scores where it names
-# no selector, of classifiers those of each class.
+# What rows take from the config's own CoresetHook, and the interval. All else is a row's: the highest scores where it
+# names no selector, of classifiers those of each class.
 SHARED = ('type', 'scorer', 'cache_dir', 'scoring')
 DEFAULT = ('full', 'static', 'RS2', 'EVS', 'DS', 'ACS', 'reducible', 'gap', 'mmacs')
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from mmacs.coreset.budget.cost import Cost
 from mmacs.coreset.budget.schedule import Schedule
-from mmacs.coreset.presets import BEFORE, DEFAULT, preset as groups_of
+from mmacs.coreset.presets import BEFORE, DEFAULT
+from mmacs.coreset.presets import preset as groups_of
 from mmacs.coreset.scoring.proxy import Proxy
 from mmacs.coreset.scoring.scorers import ClassificationScorer, Scorer
 from mmacs.coreset.selection.constraints import Constraints
@@ -115,10 +116,8 @@ class CoresetSettings:
     ) -> 'CoresetSettings':
         """Reads a config, see :class:`mmacs.CoresetHook`.
 
-        Args:
-            others (Mapping[str, Any]): Settings that the hook does not have.
-            before_presets (bool): Whether what the config leaves open is what was the default before there were
-                presets.
+        ``others`` are settings that it does not have. With ``before_presets`` defaults are those of the time before
+        there were presets.
 
         Raises:
             MmacsError: If a setting is unknown or out of range.

@@ -119,11 +119,12 @@ class CoresetHook(Hook):
         self._resumed = None
 
     def _settings_of(self, runner: Runner) -> CoresetSettings:
-        """Returns the settings, which the log explains; in a run that began before there were presets, those of then."""
-        if runner.iter > 0 and self.preset == presets.DEFAULT and 'preset' not in self._resumed:
+        """Returns the settings, and explains them; of a run that began before there were presets, those of then."""
+        state = self._resumed if runner.iter > 0 else None
+        if isinstance(state, dict) and 'preset' not in state and self.preset == presets.DEFAULT:
             runner.logger.warning(
-                'The checkpoint was written before CoresetHook had presets: where the config says nothing, the run goes '
-                f'on with the defaults of then (mmacs.TopK), not with preset={presets.DEFAULT!r}.'
+                'The checkpoint was written before CoresetHook had presets: where the config says nothing, the run '
+                f'goes on with the defaults of then (mmacs.TopK), not with preset={presets.DEFAULT!r}.'
             )
             return CoresetSettings.read(**self._given, before_presets=True)
         own = presets.preset(self.preset, self.settings.scorer.kind)

@@ -35,7 +35,6 @@ from mmacs.utils.distributed import on_main, together
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import DAY, remove_leftovers
 
-
 NO_SAMPLER = "CoresetHook needs train_dataloader.sampler=dict(type='mmacs.CoresetSampler', fraction=0.1)"
 
 

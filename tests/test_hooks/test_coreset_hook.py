@@ -395,8 +395,8 @@ def test_a_run_that_began_before_there_were_presets_keeps_its_defaults(classifie
     whole, images = run(cfg)
     checkpoint = load_checkpoint(tmp_path / 'whole' / 'epoch_1.pth')
     assert checkpoint['mmacs_coreset'].pop('preset') == 'mmacs'
-    torch.save(checkpoint, tmp_path / 'before.pth')
-    resumed, rest = run(config('resumed'), tmp_path / 'before.pth')
+    torch.save(checkpoint, tmp_path / 'whole' / 'before.pth')
+    resumed, rest = run(config('resumed'), tmp_path / 'whole' / 'before.pth')
     assert rest == images[2:]
     require_continued(whole, resumed, [4])
     assert 'was written before CoresetHook had presets' in log_of(tmp_path / 'resumed')

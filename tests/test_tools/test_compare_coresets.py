@@ -105,7 +105,7 @@ def test_cells_differ_from_the_config_in_what_their_method_changes_alone(tool, t
         if hook is not None:
             assert 'weights' in changes['importance']  # so that cells of other defaults are not taken for this one's
             theirs = {key: value for key, value in hook.items() if cfg.default_hooks.coreset.get(key) != value}
-            assert theirs.keys() <= changes.keys() | {'cost', 'selector'}
+            assert theirs.keys() <= changes.keys() | {'cost', 'selector', 'schedule'}
             assert hook.cost == {**changes.get('cost', {}), 'force': True}
             assert hook.scorer == cfg.default_hooks.coreset.scorer
     assert cfg.to_dict() == shipped(config).to_dict()

@@ -34,7 +34,7 @@ class Schedule:
             require_whole(name, value, least)
 
     def over(self, end: int) -> 'Schedule':
-        """Returns the schedule of a run that ends at ``end``, in which shares of the run are whole times, at least 1."""
+        """Returns the schedule of a run that ends at ``end``: shares of it become whole times, at least 1."""
         shares = {name: value for name, value in vars(self).items() if _is_share(value)}
         return replace(self, **{name: max(1, int(share * end + 0.5)) for name, share in shares.items()})
 
