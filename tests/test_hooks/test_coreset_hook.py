@@ -288,7 +288,7 @@ def test_the_teacher_runs_once_for_all_runs_that_see_the_same(classifier, tmp_pa
 
     measured = 64  # images that the teacher's cost is measured on
     assert shown('first')[0] == 128 + measured
-    weights = dict(evs='beta', ds='1 - beta', margin=0.1)  # the same two and one that needs no teacher
+    weights = dict(reducible_error='beta', ds='1 - beta', margin=0.1)  # the same two and one that needs no teacher
     changes = {'model.recipe': dict(preset='w2a2'), 'default_hooks.coreset.importance': dict(weights=weights)}
     assert shown('second', **changes)[0] == 0
     assert shown('resumed', tmp_path / 'first' / 'epoch_1.pth', 2)[0] == 0
