@@ -62,17 +62,20 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def environment(device: torch.device) -> str:
-    """One line: processor or GPU, threads, version of torch, date."""
+def machine(device: torch.device) -> str:
+    """Name of the processor, of a GPU before it."""
     cpuinfo = Path('/proc/cpuinfo')
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
     processor = (names or [platform.processor()])[0]
-    if device.type == 'cuda':
-        processor = f'{torch.cuda.get_device_name()}, {processor}'
+    return f'{torch.cuda.get_device_name()}, {processor}' if device.type == 'cuda' else processor
+
+
+def environment(device: torch.device) -> str:
+    """One line: processor or GPU, threads, version of torch, date."""
     capability = torch.backends.cpu.get_cpu_capability()
     today = datetime.date.today().isoformat()
-    return f'{processor} ({capability}), {torch.get_num_threads()} threads, torch {torch.__version__}, {today}'
+    return f'{machine(device)} ({capability}), {torch.get_num_threads()} threads, torch {torch.__version__}, {today}'
 
 
 def verdict(value: float, bar: float) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmacs.cli.comparison import TrainingTime
+from mmacs.cli.comparison.measure import TrainingTime
 from mmacs.hooks.adaptive_bits_hook import _learned
 from mmacs.hooks.distillation_hook import DistillationHook
 from mmacs.hooks.loaded_checkpoint import check_fit

@@ -11,9 +11,9 @@ from mmdet.testing import demo_mm_inputs
 from torch import nn
 
 from mmacs.quantization import calibrate, quantize_model, quantizers
+from mmacs.quantization.named_recipes import QUANTIZER_PAIRS
 from mmacs.quantization.quantizers import LSQ, LSQPlus
 from mmacs.utils.errors import MmacsError
-from tools.compare_quantizers import METHODS
 
 from .test_quantizer_family import UNIFORM, build, calibrated, values
 
@@ -29,7 +29,7 @@ def images(seed=0, size=(6, 7)):
 
 
 def recipe(method, **more):
-    weight, activation = METHODS[method]
+    weight, activation = QUANTIZER_PAIRS[method]
     return dict(preset='w4a4', weight=weight, activation=activation, **more)
 
 
@@ -41,7 +41,7 @@ def unset(method):
     return quantize_model(model, recipe(method))
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=QUANTIZER_PAIRS)
 def model(request):
     """A convolution and a linear layer, quantized by one method, with ranges, in train mode."""
     model = unset(request.param)
