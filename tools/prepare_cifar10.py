@@ -1,17 +1,19 @@
 """Unpack CIFAR-10 for the configs: ``python tools/prepare_cifar10.py FOLDER_WITH_ZIPS``.
 
+``--per-class 1000 --out data/cifar10_pool`` draws a pool of 10,000 training images, always the same, for comparisons.
 ``train.zip`` and ``test.zip`` hold losslessly packed images as ``<split>/<class>/<name>.webp`` or ``.png``. Those who
 have, or can download, the original batches need no preparation: see configs/cifar_resnet/resnet20_cifar10.py.
 """
 
 import argparse
+import random
 import re
 import tempfile
 import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path
-from typing import Set
+from typing import Optional, Set
 
 from mmpretrain.datasets.categories import CIFAR10_CATEGORIES
 
@@ -27,21 +29,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='Unpack CIFAR-10 from train.zip and test.zip')
     parser.add_argument('src', type=Path, help='folder that holds train.zip and test.zip')
     parser.add_argument('--out', type=Path, default=Path('data/cifar10'), help='folder to make; default: %(default)s')
+    parser.add_argument('--per-class', type=int, help='training images to draw of each class; default: all')
     args = parser.parse_args()
+    most = IMAGES_PER_CLASS['train']
+    if args.per_class is not None and not 1 <= args.per_class <= most:
+        raise MmacsError(f'--per-class must be from 1 to {most}, got {args.per_class}')
     for split in IMAGES_PER_CLASS:
         try:
-            made = unpack(args.src / f'{split}.zip', args.out / split)
+            made = unpack(args.src / f'{split}.zip', args.out / split, args.per_class if split == 'train' else None)
         except OSError as error:
             raise MmacsError(f'cannot unpack {args.src / split}.zip: {error}') from error
         print(f'{args.out / split}: {"unpacked" if made else "already there"}')
 
 
-def unpack(archive: Path, target: Path) -> bool:
+def unpack(archive: Path, target: Path, per_class: Optional[int] = None) -> bool:
     """Unpack one split beside ``target`` and move it there when it is whole.
 
     Args:
         archive (Path): ``train.zip`` or ``test.zip``.
         target (Path): Folder to make.
+        per_class (int, optional): Images to draw of each class; None for all.
 
     Returns:
         bool: False if ``target`` already holds the images.
@@ -53,7 +60,7 @@ def unpack(archive: Path, target: Path) -> bool:
         raise MmacsError(f'{archive} is missing: it should hold {archive.stem}/<class>/<name>.webp')
     try:
         with zipfile.ZipFile(archive) as images:
-            names = image_names(images, archive)
+            names = drawn(image_names(images, archive), per_class)
             if target.exists():
                 files = [path for path in target.glob('*/*') if path.suffix in SUFFIXES]
                 if {f'{archive.stem}/{path.parent.name}/{path.name}' for path in files} != names:
@@ -66,6 +73,15 @@ def unpack(archive: Path, target: Path) -> bool:
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last if it is encrypted
         raise MmacsError(f'{archive} is damaged or not a zip file: {error}') from error
     return True
+
+
+def drawn(names: Set[str], per_class: Optional[int]) -> Set[str]:
+    """Returns as many images of each class, always the same; all for None."""
+    if per_class is None:
+        return names
+    stream = random.Random(0)
+    classes = (sorted(name for name in names if f'/{one}/' in name) for one in sorted(CIFAR10_CATEGORIES))
+    return {name for ordered in classes for name in stream.sample(ordered, per_class)}
 
 
 def image_names(images: zipfile.ZipFile, archive: Path) -> Set[str]:

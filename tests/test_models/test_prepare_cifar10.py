@@ -59,6 +59,18 @@ def test_unpacks_both_splits_and_may_run_again(tool, src, tmp_path, monkeypatch,
     assert (out / 'test').stat().st_mtime_ns == before
 
 
+def test_a_pool_has_as_many_training_images_of_each_class_always_the_same(tool, src, tmp_path, monkeypatch):
+    for out in ('a', 'b', 'b'):
+        monkeypatch.setattr(sys, 'argv', ['tool', str(src), '--out', str(tmp_path / out), '--per-class', '1'])
+        tool.main()
+    assert files(tmp_path / 'a') == files(tmp_path / 'b')
+    assert sorted(path.parent.name for path in (tmp_path / 'a' / 'train').glob('*/*')) == sorted(CIFAR10_CATEGORIES)
+    assert files(tmp_path / 'a' / 'test') == files(tmp_path / 'b' / 'test') != []
+    monkeypatch.setattr(sys, 'argv', ['tool', str(src), '--per-class', '3'])
+    with pytest.raises(MmacsError, match='--per-class must be from 1 to 2, got 3'):
+        tool.main()
+
+
 @pytest.mark.parametrize(
     ('names', 'message'),
     [
