@@ -1,7 +1,7 @@
 """The picture of a comparison: what accuracy a number of images buys, and what a second buys."""
 
 import os
-from typing import TYPE_CHECKING, Dict, List
+from typing import TYPE_CHECKING, Any, Dict, List
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,36 +14,52 @@ if TYPE_CHECKING:
     from mmacs.evaluation.comparison import Record
 
 _MARKERS = 'osD^v<>PhXpH8d'
+_FULL = 'full'  # the method that takes all images
 
 
 @plain_text()
 def draw_comparison(records: 'List[Record]', path: os.PathLike) -> None:
-    """Draw the metric against the images of all steps and against the seconds in all, a row of two plots per recipe.
+    """Draw the metric of what was trained against the images of all steps and against the seconds in all.
 
-    A colour stands for a method, bars for standard deviations over seeds. All images are a star, with a dashed line.
-    What was calibrated alone and full precision are lines across. Runs that something was tuned on are left out.
+    There is a row of two plots for each recipe and a colour for each method, or, where recipes alone are compared, one
+    row and a colour for each recipe. Bars are standard deviations over seeds. All images are a star, with a dashed
+    line; full precision is a line. Runs that something was tuned on, or that were calibrated alone, are left out.
 
     Args:
         records (List[Record]): Lines of the table, see :func:`mmacs.evaluation.comparison.summarise`.
         path (os.PathLike): The PNG to write.
     """
-    records = [record for record in records if not record.key.tuned]
-    recipes = list(dict.fromkeys(record.key.recipe for record in records if record.key.stage == 'qat')) or ['']
-    labels = list(dict.fromkeys(r.key.label for r in records if r.key.stage == 'qat' and r.key.method != 'full'))
+    trained = [record for record in records if record.key.stage == 'qat' and not record.key.tuned]
+    by_recipe = len({(record.key.label, record.key.fraction) for record in trained}) == 1
+    panels: Dict[str, Dict[str, List[Record]]] = {}  # lines by label, by recipe
+    for record in trained:
+        panel, label = ('', record.key.recipe) if by_recipe else (record.key.recipe, record.key.label)
+        panels.setdefault(panel, {}).setdefault(label, []).append(record)
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines if label != _FULL))
     styles = {
-        label: dict(color=f'C{number % 10}', marker=_MARKERS[number % len(_MARKERS)], label=label)
+        label: dict(color=f'C{number % 10}', marker=_MARKERS[number % len(_MARKERS)], ms=5)
         for number, label in enumerate(labels)
     }
-    figure = Figure(figsize=(11, 0.6 + 4 * len(recipes)), layout='constrained')
-    for recipe, axes in zip(recipes, figure.subplots(len(recipes), 2, sharey='row', squeeze=False)):
-        ours = [record for record in records if record.key.recipe == recipe and record.key.stage == 'qat']
-        lines = [r for r in records if r.key.stage == 'fp' or (r.key.recipe, r.key.stage) == (recipe, 'ptq')]
-        for axis, name in zip(axes, ('images', 'seconds')):
-            _draw(axis, ours, lines, name, styles)
-        metric = next((record.metric for record in records if record.metric), 'metric')
-        axes[0].set_ylabel(f'{metric.split("/")[-1]}{f", {recipe}" if recipe else ""}')
-        axes[0].set_xlabel('images of all steps')
-        axes[1].set_xlabel('seconds of training and selection')
+    styles[_FULL] = dict(color='black', marker='*', ms=9)
+    figure = Figure(figsize=(11, 0.6 + 4 * max(1, len(panels))), layout='constrained')
+    metric = next((record.metric for record in records if record.metric), 'metric').split('/')[-1]
+    all_axes = figure.subplots(max(1, len(panels)), 2, sharey='row', squeeze=False)
+    for (panel, lines), axes in zip(panels.items(), all_axes):
+        for axis, name, words in zip(
+            axes, ('images', 'seconds'), ('images of all steps', 'seconds, selection included')
+        ):
+            for label, line in lines.items():
+                _draw(axis, line, name, label=label, **styles[label])
+            for record in records:
+                if record.key.stage == 'fp':
+                    axis.axhline(record.value.mean, color='0.6', linewidth=1, label='full precision')
+            axis.set_xlabel(words)
+            axis.set_xlim(left=0)
+            axis.xaxis.set_major_formatter(EngFormatter(sep=''))
+            axis.grid(color='0.9', linewidth=0.6)
+            axis.set_axisbelow(True)
+            axis.spines[['top', 'right']].set_visible(False)
+        axes[0].set_ylabel(f'{metric}, {panel}' if panel else metric)
     handles = {text: handle for axis in figure.axes for handle, text in zip(*axis.get_legend_handles_labels())}
     if handles:
         figure.legend(handles.values(), handles.keys(), loc='outside right upper', frameon=False, fontsize=9)
@@ -51,37 +67,8 @@ def draw_comparison(records: 'List[Record]', path: os.PathLike) -> None:
         figure.savefig(temporary, dpi=100)
 
 
-def _draw(
-    axis: Axes, trained: 'List[Record]', untrained: 'List[Record]', name: str, styles: Dict[str, Dict[str, str]]
-) -> None:
-    for label, style in styles.items():
-        points = sorted(
-            (getattr(record, name), record.value.mean, record.value.std or 0.0)
-            for record in trained
-            if record.key.label == label
-        )
-        if points:
-            axis.errorbar(*zip(*points), linewidth=1, elinewidth=0.8, capsize=3, ms=5, **style)
-    for record in trained:
-        if record.key.method == 'full':
-            mean, std = record.value.mean, record.value.std or 0.0
-            axis.axhline(mean, color='black', linestyle='dashed', linewidth=0.8)
-            axis.errorbar(
-                [getattr(record, name)],
-                [mean],
-                [std],
-                color='black',
-                marker='*',
-                ms=9,
-                capsize=3,
-                linestyle='',
-                label='full',
-            )
-    for record in untrained:
-        words = {'fp': ('full precision', 'solid'), 'ptq': ('calibrated alone', 'dotted')}[record.key.stage]
-        axis.axhline(record.value.mean, color='0.6', linestyle=words[1], linewidth=1, label=words[0])
-    axis.set_xlim(left=0)
-    axis.xaxis.set_major_formatter(EngFormatter(sep=''))
-    axis.grid(color='0.9', linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.spines[['top', 'right']].set_visible(False)
+def _draw(axis: Axes, line: 'List[Record]', name: str, **style: Any) -> None:
+    points = sorted((getattr(record, name), record.value.mean, record.value.std or 0.0) for record in line)
+    axis.errorbar(*zip(*points), linewidth=1, elinewidth=0.8, capsize=3, **style)
+    if style['label'] == _FULL:
+        axis.axhline(points[0][1], color='black', linestyle='dashed', linewidth=0.8)

@@ -172,12 +172,14 @@ def test_what_a_killed_command_left_is_taken_up(command, grid, made_up, tmp_path
     assert command('compare.py', grid()) == (0, '')
     assert read_rows(csv) == before
     assert len(made_up) == 2
-    for path in (tmp_path / 'work_dirs').rglob('result.json'):
-        path.write_text('{"settings": ')
+    (path, _) = (tmp_path / 'work_dirs').rglob('result.json')
+    whole = json.loads(path.read_text())
     csv.unlink()
-    status, message = command('compare.py', grid())
-    assert status == 1
-    assert 'cannot read the result' in message
+    for damaged, said in (('{"settings": ', 'cannot read the result'), ({**whole, 'metrics': 3}, 'is damaged: delete')):
+        path.write_text(damaged if isinstance(damaged, str) else json.dumps(damaged))
+        status, message = command('compare.py', grid())
+        assert status == 1
+        assert said in message
 
 
 def test_failures_are_told_in_the_end_by_their_own_sentence(command, grid, made_up, tmp_path):

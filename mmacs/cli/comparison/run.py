@@ -192,11 +192,11 @@ class Comparison:
 
 
 def write_report(rows: List[Row], folder: Path) -> str:
-    """Write ``table.md`` and ``comparison.png`` into a folder; returns the table."""
+    """Write ``table.md``, and ``comparison.png`` if anything was trained, into a folder; returns the table."""
     records = summarise(rows)
     table = render(records, rows)
     write_whole(folder / 'table.md', table.encode())
-    if records:
+    if any(row.stage == 'qat' for row in rows):
         draw_comparison(records, folder / 'comparison.png')
     return table
 

@@ -10,6 +10,8 @@ from typing import Any, Dict, Optional
 from mmacs import cli
 
 TASK, RESULT = 'task.json', 'result.json'
+KEYS = ('metrics', 'images', 'training_seconds', 'selection_seconds', 'coresets')  # of a result, and what it is of:
+KEYS += ('settings', 'epochs', 'version', 'machine', 'threads', 'date')
 
 
 def write_task(folder: Path, task: Dict[str, Any]) -> None:
@@ -25,12 +27,17 @@ def read_result(folder: Path, settings: str) -> Optional[Dict[str, Any]]:
     Raises:
         MmacsError: If it is damaged.
     """
+    from mmacs.utils.errors import MmacsError
     from mmacs.utils.json_file import read_object
 
     if not (folder / RESULT).is_file():
         return None
     result = read_object(folder / RESULT, 'result')
-    return result if result.get('settings') == settings else None
+    if result.get('settings') != settings:
+        return None
+    if result.keys() != set(KEYS) or not isinstance(result['metrics'], dict):
+        raise MmacsError(f'{folder / RESULT} is damaged: delete {folder}, and its run is made anew')
+    return result
 
 
 def main() -> None:
