@@ -143,12 +143,16 @@ def _choose_images(cfg: Config, method: Dict[str, Any], fraction: float) -> None
     known = preset(method['preset'], kind_of(cfg))
     interval = theirs.get('schedule', {}).get('interval')
     if interval is not None and 'interval' not in known.get('schedule', {}) and known.get('importance') is not None:
-        hook['schedule'] = {'interval': interval, **groups.get('schedule', {})}
-    cost = hook.get('cost', {})
-    if isinstance(cost, dict):
-        hook['cost'] = {**cost, 'force': True}  # what a method costs is what the table shows
+        hook['schedule'] = _over({'interval': interval}, groups.get('schedule', {}))
+    cost = groups.get('cost', {})  # which the table shows; 'auto' is a budget
+    hook['cost'] = _over({'force': True}, {'budget': cost} if isinstance(cost, str) else cost)
     cfg.default_hooks.coreset = ConfigDict(hook)
     change_config(cfg, method.get('cfg_options', {}))
+
+
+def _over(base: Dict[str, Any], given: Any) -> Any:
+    """Returns settings with those that are given in their place; what is none is told by what it is for."""
+    return {**base, **given} if isinstance(given, dict) else given
 
 
 def _stretch(cfg: Config, epochs: int) -> None:

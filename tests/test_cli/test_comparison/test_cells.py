@@ -142,6 +142,8 @@ def test_a_config_without_selection_can_be_compared_by_what_scores_nothing_alone
         (dict(methods={'a': {'preset': 'margin'}}), "'margin'"),
         (dict(methods={'a': {'preset': 'mmac'}}), "unknown preset 'mmac': did you mean 'mmacs'"),
         (dict(methods={'a': {'preset': 'mmacs', 'schedule': {'intervall': 3}}}), "'intervall'"),
+        (dict(methods={'a': {'preset': 'mmacs', 'schedule': 3}}), 'schedule must be a dict'),
+        (dict(methods={'a': {'preset': 'mmacs', 'cost': 3}}), 'cost must be a dict'),
         (dict(cfg_options={'train_cg.max_epochs': 3}), "no 'train_cg', did you mean 'train_cfg'"),
         (dict(cfg_options={'train_cfg.by_epoch': False}), 'comparisons count epochs'),
         (dict(config='nowhere.py'), 'no such config: nowhere.py'),
