@@ -16,12 +16,12 @@ from mmacs import cli
 def main() -> None:
     """Fill the grid, or make table and plots of what is there."""
     from mmacs.cli.comparison.grid import read_grid
-    from mmacs.cli.comparison.run import Comparison, latest_rows, places_of, write_report
+    from mmacs.cli.comparison.run import Comparison, latest_rows, places_of, require_gpus, write_report
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('grid', help='YAML file, see configs/comparisons')
-    parser.add_argument('--jobs', type=_positive, help='runs at a time; default: 1, or one for each of --gpus')
-    parser.add_argument('--threads', type=_positive, help='threads of each run; default: as the environment says')
+    parser.add_argument('--jobs', type=_count, help='runs at a time; default: 1, or one for each of --gpus')
+    parser.add_argument('--threads', type=_count, help='threads of each run; default: as the environment says')
     parser.add_argument('--gpus', type=int, nargs='+', default=[], help='numbers of the GPUs that runs share')
     parser.add_argument('--csv', type=Path, help='file of raw rows; default: docs/results/<grid>.csv')
     parser.add_argument('--work-dir', type=Path, help='runs, table and plots; default: work_dirs/compare/<grid>')
@@ -36,6 +36,7 @@ def main() -> None:
     if args.report:
         print(write_report(latest_rows(csv, grid), folder))
         return
+    require_gpus(args.gpus)
     comparison = Comparison(args.grid, grid, csv, folder)
     try:
         comparison.fill(places_of(args.jobs, args.threads, args.gpus))
@@ -43,11 +44,10 @@ def main() -> None:
         print(f'\n{comparison.write()}\nRows: {csv}. Table and plots: {folder}.', flush=True)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'it must be a whole number of at least 1, got {text!r}')
+    return int(text)
 
 
 def _interrupt(*_: Any) -> None:

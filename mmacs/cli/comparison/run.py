@@ -234,6 +234,18 @@ def _reason(log: Path, status: int) -> str:
     return f'{ended}, see {log}'
 
 
+def require_gpus(gpus: Sequence[int]) -> None:
+    """Require that GPUs are there; runs would go to the processor without a word.
+
+    Raises:
+        MmacsError: If one is not.
+    """
+    count = torch.cuda.device_count()
+    for gpu in gpus:
+        if not 0 <= gpu < count:
+            raise MmacsError(f'--gpus {gpu}: this machine has {count} GPUs, which are counted from 0')
+
+
 def places_of(jobs: Optional[int], threads: Optional[int], gpus: Sequence[int]) -> List[Dict[str, str]]:
     """Returns the environment variables of each process at a time.
 
@@ -247,8 +259,10 @@ def places_of(jobs: Optional[int], threads: Optional[int], gpus: Sequence[int]) 
         variables = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), str(threads))
     package = str(Path(mmacs.__file__).parents[1])  # also where it is not installed
     variables['PYTHONPATH'] = os.pathsep.join(filter(None, [package, os.environ.get('PYTHONPATH')]))
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')  # torch counts from 0 among these
+    names = [visible.split(',')[gpu] if visible else str(gpu) for gpu in gpus]
     count = jobs or max(1, len(gpus))
     return [
-        {**variables, **({'CUDA_VISIBLE_DEVICES': str(gpus[place % len(gpus)])} if gpus else {})}
+        {**variables, **({'CUDA_VISIBLE_DEVICES': names[place % len(names)]} if names else {})}
         for place in range(count)
     ]

@@ -1,9 +1,11 @@
+import os
 import sys
 
 import pytest
 
-from mmacs.cli.comparison.run import places_of
+from mmacs.cli.comparison.run import places_of, require_gpus
 from mmacs.cli.comparison.side_by_side import Command, run_side_by_side
+from mmacs.utils.errors import MmacsError
 
 
 def python(code, log):
@@ -59,13 +61,21 @@ def test_no_process_outlives_an_interrupted_command(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_side_by_side(list(codes), [{}, {}], lambda task: python(codes[task], tmp_path / task), interrupt)
     with pytest.raises(ProcessLookupError):
-        __import__('os').kill(int((tmp_path / 'pid').read_text()), 0)
+        os.kill(int((tmp_path / 'pid').read_text()), 0)
 
 
-def test_places_share_out_threads_and_gpus():
+def test_places_share_out_threads_and_gpus(monkeypatch):
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     places = places_of(jobs=3, threads=1, gpus=[4, 6])
     assert [place['CUDA_VISIBLE_DEVICES'] for place in places] == ['4', '6', '4']
     assert {place['OMP_NUM_THREADS'] for place in places} == {'1'}
     assert len(places_of(None, None, [4, 6])) == 2
     (place,) = places_of(None, None, [])
     assert not {'CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS'} & place.keys()
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '7,5')
+    assert [place['CUDA_VISIBLE_DEVICES'] for place in places_of(None, None, [1, 0])] == ['5', '7']
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
+    require_gpus([1, 0])
+    with pytest.raises(MmacsError, match='--gpus 2: this machine has 2 GPUs'):
+        require_gpus([0, 2])
