@@ -114,6 +114,8 @@ def measure(cfg: Config, stage: str) -> Result:
         result.update(_selection(Path(cfg.work_dir) / 'coreset'))
     else:
         result['metrics'] = _calibrated(cfg, in_full_precision=stage == 'fp')
+    for name in ('training_seconds', 'selection_seconds'):
+        result[name] = round(result[name], 2)
     gc.collect()  # a runner is in cycles
     torch.cuda.empty_cache()
     wrong = [f'{name} {value}' for name, value in result['metrics'].items() if not math.isfinite(value)]
