@@ -81,6 +81,11 @@ class TrainingData:
         """Returns the number of distinct images, M."""
         return len(self.images)
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether it is known which class each object or image is of."""
+        return bool((self._classes >= 0).all())
+
     @cached_property
     def labels(self) -> csr_matrix:
         """Which classes each image holds, bool, shape (M, C); crowd and ignored boxes don't count.

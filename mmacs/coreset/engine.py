@@ -18,9 +18,10 @@ from mmacs.coreset.scoring.measure import exact_scores, measure_costs, rank_corr
 from mmacs.coreset.scoring.proxy import Proxy
 from mmacs.coreset.scoring.scoring_pass import ReadTeacherOutputs, ScoringPass
 from mmacs.coreset.scoring.teacher_outputs import TeacherOutputs
+from mmacs.coreset.selection.class_spread import whip_saw
 from mmacs.coreset.selection.constraints import AUTO
 from mmacs.coreset.selection.normalisation import comparable_groups
-from mmacs.coreset.selection.selectors import Selection, digest, top_k
+from mmacs.coreset.selection.selectors import Selection, TopK, digest, top_k
 from mmacs.coreset.selection.trimming import noise_counts
 from mmacs.coreset.settings import CoresetSettings
 from mmacs.coreset.state import CoresetState
@@ -265,6 +266,7 @@ class CoresetEngine:
         self._undrawn = None
         if facts is not None:
             self._say_what_is_equal()
+            self._warn_of_whip_saw()
         return None if facts is None else Round(self._facts(facts, before), trained_at)
 
     def draw(self, number: int) -> Selection:
@@ -316,6 +318,15 @@ class CoresetEngine:
             print_log(f'{where}: the same for all images, and so left out: {", ".join(equal)}.', 'current')
         if np.ptp(self.importance()) == 0:
             print_log(f'{where}: all images are equally important: chance alone chooses.', 'current', logging.WARNING)
+
+    def _warn_of_whip_saw(self) -> None:
+        """Warns where top-k alone has bought some classes and left out others."""
+        if not isinstance(self.settings.policy.selector, TopK) or not self.data.has_classes:
+            return
+        positions = self.data.positions
+        said = whip_saw(self.data.labels[positions], self.state.selection.indices)
+        if said:
+            print_log(f'Round {self.state.round}: {said}.', 'current', logging.WARNING)
 
     def _facts(self, found: Dict[str, float], before: Optional[np.ndarray]) -> Dict[str, float]:
         """Returns what a person sees of a round."""

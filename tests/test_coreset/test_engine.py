@@ -415,6 +415,22 @@ def test_what_tells_no_image_from_another_is_said_once_per_round(monkeypatch):
     assert said == [f'Round {number}: the same for all images, and so left out: ds (0.25).' for number in (0, 1)]
 
 
+@pytest.mark.parametrize('selector', [TopK(), ClassBalanced()])
+def test_top_k_that_buys_one_class_is_warned_of_once_per_round(monkeypatch, selector):
+    said = []
+    monkeypatch.setattr(module, 'print_log', lambda text, *_: said.append(text))
+    constraints = Constraints(random_share=0.1)  # so that there is a draw in each epoch
+    own = engine({'evs': 1.0}, policy=Policy(selector, constraints), size=60, force=True, interval=2)
+    of_one_class = (np.arange(IMAGES) % 3 == 0).astype(np.float32)
+    monkeypatch.setattr(own.scoring, 'truth', lambda positions, column, number: of_one_class[positions])
+    for epoch in range(4):
+        if own.is_due(epoch):
+            own.hold_round(None, epoch)
+        own.begin(epoch)
+    said = [text for text in said if 'class whip-saw' in text]
+    assert [text[:8] for text in said] == (['Round 0:', 'Round 1:'] if isinstance(selector, TopK) else [])
+
+
 def test_where_all_images_are_equal_each_round_is_a_uniform_draw_of_the_seed(monkeypatch):
     def rounds(seed):
         own = engine({'ds': 1.0}, seed=seed, size=40, force=True, interval=1)

@@ -18,7 +18,7 @@ from mmacs.coreset.selection.selectors import (
 )
 from mmacs.coreset.selection.selectors.class_balanced import class_groups
 from mmacs.coreset.selection.selectors.gumbel_top_k import inclusion_probabilities
-from mmacs.coreset.selection.selectors.quotas import even_quotas, members, proportional_quotas
+from mmacs.coreset.selection.selectors.quotas import even_quotas, floored_quotas, members, proportional_quotas
 from mmacs.coreset.selection.selectors.soft_pruning import soft_threshold
 from mmacs.coreset.selection.selectors.stratified import equal_width_strata
 from mmacs.coreset.selection.selectors.systematic import interval_lengths, systematic_sample
@@ -152,6 +152,39 @@ def test_top_k_takes_the_highest_scores_in_order_of_index(size):
     assert chosen.tolist() == sorted(set(chosen)) and len(chosen) == size
     assert sorted(scores[chosen]) == sorted(scores)[100 - size :]
     assert np.array_equal(chosen, top_k(scores, size))  # without a source of chance it is always the same
+
+
+def test_quotas_of_many_draws_are_the_shares_those_below_one_image_too():
+    rng = np.random.default_rng(0)
+    counts = np.array([1, 4, 0, 15, 180])
+    mean = np.mean([proportional_quotas(counts, 20, rng) for _ in range(4000)], axis=0)
+    np.testing.assert_allclose(mean, counts / 10, atol=0.03)
+
+
+def test_floors_come_first_and_the_rest_is_shared():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        counts = rng.integers(0, 50, rng.integers(1, 12))
+        size, floors = int(rng.integers(0, counts.sum() + 1)), np.minimum(counts, rng.integers(0, 9))
+        quotas, chances = floored_quotas(counts, floors, size, rng)
+        assert quotas.sum() == size and (quotas <= counts).all()
+        assert (quotas >= floors).all() or size < floors.sum()
+        assert ((chances > 0) | (quotas == 0)).all() and (chances <= 1).all()
+    counts = np.array([5, 100, 40])
+    assert floored_quotas(counts, counts, 60, rng)[0].tolist() == even_quotas(counts, 60, rng).tolist()
+
+
+@pytest.mark.parametrize('inner', [dict(type='Random'), dict(type='GumbelTopK', temperature=0.5)])
+@pytest.mark.parametrize('floor', [0, 2])
+def test_weights_by_probabilities_of_a_class_balanced_draw_are_unbiased_for_rare_classes_too(inner, floor):
+    classes, scores = np.repeat([0, 1, 2, 3], [2, 3, 15, 40]), np.random.default_rng(3).random(60)
+    selector, labels, draws = ClassBalanced(inner, floor), one_hot(classes), 3000
+    rng, found = np.random.default_rng(4), np.zeros((draws, 4))
+    for row in found:
+        chosen = selector.select(scores, 13, rng, labels)
+        np.add.at(row, classes[chosen.indices], 1 / chosen.probabilities)
+    error = found.std(0) / np.sqrt(draws)
+    assert (np.abs(found.mean(0) - [2, 3, 15, 40]) < 5 * error + 1e-9).all()
 
 
 def test_proportional_quotas_are_shares_rounded_to_the_exact_total():

@@ -6,49 +6,75 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from mmacs.coreset.selection.selectors.base import Selection, Selector
-from mmacs.coreset.selection.selectors.quotas import members, proportional_quotas
+from mmacs.coreset.selection.selectors.quotas import floored_quotas, members
+from mmacs.utils.checks import require_whole
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import SELECTORS
 
 
 @SELECTORS.register_module()
 class ClassBalanced(Selector):
-    """Shares the budget between classes as the data set does, and lets another selector choose within each class.
+    r"""Shares the budget between classes as the data set does, and lets another selector choose within each class.
 
     With :class:`TopK` within classes it is what the released code of ACS (Huang et al. 2024, arXiv 2306.07215) does
     by default. An image of several classes, as detectors have them, counts for the rarest, see :func:`class_groups`.
+    Shares are rounded at random, so that in the long run each class has its share exactly, the rarest too.
+
+    Measured by drawing alone: the spread of class shares (:func:`.class_spread`) by images / by objects at a fraction
+    of 0.1, for a uniform draw and for top-k by scores that go with classes.
+
+    ========================== ============== ============== ============== ==============
+    \                          BCCD, uniform  BCCD, top-k    COCO, uniform  COCO, top-k
+    ========================== ============== ============== ============== ==============
+    without balance            .071 / .077    .209 / .146    .391 / .477    .770 / .762
+    rarest class, by images    .035 / .068    .044 / .080    .260 / .391    .393 / .468
+    rarest class, by objects   .031 / .066    .049 / .088    .265 / .405    .398 / .478
+    greatest share of objects  .057 / .065    .114 / .081    .272 / .365    .389 / .400
+    greedy, quotas of images   .052 / .071    .127 / .108    .249 / .402    .427 / .544
+    greedy, quotas of objects  .074 / .063    .138 / .106    .307 / .367    .445 / .502
+    ========================== ============== ============== ============== ==============
+
+    (60 draws, BCCD's 205 and 1,095 of COCO's images; of the greedy ones 20.) The first way to group needs no counts of
+    objects, and, unlike a greedy choice, leaves the selector and its probabilities as they are.
 
     Args:
         selector (dict, optional): Config of the selector within a class; None is ``dict(type='mmacs.TopK')``.
+        floor (int): Images that each class gets at least, or all that count for it, as far as the budget goes; what is
+            left is shared in proportion. A floor beyond all classes shares evenly. Defaults to 0.
 
     Raises:
-        MmacsError: If that config is wrong.
+        MmacsError: If that config is wrong, or the floor no whole number.
     """
 
     needs_labels = True
 
-    def __init__(self, selector: Optional[Dict[str, Any]] = None) -> None:
+    def __init__(self, selector: Optional[Dict[str, Any]] = None, floor: int = 0) -> None:
+        require_whole('floor', floor, least=0)
+        self.floor = floor
         self.selector = SELECTORS.build({'type': 'mmacs.TopK'} if selector is None else selector)
         self.redraw = self.selector.redraw
 
     def select(
         self, scores: np.ndarray, size: int, rng: np.random.Generator, labels: Optional[csr_matrix] = None
     ) -> Selection:
-        """See :meth:`Selector.select`. Probabilities are those of the selector within the class.
+        """See :meth:`Selector.select`.
 
-        A class too rare for a single image of the budget has a probability of 0.
+        Probabilities are those of the selector within the class, times that of the class to have a quota at all: so
+        weights of one over them make sums unbiased, whatever quotas were rounded to.
         """
         if labels is None:
             raise MmacsError('ClassBalanced needs the classes of the images, which this data set does not have')
         groups = class_groups(labels)
         counts = np.bincount(groups, minlength=labels.shape[1] + 1)
+        floors = np.minimum(counts, self.floor)
+        floors[-1] = 0  # images without a class are not one
         indices, probabilities = [], []
-        quotas = proportional_quotas(counts, size, rng)
-        for own, quota in zip(members(groups, counts), quotas.tolist()):
+        quotas, chances = floored_quotas(counts, floors, size, rng)
+        for own, quota, chance in zip(members(groups, counts), quotas.tolist(), chances.tolist()):
             if len(own):
                 part = self.selector.select(scores[own], quota, rng, labels[own])
                 indices.append(own[part.indices])
-                probabilities.append(part.probabilities)
+                probabilities.append(None if part.probabilities is None else chance * part.probabilities)
         chosen = np.concatenate(indices)
         if any(known is None for known in probabilities):
             return Selection(np.sort(chosen))

@@ -1,14 +1,16 @@
 """How a budget is shared between groups of images, exactly."""
 
-from typing import List
+from typing import List, Tuple
 
 import numpy as np
 
+from mmacs.coreset.selection.selectors.systematic import systematic_sample
+
 
 def proportional_quotas(counts: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Each group keeps its share of the budget, rounded by largest remainders.
+    """Each group keeps its share of the budget, rounded down or up at random.
 
-    In integers throughout, so that equal remainders are equal: of those chance decides.
+    A share of 3.2 becomes 4 in a fifth of the draws, and 3 in the others: a group whose share is below 1 has its turn.
 
     Args:
         counts (np.ndarray): Images per group, int64, shape (G,).
@@ -20,9 +22,29 @@ def proportional_quotas(counts: np.ndarray, size: int, rng: np.random.Generator)
     """
     total = max(1, int(counts.sum()))
     quotas, remainders = np.divmod(size * counts, total)
-    order = rng.permutation(len(counts))
-    quotas[order[np.argsort(-remainders[order], kind='stable')][: size - quotas.sum()]] += 1
+    quotas[systematic_sample(remainders / total, rng)] += 1
     return quotas
+
+
+def floored_quotas(
+    counts: np.ndarray, floors: np.ndarray, size: int, rng: np.random.Generator
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Each group first gets its floor, as far as the budget goes, and keeps its share of what is left.
+
+    Args:
+        counts (np.ndarray): Images per group, int64, shape (G,).
+        floors (np.ndarray): Images that a group gets at least, int64, at most its count, shape (G,).
+        size (int): The budget, from 0 to ``counts.sum()``.
+        rng (np.random.Generator): The source of chance.
+
+    Returns:
+        Tuple[np.ndarray, np.ndarray]: Quotas, int64, each at most its count, whose sum is ``size``; and the probability
+        that a group gets any image, given its floor; both of shape (G,).
+    """
+    least = even_quotas(floors, min(size, int(floors.sum())), rng)
+    left, others = size - int(least.sum()), counts - least
+    shares = least + left * others / max(1, int(others.sum()))
+    return least + proportional_quotas(others, left, rng), np.minimum(shares, 1)
 
 
 def even_quotas(counts: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
