@@ -24,9 +24,9 @@ def test_spread_of_shares_that_are_kept_is_none_and_that_of_one_class_known():
 def test_spread_of_a_random_draw(size):
     rng, classes = np.random.default_rng(1), np.random.default_rng(2).integers(0, 5, 100)
     counts = np.bincount(classes)
-    drawn = [np.bincount(classes[rng.choice(100, size, replace=False)], minlength=5) for _ in range(4000)]
+    drawn = [np.bincount(classes[rng.choice(100, size, replace=False)], minlength=5) for _ in range(2000)]
     squares = [class_spread(counts, own) ** 2 for own in drawn]
-    assert np.sqrt(np.mean(squares)) == pytest.approx(random_spread(counts, size, 100), rel=0.05, abs=1e-9)
+    assert np.sqrt(np.mean(squares)) == pytest.approx(random_spread(counts, size, 100), rel=0.1, abs=1e-9)
 
 
 def test_a_coreset_of_few_classes_is_told_and_a_random_or_balanced_one_is_not():

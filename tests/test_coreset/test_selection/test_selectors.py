@@ -157,8 +157,8 @@ def test_top_k_takes_the_highest_scores_in_order_of_index(size):
 def test_quotas_of_many_draws_are_the_shares_those_below_one_image_too():
     rng = np.random.default_rng(0)
     counts = np.array([1, 4, 0, 15, 180])
-    mean = np.mean([proportional_quotas(counts, 20, rng) for _ in range(4000)], axis=0)
-    np.testing.assert_allclose(mean, counts / 10, atol=0.03)
+    mean = np.mean([proportional_quotas(counts, 20, rng) for _ in range(2000)], axis=0)
+    np.testing.assert_allclose(mean, counts / 10, atol=0.05)
 
 
 def test_floors_come_first_and_the_rest_is_shared():
@@ -178,7 +178,7 @@ def test_floors_come_first_and_the_rest_is_shared():
 @pytest.mark.parametrize('floor', [0, 2])
 def test_weights_by_probabilities_of_a_class_balanced_draw_are_unbiased_for_rare_classes_too(inner, floor):
     classes, scores = np.repeat([0, 1, 2, 3], [2, 3, 15, 40]), np.random.default_rng(3).random(60)
-    selector, labels, draws = ClassBalanced(inner, floor), one_hot(classes), 3000
+    selector, labels, draws = ClassBalanced(inner, floor), one_hot(classes), 1000
     rng, found = np.random.default_rng(4), np.zeros((draws, 4))
     for row in found:
         chosen = selector.select(scores, 13, rng, labels)
@@ -204,7 +204,8 @@ def test_members_are_split_by_group():
 
 def test_class_balance_takes_the_best_of_each_class():
     chosen = select(dict(type='mmacs.ClassBalanced')).indices
-    quotas = proportional_quotas(np.bincount(CLASSES), 20, np.random.default_rng(0))
+    counts, quotas = np.bincount(CLASSES), np.bincount(CLASSES[chosen], minlength=4)
+    assert (np.abs(quotas - 20 * counts / N) < 1).all()
     for label, quota in enumerate(quotas):
         own = np.flatnonzero(label == CLASSES)
         assert np.intersect1d(chosen, own).tolist() == own[top_k(SCORES[own], quota)].tolist()
@@ -212,10 +213,8 @@ def test_class_balance_takes_the_best_of_each_class():
 
 def test_class_balance_keeps_the_probabilities_within_classes():
     indices, probabilities = select(dict(type='ClassBalanced', selector=dict(type='Random')))
-    counts = np.bincount(CLASSES)
-    assert np.array_equal(
-        probabilities, (proportional_quotas(counts, 20, np.random.default_rng(0)) / counts)[CLASSES[indices]]
-    )
+    quotas = np.bincount(CLASSES[indices], minlength=4)
+    np.testing.assert_allclose(probabilities, (quotas / np.bincount(CLASSES))[CLASSES[indices]])
 
 
 def test_class_balance_needs_classes():
