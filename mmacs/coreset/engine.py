@@ -272,11 +272,16 @@ class CoresetEngine:
     def draw(self, number: int) -> Selection:
         """Chooses a coreset from the current scores, the same in all processes, see :meth:`begin`."""
         rng = random_stream(self.sampler.seed, Purpose.CORESET, number)
-        selection = self._choose(self.importance(), self.excluded(), rng)
+        importance, excluded = self.importance(), self.excluded()
+        selection = self._choose(importance, excluded, rng)
         digests = all_gather_object(digest(selection.indices))
         if len(set(digests)) > 1:
             raise MmacsError(f'processes chose different coresets: {digests}')
-        self.state.select(selection, self.data.positions)
+        policy, positions = self.settings.policy, self.data.positions
+        if policy.selector.remembers:
+            labels = self.data.labels if policy.needs_labels else None
+            self.state.shown = policy.remember(importance, selection, self._shown(), positions, labels, excluded)
+        self.state.select(selection, positions)
         return selection
 
     def excluded(self, scores: Optional[Dict[str, np.ndarray]] = None) -> Optional[np.ndarray]:
@@ -299,7 +304,14 @@ class CoresetEngine:
             self.data.positions,
             self.data.labels if policy.needs_labels else None,
             excluded,
+            self._shown(),
         )
+
+    def _shown(self) -> Optional[np.ndarray]:
+        """Returns what the selector has shown, bool, shape (N,); None if it doesn't remember."""
+        if not self.settings.policy.selector.remembers:
+            return None
+        return np.zeros(len(self.data.positions), dtype=bool) if self.state.shown is None else self.state.shown
 
     def _groups(self) -> Optional[np.ndarray]:
         """Returns the images whose scores are brought to scale among themselves, int64, shape (M,); None: all."""
@@ -340,11 +352,19 @@ class CoresetEngine:
             facts['trimmed'] = int(excluded.sum())
             if self.settings.policy.constraints.trim == AUTO:
                 facts['wrong_share'] = excluded.mean()
+        facts.update(self._facts_of_selector(excluded))
         if self.data.noisy.any():
             held = np.zeros(len(self.data), dtype=bool)
             held[self.data.positions[chosen]] = True
             facts.update(noise_counts(held, self.data.noisy, excluded))
         return facts
+
+    def _facts_of_selector(self, excluded: Optional[np.ndarray]) -> Dict[str, float]:
+        positions = self.data.positions
+        chosen = np.zeros(len(positions), dtype=bool)
+        chosen[self.sampler.indices] = True
+        free = slice(None) if excluded is None else ~excluded[positions]
+        return self.settings.policy.selector.facts(self.importance()[positions][free], chosen[free])
 
     # ---------------------------------------------------------------- checkpoint
     def state_dict(self) -> Dict[str, Any]:

@@ -147,6 +147,12 @@ def _wrong_selection(state: Dict[str, Any], data: TrainingData) -> Optional[str]
         return f'it holds index {int(indices.max())}, and the data set has {num_indices}, from 0 on'
     if len(indices.unique()) != len(indices):
         return 'it holds an index twice'
+    shown = state.get('shown')
+    if shown is not None:
+        if not isinstance(shown, torch.Tensor) or shown.dtype != torch.bool or shown.ndim != 1:
+            return f'shown is {_shown(shown)} in the place of one bool for each index'
+        if state['data'] == data.fingerprint and len(shown) != num_indices:
+            return f'shown is of {len(shown)} indices, and the data set has {num_indices}'
     if probabilities is not None:
         if not isinstance(probabilities, torch.Tensor) or probabilities.shape != indices.shape:
             return f'probabilities is {_shown(probabilities)}'

@@ -23,6 +23,8 @@ _WORDS = {
     'proxy_overlap': 'overlap with the coreset of exact scores {value:.1%}',
     'trimmed': '{value:.0f} images trimmed',
     'wrong_share': 'since {value:.1%} of the labels look wrong by the errors of the teacher',
+    'above_floor': '{value:.0f} images above the floor',
+    'filled_up': 'too few, so that chance chose {value:.0f} others besides',
     'noisy_chosen': '{value:.0f} chosen images are noisy',
     'noisy_share': 'which is {value:.1%} of the coreset',
     'noisy_share_of_all': 'against {value:.1%} of all images',

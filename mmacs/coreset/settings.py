@@ -154,6 +154,12 @@ class CoresetSettings:
                 f'harvest: none of {self.scored_columns} can be had from a training forward, but '
                 f'{sorted(self.scorer.training_columns)} can: choose weights with one of these, or leave out harvest'
             )
+        if self.policy.selector.needs_raw and self.importance.normalisation != 'none':
+            raise MmacsError(
+                f'the floor of mmacs.Sweep is in units of the error, and there is none with '
+                f'normalisation={self.importance.normalisation!r}: write importance=dict(weights=dict(evs=1.0), '
+                f"normalisation='none')"
+            )
         dear = sorted(set(self.scored_columns) - set(self.training_columns))
         if self.cost.rescore == 0 and dear and self.schedule.rounds != 1:
             without = ' without harvest=True' if self.scorer.training_columns.issuperset(dear) else ''

@@ -58,6 +58,8 @@ class CoresetState:
         round (int): Number of the current round, -1 before the first.
         beta (float): Weight of the error score in the current round.
         selection (Selection): The current coreset, None before the first round.
+        shown (np.ndarray): Indices that a selector that remembers has shown in its present pass, bool, shape (N,); None
+            for none.
         trusts_training_scores (bool): Whether the last scores from training forwards were sound.
         progress (Progress): What was spent so far.
     """
@@ -69,6 +71,7 @@ class CoresetState:
     round: int = -1
     beta: float = 0.0
     selection: Optional[Selection] = None
+    shown: Optional[np.ndarray] = None
     trusts_training_scores: bool = True
     progress: Progress = field(default_factory=Progress)
 
@@ -170,6 +173,8 @@ class CoresetState:
             'next_round': self.next_round,
             **vars(self.progress),
         }
+        if self.shown is not None:
+            state['shown'] = torch.from_numpy(self.shown.copy())
         if self.selection is not None:
             chosen = {name: value for name, value in self.selection._asdict().items() if value is not None}
             state.update({name: torch.from_numpy(value.copy()) for name, value in chosen.items()})
@@ -207,6 +212,7 @@ class CoresetState:
         self.trusts_training_scores = state['trusts_training_scores']
         self.plan, self.next_round = Plan(*state['plan']), state['next_round']
         self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
+        self.shown = state['shown'].cpu().numpy() if 'shown' in state else None
         self.selection = None
         if 'indices' in state:  # MMEngine loads checkpoints to the GPU
             probabilities = state.get('probabilities')

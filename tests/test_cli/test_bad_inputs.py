@@ -148,6 +148,7 @@ BAD = {
     ),
     partial(selector, 'GumbelTopK'): dict(temperature=[*NO_NUMBER, 0, -1]),
     partial(selector, 'Stratified'): dict(hard_cut=[*NO_SHARE, 1], bins=[*NO_COUNT, 0]),
+    partial(selector, 'Sweep'): dict(floor=NO_NUMBER),
     partial(selector, 'Tiers'): dict(hard=NO_NUMBER, easy=NO_NUMBER, rates=[None, 'x', [], [1, 2, 3], [0.5, 0.5], 5]),
     partial(scorer, 'ClassificationScorer'): dict(num_probs=[*NO_COUNT[1:], 0]),
     partial(scorer, 'DenseDetectionScorer'): dict(

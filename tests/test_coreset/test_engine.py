@@ -27,7 +27,7 @@ from mmacs.coreset.selection.constraints import Constraints
 from mmacs.coreset.selection.importance import Importance
 from mmacs.coreset.selection.normalisation import MAX_STRATA, count_strata
 from mmacs.coreset.selection.policy import Policy
-from mmacs.coreset.selection.selectors import ClassBalanced, GumbelTopK, TopK
+from mmacs.coreset.selection.selectors import ClassBalanced, GumbelTopK, Sweep, TopK
 from mmacs.coreset.selection.selectors.class_balanced import class_groups
 from mmacs.coreset.settings import CoresetSettings
 from mmacs.datasets.distinct_images import DistinctImages
@@ -529,6 +529,34 @@ def test_a_resumed_engine_goes_on_as_if_nothing_had_been(selector):
     one, other = first.state_dict(), second.state_dict()
     assert one.keys() == other.keys() and one['seed'] == other['seed'] == 3
     assert torch.equal(one['rows'], other['rows'])
+
+
+@pytest.mark.parametrize('constraints', [Constraints(), Constraints(trim=0.2), Constraints(random_share=0.2)])
+def test_a_sweep_goes_on_over_rounds_and_in_a_resumed_run(constraints):
+    def fresh():
+        return engine({'evs': 1.0}, policy=Policy(Sweep(0.5), constraints), normalisation='none', size=60)
+
+    first, second = fresh(), fresh()
+    for number in range(7):
+        if number in (0, 3):
+            hold(first)
+        before = np.zeros(400, dtype=bool) if first.state.shown is None else first.state.shown
+        chosen = first.draw(number).indices
+        if number == 4:
+            second.load_state_dict(saved(first.state_dict()), 0)
+            second.scoring.asked = list(first.scoring.asked)
+        elif number > 4:
+            assert second.draw(number).indices.tolist() == chosen.tolist()
+            assert second.state.shown.tolist() == first.state.shown.tolist()
+        excluded = first.excluded()
+        waiting = (first.importance() > 0.5)[first.data.positions] & ~before
+        if excluded is not None:
+            waiting &= ~excluded[first.data.positions]
+        if not constraints.random_share:
+            assert waiting[chosen].sum() == min(60, waiting.sum()) > 0
+        ends = waiting.sum() == waiting[chosen].sum()
+        assert (first.state.shown & ~np.isin(np.arange(400), chosen)).any() != ends or number == 0
+    assert 'shown' not in engine().state_dict()
 
 
 def test_probabilities_travel_too():

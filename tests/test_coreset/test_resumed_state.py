@@ -43,7 +43,12 @@ def check(state, now=1):
 
 
 def test_what_a_run_writes_is_sound_and_stays_as_it_is():
-    for state in (written(), written(iterator=None, contents=None, teacher=None), without('probabilities', 'contents')):
+    for state in (
+        written(),
+        written(shown=torch.ones(N, dtype=torch.bool)),
+        written(iterator=None, contents=None, teacher=None),
+        without('probabilities', 'contents'),
+    ):
         assert check(state) is state
     before = CoresetState(M, ['evs'], Plan(2, 0.5, 0.5), next_round=3).state_dict()  # of a run that still warms up
     hook = {name: value for name, value in written().items() if name not in before}
@@ -74,6 +79,9 @@ def test_what_a_run_writes_is_sound_and_stays_as_it_is():
         (written(plan=[1, 2.0]), r'plan is \[1, 2.0\]'),
         (written(plan=[1, 1.0, 1.0, 1.0]), 'plan is'),
         (written(next_round=-1), 'next_round is -1'),
+        (written(shown=[True] * N), 'shown is .* in the place of one bool for each index'),
+        (written(shown=torch.zeros(N)), 'shown is a tensor of torch.float32'),
+        (written(shown=torch.zeros(M, dtype=torch.bool)), f'shown is of {M} indices, and the data set has {N}'),
         (written(next_round=1.5), 'next_round is 1.5'),
         (written(selection_seconds=-1.0), 'selection_seconds is -1.0'),
         (written(training_seconds=float('inf')), 'training_seconds is inf'),

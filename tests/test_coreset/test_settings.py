@@ -106,3 +106,10 @@ def test_mistakes(settings, message):
 def test_a_scorer_written_for_mmacs_0_1_is_told_the_new_names(before, now):
     with pytest.raises(MmacsError, match=f'the scorer Mine has {before}, which is called {now} since mmacs 0.2'):
         type('Mine', (Scorer,), {before: None})
+
+
+def test_a_floor_needs_raw_errors():
+    for selector in (dict(type='mmacs.Sweep'), dict(type='mmacs.ClassBalanced', selector=dict(type='mmacs.Sweep'))):
+        with pytest.raises(MmacsError, match="normalisation='rank': write importance=dict"):
+            CoresetSettings.read(SCORER, selector=selector, importance=dict(normalisation='rank'))
+        CoresetSettings.read(SCORER, selector=selector, importance=dict(weights=dict(evs=1.0), normalisation='none'))

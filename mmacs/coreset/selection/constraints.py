@@ -66,6 +66,7 @@ class Constraints:
         labels: Optional[csr_matrix] = None,
         gaps: Optional[np.ndarray] = None,
         excluded: Optional[np.ndarray] = None,
+        shown: Optional[np.ndarray] = None,
     ) -> Selection:
         """Choose exactly ``size`` images.
 
@@ -78,6 +79,7 @@ class Constraints:
             gaps (np.ndarray, optional): Rounds since each image was last in a coreset, or since the start, int, shape
                 (N,). ``max_gap`` needs them.
             excluded (np.ndarray, optional): Images that nothing may choose, bool, shape (N,).
+            shown (np.ndarray, optional): What a selector that remembers has shown, bool, shape (N,).
 
         Returns:
             Selection: Ascending indices. Probabilities are the selector's, and unknown if there is any floor.
@@ -94,8 +96,8 @@ class Constraints:
             )
         if not (self.class_floor or self.max_gap or self.random_share):
             if excluded is None:
-                return selector.select(scores, size, rng, labels)
-            return _select_among(selector, np.flatnonzero(free), scores, size, rng, labels)
+                return selector.select(scores, size, rng, labels, *(() if shown is None else (shown,)))
+            return _select_among(selector, np.flatnonzero(free), scores, size, rng, labels, shown)
         chosen = np.zeros(len(scores), dtype=bool)
         left = size
         if self.max_gap:
@@ -121,7 +123,7 @@ class Constraints:
         left -= num_random
         if left:
             others = np.flatnonzero(free & ~chosen)
-            chosen[_select_among(selector, others, scores, left, rng, labels).indices] = True
+            chosen[_select_among(selector, others, scores, left, rng, labels, shown).indices] = True
         return Selection(np.flatnonzero(chosen))
 
     def _check_gap(self, size: int, num_free: int, num_images: int) -> None:
@@ -199,8 +201,10 @@ def _select_among(
     size: int,
     rng: np.random.Generator,
     labels: Optional[csr_matrix],
+    shown: Optional[np.ndarray],
 ) -> Selection:
     """Let a selector choose among some images only."""
     own = None if labels is None else labels[candidates]
-    chosen = selector.select(scores[candidates], size, rng, own)
+    memory = () if shown is None else (shown[candidates],)
+    chosen = selector.select(scores[candidates], size, rng, own, *memory)
     return Selection(candidates[chosen.indices], chosen.probabilities)

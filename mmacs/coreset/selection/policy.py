@@ -64,6 +64,7 @@ class Policy:
         positions: np.ndarray,
         labels: Optional[csr_matrix] = None,
         excluded: Optional[np.ndarray] = None,
+        shown: Optional[np.ndarray] = None,
     ) -> Selection:
         """Chooses data set indices; one image may stand behind several of them.
 
@@ -75,6 +76,7 @@ class Policy:
             positions (np.ndarray): Which image each of the N indices shows, int64, shape (N,).
             labels (csr_matrix, optional): Classes of the M images, bool, shape (M, C).
             excluded (np.ndarray, optional): Images that nothing may choose, bool, shape (M,).
+            shown (np.ndarray, optional): Indices that a selector that remembers has shown, bool, shape (N,).
 
         Returns:
             Selection: Of indices from 0 to N - 1.
@@ -87,4 +89,22 @@ class Policy:
             labels=None if labels is None else labels[positions],
             gaps=gaps[positions],
             excluded=None if excluded is None else excluded[positions],
+            shown=shown,
         )
+
+    def remember(
+        self,
+        importance: np.ndarray,
+        selection: Selection,
+        shown: np.ndarray,
+        positions: np.ndarray,
+        labels: Optional[csr_matrix] = None,
+        excluded: Optional[np.ndarray] = None,
+    ) -> np.ndarray:
+        """Returns what a selector that remembers has shown after a selection, bool, shape (N,); see :meth:`choose`."""
+        free = np.flatnonzero(np.ones(len(positions), dtype=bool) if excluded is None else ~excluded[positions])
+        chosen, shown = np.zeros(len(positions), dtype=bool), shown.copy()
+        chosen[selection.indices] = True
+        own = None if labels is None else labels[positions[free]]
+        shown[free] = self.selector.remember(importance[positions[free]], chosen[free], shown[free], own)
+        return shown

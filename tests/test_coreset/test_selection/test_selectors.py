@@ -10,6 +10,7 @@ from mmacs.coreset.selection.selectors import (
     Moderate,
     SoftPruning,
     Stratified,
+    Sweep,
     Tiers,
     TopK,
     coreset_size,
@@ -37,6 +38,7 @@ DRAWN = [
     dict(type='mmacs.ClassBalanced', selector=dict(type='mmacs.Tiers')),
 ]
 WITH_PROBABILITIES = [*DRAWN, dict(type='mmacs.Stratified', bins=5)]
+SWEPT = [dict(type='mmacs.Sweep'), dict(type='mmacs.ClassBalanced', selector=dict(type='mmacs.Sweep', floor=0.2))]
 FIXED = [dict(type='mmacs.TopK'), dict(type='mmacs.Moderate'), dict(type='mmacs.ClassBalanced')]
 
 
@@ -70,7 +72,7 @@ def test_digest_tells_selections_apart_whatever_the_integer_type():
 
 
 # -------------------------------------------------------------------- all selectors
-@pytest.mark.parametrize('config', [*WITH_PROBABILITIES, *FIXED], ids=name_of)
+@pytest.mark.parametrize('config', [*WITH_PROBABILITIES, *SWEPT, *FIXED], ids=name_of)
 @pytest.mark.parametrize('size', [0, 1, 17, 37, N - 1, N])
 @pytest.mark.parametrize('scores', [SCORES, np.full(N, 0.1), np.repeat([0.0, 1.0], N // 2)], ids=['any', 'one', 'two'])
 def test_size_is_exact(config, size, scores):
@@ -100,7 +102,7 @@ def test_the_order_of_the_data_does_not_matter(config):
 
 
 def test_which_selectors_draw_anew_in_each_epoch():
-    assert all(SELECTORS.build(config).redraw for config in DRAWN)
+    assert all(SELECTORS.build(config).redraw for config in [*DRAWN, *SWEPT])
     assert not any(SELECTORS.build(config).redraw for config in [*FIXED, dict(type='mmacs.Stratified')])
 
 
@@ -120,7 +122,7 @@ def test_sums_weighted_by_inverse_probabilities_are_unbiased(config):
 TIED = np.repeat([2.0, 1.0, 0.0], 20)  # in file order
 
 
-@pytest.mark.parametrize('config', [*WITH_PROBABILITIES, *FIXED], ids=name_of)
+@pytest.mark.parametrize('config', [*WITH_PROBABILITIES, *SWEPT, *FIXED], ids=name_of)
 @pytest.mark.parametrize('scores', [TIED, np.zeros(N), TIED[::-1]], ids=['falling', 'equal', 'rising'])
 def test_of_equal_scores_all_have_the_same_chance_wherever_they_stand(config, scores):
     """A choice that follows the order of the file would take the first, or the last, of equal images more often."""
@@ -379,6 +381,70 @@ def test_systematic_samples_need_probabilities_of_a_whole_sum(probabilities):
         systematic_sample(np.array(probabilities), np.random.default_rng())
 
 
+# -------------------------------------------------------------------- a sweep
+def sweep(config, size, epochs, scores=SCORES, shown=None, classes=CLASSES):
+    """Coresets of some epochs, shape (epochs, size), and what the last pass has shown."""
+    selector, labels, rng = SELECTORS.build(config), one_hot(classes), np.random.default_rng(5)
+    shown, drawn = np.zeros(len(scores), dtype=bool) if shown is None else shown, []
+    for _ in range(epochs):
+        drawn.append(selector.select(scores, size, rng, labels, shown).indices)
+        shown = selector.remember(scores, np.isin(np.arange(len(scores)), drawn[-1]), shown, labels)
+    return np.array(drawn), shown
+
+
+@pytest.mark.parametrize('size', [1, 7, 13, 20, 39])
+def test_a_sweep_shows_each_image_above_the_floor_once_before_any_twice(size):
+    above = np.flatnonzero(SCORES > 0.1)
+    assert 39 < len(above) < N
+    drawn, _ = sweep(dict(type='mmacs.Sweep', floor=0.1), size, 3 * len(above))
+    rows = drawn.reshape(-1, len(above))  # within an epoch the order says nothing
+    assert (np.bincount(drawn.ravel(), minlength=N)[above] == 3 * size).all()
+    for epochs in range(1, len(drawn)):  # after any number of epochs none was shown two times more than another
+        assert np.ptp(np.bincount(drawn[:epochs].ravel(), minlength=N)[above]) <= 1
+    assert len(np.unique(np.sort(rows, 1) if size == 1 else drawn, axis=0)) > 1
+
+
+def test_passes_differ():
+    drawn, _ = sweep(dict(type='mmacs.Sweep', floor=-1.0), 20, 9)
+    assert len(np.unique(drawn, axis=0)) == 9
+
+
+def test_a_sweep_within_classes_keeps_their_shares():
+    above = SCORES > 0.2
+    drawn, _ = sweep(dict(type='mmacs.ClassBalanced', selector=dict(type='mmacs.Sweep', floor=0.2)), 12, 60)
+    counts = np.bincount(drawn.ravel(), minlength=N)
+    for label in range(4):
+        own = label == CLASSES
+        assert counts[own].sum() == pytest.approx(720 * own.mean(), rel=0.05)
+        assert np.ptp(counts[own & above]) <= 1 and not counts[own & ~above].any()
+
+
+def test_images_that_rise_join_the_pass_and_those_that_fall_leave_it():
+    scores = np.repeat([1.0, 0.0], 20)
+    config, few = dict(type='mmacs.Sweep', floor=0.5), np.zeros(40, dtype=int)
+    first, shown = sweep(config, 10, 1, scores, classes=few)
+    waiting = np.setdiff1d(np.arange(20), first)
+    scores[waiting[:4]], scores[20:24] = 0.0, 1.0  # four fall that were not shown yet, four rise
+    second, shown = sweep(config, 10, 1, scores, shown, few)
+    assert second[0].tolist() == sorted([*waiting[4:], *range(20, 24)])
+    assert not shown.any()  # the pass ends with this epoch
+    scores[first[0][:5]] = 0.0
+    third, shown = sweep(config, 10, 1, scores, shown, few)
+    scores[first[0][:5]] = 1.0
+    fourth, _ = sweep(config, 10, 1, scores, shown, few)
+    assert not np.intersect1d(third, fourth).size and set(first[0][:5]) <= set(fourth[0])
+
+
+def test_where_few_images_are_above_the_floor_chance_fills_the_budget_up():
+    scores = np.where(np.arange(N) < 8, 1.0, 0.0)
+    drawn, _ = sweep(dict(type='mmacs.Sweep'), 20, 30, scores)
+    counts = np.bincount(drawn.ravel(), minlength=N)
+    assert (counts[:8] == 30).all() and counts[8:].max() < 20 and counts[8:].min() > 0
+    chosen = np.isin(np.arange(N), drawn[0])
+    assert Sweep().facts(scores, chosen) == {'above_floor': 8, 'filled_up': 12}
+    assert Sweep(-1.0).facts(scores, chosen) == {'above_floor': N}
+
+
 # -------------------------------------------------------------------- bad input
 @pytest.mark.parametrize(
     ('config', 'message'),
@@ -397,6 +463,7 @@ def test_systematic_samples_need_probabilities_of_a_whole_sum(probabilities):
         (dict(type='mmacs.Tiers', rates=(1, 0.4)), 'rates must be three numbers'),
         (dict(type='mmacs.Tiers', rates=(1, 0.4, 0)), 'rates must be three numbers'),
         (dict(type='mmacs.Tiers', rates=1), 'rates must be three numbers'),
+        (dict(type='mmacs.Sweep', floor='low'), 'floor must be a number in units of the score'),
         (dict(type='mmacs.ClassBalanced', selector=dict(type='mmacs.Nothing')), 'unknown selector'),
     ],
 )

@@ -4,6 +4,7 @@ from mmacs.coreset.selection.selectors.gumbel_top_k import GumbelTopK
 from mmacs.coreset.selection.selectors.moderate import Moderate
 from mmacs.coreset.selection.selectors.soft_pruning import SoftPruning
 from mmacs.coreset.selection.selectors.stratified import Stratified
+from mmacs.coreset.selection.selectors.sweep import Sweep
 from mmacs.coreset.selection.selectors.tiers import Tiers
 from mmacs.coreset.selection.selectors.top_k import TopK, top_k
 from mmacs.coreset.selection.selectors.uniform import Random
@@ -17,6 +18,7 @@ __all__ = [
     'Selector',
     'SoftPruning',
     'Stratified',
+    'Sweep',
     'Tiers',
     'TopK',
     'coreset_size',

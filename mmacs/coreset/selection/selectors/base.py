@@ -1,7 +1,7 @@
 """The interface of all selectors, and what every selection has: a size and a digest."""
 
 import hashlib
-from typing import NamedTuple, Optional
+from typing import Dict, NamedTuple, Optional
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -26,10 +26,15 @@ class Selector:
     Attributes:
         redraw (bool): Whether it draws anew in each epoch; otherwise only when there are new scores.
         needs_labels (bool): Whether it asks for the classes of the images.
+        needs_raw (bool): Whether it compares scores with a number, so that ranks say nothing to it.
+        remembers (bool): Whether it chooses by what it has shown: :meth:`select` then takes that as a fifth argument,
+            ``shown``, and :meth:`remember` says what has been shown after a choice.
     """
 
     redraw = False
     needs_labels = False
+    needs_raw = False
+    remembers = False
 
     def select(
         self, scores: np.ndarray, size: int, rng: np.random.Generator, labels: Optional[csr_matrix] = None
@@ -49,6 +54,28 @@ class Selector:
             MmacsError: If it needs labels that there aren't.
         """
         raise NotImplementedError
+
+    def remember(
+        self, scores: np.ndarray, chosen: np.ndarray, shown: np.ndarray, labels: Optional[csr_matrix] = None
+    ) -> np.ndarray:
+        """Returns what a selector that remembers has shown after a choice, bool, shape (N,).
+
+        Args:
+            scores (np.ndarray): Importance that it chose by, shape (N,).
+            chosen (np.ndarray): The coreset, which may hold more than the selector's choice, bool, shape (N,).
+            shown (np.ndarray): What it had shown before, bool, shape (N,).
+            labels (csr_matrix, optional): Which classes each image holds, bool, shape (N, C).
+        """
+        return shown
+
+    def facts(self, scores: np.ndarray, chosen: np.ndarray) -> Dict[str, float]:
+        """Returns what a person should know of a choice, for the log.
+
+        Args:
+            scores (np.ndarray): Importance of the images that could be chosen, shape (N,).
+            chosen (np.ndarray): The coreset, bool, shape (N,).
+        """
+        return {}
 
 
 def coreset_size(fraction: float, num_images: int) -> int:

@@ -53,9 +53,16 @@ class ClassBalanced(Selector):
         self.floor = floor
         self.selector = SELECTORS.build({'type': 'mmacs.TopK'} if selector is None else selector)
         self.redraw = self.selector.redraw
+        self.remembers = self.selector.remembers
+        self.needs_raw = self.selector.needs_raw
 
     def select(
-        self, scores: np.ndarray, size: int, rng: np.random.Generator, labels: Optional[csr_matrix] = None
+        self,
+        scores: np.ndarray,
+        size: int,
+        rng: np.random.Generator,
+        labels: Optional[csr_matrix] = None,
+        shown: Optional[np.ndarray] = None,
     ) -> Selection:
         """See :meth:`Selector.select`.
 
@@ -72,7 +79,8 @@ class ClassBalanced(Selector):
         quotas, chances = floored_quotas(counts, floors, size, rng)
         for own, quota, chance in zip(members(groups, counts), quotas.tolist(), chances.tolist()):
             if len(own):
-                part = self.selector.select(scores[own], quota, rng, labels[own])
+                memory = () if shown is None else (shown[own],)
+                part = self.selector.select(scores[own], quota, rng, labels[own], *memory)
                 indices.append(own[part.indices])
                 probabilities.append(None if part.probabilities is None else chance * part.probabilities)
         chosen = np.concatenate(indices)
@@ -80,6 +88,19 @@ class ClassBalanced(Selector):
             return Selection(np.sort(chosen))
         order = np.argsort(chosen)
         return Selection(chosen[order], np.concatenate(probabilities)[order])
+
+    def remember(
+        self, scores: np.ndarray, chosen: np.ndarray, shown: np.ndarray, labels: Optional[csr_matrix] = None
+    ) -> np.ndarray:
+        """See :meth:`Selector.remember`."""
+        groups, shown = class_groups(labels), shown.copy()
+        for own in members(groups, np.bincount(groups, minlength=labels.shape[1] + 1)):
+            shown[own] = self.selector.remember(scores[own], chosen[own], shown[own], labels[own])
+        return shown
+
+    def facts(self, scores: np.ndarray, chosen: np.ndarray) -> Dict[str, float]:
+        """See :meth:`Selector.facts`."""
+        return self.selector.facts(scores, chosen)
 
 
 def class_groups(labels: csr_matrix) -> np.ndarray:
