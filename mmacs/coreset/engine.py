@@ -72,8 +72,14 @@ class CoresetEngine:
         self.data = data
         self.sampler = sampler
         self.teacher = teacher
-        self.extent = Extent(end, per_unit, sampler.size, len(data.positions), len(data))
+        sizes = None if sampler.sizes is None else sampler.sizes.tolist()
+        self.extent = Extent(end, per_unit, sampler.mean_size, len(data.positions), len(data), sizes)
         settings.schedule.check(end)
+        if sampler.schedule is not None and settings.schedule.full_data_last:
+            raise MmacsError(
+                f'full_data_last goes evenly through all data in epochs of one size: leave it out, or give '
+                f'fraction={sampler.fraction:g} in the place of {sampler.schedule}'
+            )
         self.state = CoresetState(
             len(data), settings.columns, settings.cost.plan(settings.schedule), settings.schedule.warmup
         )
@@ -238,7 +244,11 @@ class CoresetEngine:
         """Returns a choice by made-up scores, so that what cannot be chosen is refused before anything is scored."""
         made_up = np.linspace(0, 1, len(self.data))
         equal = dict.fromkeys(self.state.scores, np.zeros(len(self.data), np.float32))
-        return self._choose(made_up, self.excluded(equal), random_stream(self.sampler.seed, Purpose.CORESET, 0))
+        excluded = self.excluded(equal)
+        for size in (max(self.sizes), min(self.sizes)):
+            stream = random_stream(self.sampler.seed, Purpose.CORESET, 0)
+            selection = self._choose(made_up, excluded, stream, size)
+        return selection
 
     def importance(self) -> np.ndarray:
         """Returns the importance of each image by what is known of it, float64, shape (M,)."""
@@ -257,7 +267,8 @@ class CoresetEngine:
             MmacsError: If processes chose different coresets.
         """
         facts, before = self._undrawn, self.sampler.indices
-        if facts is None and not (self.state.selection is not None and self.settings.policy.redraw):
+        self.sampler.set_epoch(number)
+        if facts is None and not (self.state.selection is not None and self.redraws):
             return None
         start, trained_at = time.perf_counter(), self.state.rows['trained_at'].copy()
         self.draw(number)
@@ -273,7 +284,7 @@ class CoresetEngine:
         """Chooses a coreset from the current scores, the same in all processes, see :meth:`begin`."""
         rng = random_stream(self.sampler.seed, Purpose.CORESET, number)
         importance, excluded = self.importance(), self.excluded()
-        selection = self._choose(importance, excluded, rng)
+        selection = self._choose(importance, excluded, rng, self.sampler.size)
         digests = all_gather_object(digest(selection.indices))
         if len(set(digests)) > 1:
             raise MmacsError(f'processes chose different coresets: {digests}')
@@ -291,14 +302,26 @@ class CoresetEngine:
             scores (Dict[str, np.ndarray], optional): In the place of what is known of the images.
         """
         stream = random_stream(self.sampler.seed, Purpose.TRIM, self.state.round + 1)
-        most = 1 - self.sampler.size / len(self.data.positions)
+        most = 1 - max(self.sizes) / len(self.data.positions)
         return self.settings.policy.excluded(self.state.scores if scores is None else scores, stream, most)
 
-    def _choose(self, importance: np.ndarray, excluded: Optional[np.ndarray], rng: np.random.Generator) -> Selection:
+    @property
+    def redraws(self) -> bool:
+        """Whether each epoch has a coreset of its own."""
+        return self.settings.policy.redraw or self.sampler.schedule is not None
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Numbers of images that coresets have."""
+        return [self.sampler.mean_size] if self.extent.sizes is None else self.extent.sizes
+
+    def _choose(
+        self, importance: np.ndarray, excluded: Optional[np.ndarray], rng: np.random.Generator, size: int
+    ) -> Selection:
         policy = self.settings.policy
         return policy.choose(
             importance,
-            self.sampler.size,
+            size,
             rng,
             self.state.gaps(),
             self.data.positions,
@@ -343,7 +366,8 @@ class CoresetEngine:
     def _facts(self, found: Dict[str, float], before: Optional[np.ndarray]) -> Dict[str, float]:
         """Returns what a person sees of a round."""
         size, chosen = self.sampler.size, self.sampler.indices
-        facts: Dict[str, float] = {'fraction': self.sampler.fraction, 'images': size}
+        fraction = self.sampler.fraction if self.sampler.schedule is None else size / len(self.data.positions)
+        facts: Dict[str, float] = {'fraction': fraction, 'images': size}
         if before is not None:
             facts['overlap'] = len(np.intersect1d(before, chosen)) / size
         facts.update(found)
@@ -411,7 +435,7 @@ class CoresetEngine:
         self.sampler.seed = state['seed']
         if state['sweep_start'] is not None and self.sweeps(now):
             self.sampler.sweep(state['sweep_start'])
-        elif self.state.selection is not None:
+        elif self.state.selection is not None and self.sampler.schedule is None:
             held = len(self.state.selection.indices)
             if held != self.sampler.size:
                 raise MmacsError(

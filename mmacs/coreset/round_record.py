@@ -90,7 +90,7 @@ def in_words(engine: CoresetEngine, held: Round, now: int, unit: str, visit: str
     """
     until, chosen = engine.stays_until(), engine.state.selection.indices
     span = f'{unit}s {now + 1} to {until}' if until > now + 1 else f'{unit} {until}'
-    redrawn = f', drawn anew in each {visit}' if engine.settings.policy.redraw else ''
+    redrawn = f', drawn anew in each {visit}' if engine.redraws else ''
     said = ('fraction', 'images', 'scored', 'seconds')
     details = _in_words({name: value for name, value in held.facts.items() if name not in said})
     return (

@@ -12,6 +12,7 @@ from mmacs.coreset.settings import CoresetSettings, Group, check_settings
 from mmacs.hooks.batches import require_batches
 from mmacs.hooks.coreset_run import NO_SAMPLER, CoresetRun
 from mmacs.hooks.draws_hook import draw_by_step
+from mmacs.hooks.fraction import plan_epochs
 from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, saves_checkpoint_now
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
@@ -106,6 +107,7 @@ class CoresetHook(Hook):
         """Makes the teacher, or takes up a resumed run's coreset."""
         take_work_dir(runner)
         require_batches(runner)
+        plan_epochs(runner)
         if self.settings is None:
             self._tell_sampler(runner)
             return

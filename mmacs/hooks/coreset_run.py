@@ -89,7 +89,7 @@ class CoresetRun:
             ScoringPass(data, settings.images.batch_size or batch_size, loader.num_workers),
             sampler,
             end=runner.max_epochs if self.by_epoch else runner.max_iters,
-            per_unit=sampler.size if self.by_epoch else self._images_per_batch,
+            per_unit=sampler.mean_size if self.by_epoch else self._images_per_batch,
         )
         self.training_hook = self._build_training_hook()
         if not self.by_epoch:
@@ -186,7 +186,7 @@ class CoresetRun:
         self._runner.logger.info(f'Training took {training:.1f} s, coreset selection {selection:.1f} s.')
         summary = {
             'fraction': sampler.fraction,
-            'images': sampler.size,
+            'images': sampler.mean_size,
             'training_seconds': round(training, 3),
             'selection_seconds': round(selection, 3),
         }

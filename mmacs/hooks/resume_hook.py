@@ -9,6 +9,9 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from mmacs.hooks.fraction import plan_epochs
+from mmacs.hooks.run import coreset_sampler
+
 Settings = Dict[str, Any]
 
 # What a scheduler's state holds beside its settings; base values are settings of the optimizer.
@@ -35,7 +38,7 @@ class ResumeHook(Hook):
     schedulers that differ are stepped from the start to where the run stands: the rest is that of a run that had this
     config from its start. What does not differ stays as the checkpoint has it, bit for bit.
 
-    :func:`follow_config` puts it into a run.
+    In any run it plans the epochs of a fraction that changes. :func:`follow_config` puts it into a run.
     """
 
     priority = 'LOWEST'
@@ -76,7 +79,8 @@ class ResumeHook(Hook):
         self._plan = _Plan(groups, settings - scheduled, scheduled, replay, said + schedules)
 
     def before_train(self, runner: Runner) -> None:
-        """Brings optimizer and schedulers to where the run stands."""
+        """Plans epochs; brings optimizer and schedulers to where a resumed run stands."""
+        plan_epochs(runner)
         plan, self._plan = self._plan, None
         if plan is None:
             return
@@ -107,10 +111,13 @@ def _replay(runner: Runner, by_epoch: bool) -> None:
     """Steps schedulers that are at their start as often as MMEngine would have."""
     schedulers = runner.param_schedulers or []
     by_iteration = [scheduler for scheduler in schedulers if not scheduler.by_epoch]
-    epochs, iterations = (runner.epoch, len(runner.train_dataloader)) if by_epoch else (1, runner.iter)
+    epochs, sampler = (runner.epoch if by_epoch else 1), coreset_sampler(runner)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # torch's: that no optimizer step was between
-        for _ in range(epochs):
+        for epoch in range(epochs):
+            if by_epoch and sampler is not None:
+                sampler.set_epoch(epoch)  # which may be of a size of its own
+            iterations = len(runner.train_dataloader) if by_epoch else runner.iter
             for _ in range(iterations if by_iteration else 0):
                 for scheduler in by_iteration:
                     scheduler.step()

@@ -531,6 +531,47 @@ def test_a_resumed_engine_goes_on_as_if_nothing_had_been(selector):
     assert torch.equal(one['rows'], other['rows'])
 
 
+def scheduled(policy=None, planned=True, **schedule):
+    own = engine({'evs': 1.0}, policy=policy, **schedule)
+    sampler = CoresetSampler(range(400), dict(type='oscillating', start=0.4, end=0.1), seed=3)
+    if planned:
+        sampler.plan(8, 10, 10)
+    return CoresetEngine(own.settings, own.data, own.scoring, sampler, end=8, per_unit=sampler.mean_size)
+
+
+def test_coresets_follow_a_schedule_of_the_fraction():
+    own, resumed = scheduled(), scheduled()
+    own.dry_run()
+    hold(own)
+    own._undrawn = {'scored': 1.0}
+    found = []
+    for epoch in range(8):
+        held = own.begin(epoch)
+        assert (held is not None) == (epoch == 0)
+        found.append(own.sampler.epoch_indices())
+        assert len(own.sampler) == len(found[-1]) == (160 if epoch % 2 == 0 else 40)
+        chosen = own.data.positions[found[-1]]
+        assert len(chosen) >= 2 and own.importance()[chosen].min() >= np.delete(own.importance(), chosen).max()
+        assert held is None or held.facts['fraction'] == 0.4
+        if epoch == 2:
+            resumed.load_state_dict(saved(own.state_dict()), 3)
+        elif epoch > 2:
+            resumed.begin(epoch)
+            assert resumed.sampler.epoch_indices().tolist() == found[-1].tolist()
+    assert sum(map(len, found)) == 8 * 100
+    assert own.extent.trained_from(0) == 800 and own.extent.trained_from(7) == 40
+    assert scheduled(planned=False).extent.trained_from(7) == 100
+
+
+def test_a_schedule_that_constraints_or_a_last_sweep_do_not_fit_is_refused_at_once():
+    with pytest.raises(MmacsError, match='full_data_last goes evenly through all data in epochs of one size'):
+        scheduled(full_data_last=2)
+    with pytest.raises(MmacsError, match='fewer than the 160 of the coreset'):
+        scheduled(Policy(TopK(), Constraints(trim=0.7))).dry_run()
+    with pytest.raises(MmacsError, match='more than the 40 of the coreset'):
+        scheduled(Policy(TopK(), Constraints(class_floor=20))).dry_run()
+
+
 @pytest.mark.parametrize('constraints', [Constraints(), Constraints(trim=0.2), Constraints(random_share=0.2)])
 def test_a_sweep_goes_on_over_rounds_and_in_a_resumed_run(constraints):
     def fresh():

@@ -63,6 +63,23 @@ def test_without_a_hook_it_is_repeated_random_or_static_random():
     assert len(set(drawn[False])) == 1
 
 
+def test_a_schedule_of_the_fraction_changes_the_length_by_epoch():
+    fraction = dict(type='oscillating', start=0.3, end=0.1)
+    for redraw in (True, False):
+        sampler = CoresetSampler(range(100), fraction, redraw=redraw, seed=0)
+        assert len(sampler) == 20 and sampler.fraction == pytest.approx(0.2)
+        with pytest.raises(MmacsError, match='needs to know the number of epochs'):
+            iter(sampler)
+        sampler.plan(4, 5, 4)
+        assert len(sampler) == 20  # what schedules of learning rates are made of
+        drawn = []
+        for epoch in range(4):
+            sampler.set_epoch(epoch)
+            drawn.append(set(sampler))
+            assert len(drawn[-1]) == len(sampler) == (30, 10, 30, 10)[epoch]
+        assert (drawn[0] == drawn[2]) != redraw and (drawn[1] < drawn[0]) != redraw
+
+
 @pytest.mark.parametrize(('size', 'images'), [(1, 7), (3, 10), (5, 10), (7, 10), (99, 100), (10, 10)])
 def test_a_sweep_shows_every_image_once_before_any_twice(size, images):
     epochs = [swept_indices(4, epoch, size, images) for epoch in range(3 * images)]

@@ -100,7 +100,7 @@ def look_ahead(
     """
     work = Work(
         images=extent.images,
-        trained=extent.per_unit * (extent.end - (now if held else 0)),
+        trained=extent.trained_from(now if held else 0),
         full=round(extent.per_unit * extent.end / extent.size * extent.indices),
         left=schedule.time_left(now, held, extent.end),
     )

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Iterator, NamedTuple, Optional
+from typing import Iterator, NamedTuple, Optional, Sequence
 
 from mmacs.utils.checks import is_number
 from mmacs.utils.errors import MmacsError
@@ -65,10 +65,11 @@ class Extent:
 
     Args:
         end (int): When it ends.
-        per_unit (int): Images trained on per epoch or iteration, in all processes.
-        size (int): Images in the coreset.
+        per_unit (int): Images trained on per epoch or iteration, in all processes; the mean where epochs differ.
+        size (int): Images in the coreset, in the mean.
         indices (int): Length of the data set.
         images (int): Distinct images in it.
+        sizes (Sequence[int], optional): Images in each epoch, where they differ.
     """
 
     end: int
@@ -76,6 +77,11 @@ class Extent:
     size: int
     indices: int
     images: int
+    sizes: Optional[Sequence[int]] = None
+
+    def trained_from(self, now: int) -> int:
+        """Returns the images that the run trains on from a time on, counted each time."""
+        return self.per_unit * (self.end - now) if self.sizes is None else sum(self.sizes[now:])
 
 
 class Plan(NamedTuple):
