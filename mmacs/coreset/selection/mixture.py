@@ -3,10 +3,10 @@
 Errors on right labels and on wrong ones are two heaps, told apart as DivideMix does (Li et al., ICLR 2020, arXiv
 2002.07394, section 3.1, there of the training loss; Arazo et al. 2019, arXiv 1904.11238, have Beta distributions). Cube
 roots need no upper bound, so that losses of detectors fit too, and make skewed errors nearly normal (Wilson and
-Hilferty, PNAS 1931); logarithms would make a second heap of the tiny errors of a sure teacher. A mixture finds two heaps in
-anything: errors on right labels have a tail of hard images, which is none. What has no valley before it is taken for a
-tail, and nothing is left out; so it is where heaps overlap widely. A teacher that is wrong about many right labels, and
-sure of it, makes a heap of them too.
+Hilferty, PNAS 1931); logarithms would make a second heap of the tiny errors of a sure teacher. A mixture finds two
+heaps in anything: errors on right labels have a tail of hard images, which is none. What has no valley before it is
+taken for a tail, and nothing is left out; so it is where heaps overlap widely. A teacher that is wrong about many right
+labels, and sure of it, makes a heap of them too.
 """
 
 from typing import NamedTuple
