@@ -46,6 +46,7 @@ _MIXED = dict(evs='beta', ds='1 - beta')
 _ONCE = dict(schedule=dict(rounds=1))
 # strata of raw errors, since those of ranks are all alike; the share that is cut is ours
 _STRATA = dict(type='mmacs.Stratified', hard_cut=0.1)
+_SWEEP = dict(type='mmacs.Sweep', floor=0.1)
 _INFOBATCH = dict(
     _by(dict(loss=1.0), 'none'),
     selector=dict(type='mmacs.SoftPruning'),
@@ -131,6 +132,11 @@ PRESETS: Dict[str, Preset] = {
     'reducible': Preset(
         'the highest mixtures of reducible error and disagreement',
         **_top(_own(ClassificationScorer), _own(DetectionScorer)),
+    ),
+    'sweep': Preset(
+        'all images that are not learnt yet in turn, none twice before each was shown, and classes keep their shares',
+        dict(_by(dict(evs=1.0), 'none'), selector=_balanced(_SWEEP)),
+        dict(_by(dict(sufficiency=1.0), 'none'), selector=_balanced(_SWEEP)),
     ),
     'gap': Preset("the largest gaps to the teacher's AP", **_top(None, _by(dict(metric_gap=1.0)))),
 }
