@@ -16,7 +16,7 @@ def main() -> None:
     from mmacs.cli import commands
     from mmacs.cli.exporting import export_run, require_passed
     from mmacs.deploy.benchmark import speed_table
-    from mmacs.deploy.exportable import FORMATS, TARGETS, require_free
+    from mmacs.deploy.exportable import FORMATS, TARGETS
     from mmacs.deploy.proof.report import table_of
     from mmacs.utils.errors import MmacsError
 
@@ -40,8 +40,6 @@ def main() -> None:
     parser.add_argument('--benchmark', action='store_true', help='also measure speeds beside float32 and torch')
     parser.add_argument('--force', action='store_true', help='replace a file that is there')
     args = parser.parse_args()
-    out = Path(args.out)
-    require_free(out, args.force, args.format)
     if args.fixed_shape and not args.shape:
         raise MmacsError('--fixed-shape needs --shape HEIGHT WIDTH')
     if args.images < 1:
@@ -51,7 +49,7 @@ def main() -> None:
     report = export_run(
         commands.load_config(args),
         args.checkpoint,
-        out,
+        Path(args.out),
         calibrate=args.calibrate,
         images=args.images,
         evaluate=args.evaluate,
@@ -73,7 +71,7 @@ def main() -> None:
     require_passed(report)
     if 'benchmark' in report:
         console.print(speed_table(report['benchmark']))
-    console.print(f'wrote {", ".join(report["written"])}', highlight=False)
+    console.print(f'wrote {", ".join(report["written"])}', markup=False, highlight=False)
 
 
 if __name__ == '__main__':

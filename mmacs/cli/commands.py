@@ -67,6 +67,16 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def require_one_process(cfg: Config, what: str = 'this command') -> None:
+    """Refuse several processes where one does all the work.
+
+    Raises:
+        MmacsError: If a launcher is named.
+    """
+    if cfg.get('launcher', 'none') != 'none':
+        raise MmacsError(f'{what} runs in one process: leave out --launcher {cfg.launcher}')
+
+
 def take_work_dir(cfg: Config) -> None:
     """Keep other runs out of the work dir of a run that is to train, before MMEngine writes into it.
 

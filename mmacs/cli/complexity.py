@@ -8,6 +8,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
+from mmacs.cli.commands import require_one_process
 from mmacs.models.quantized_model import full_precision_config
 from mmacs.quantization import disabled, quantizers
 from mmacs.quantization.analysis.cost import bit_operations, count_macs, model_bytes
@@ -18,6 +19,7 @@ from mmacs.utils.errors import MmacsError, reason
 
 def build_model(cfg: Config) -> nn.Module:
     """Returns the model of a config in eval mode, with initial weights; none are fetched."""
+    require_one_process(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     backbone = full_precision_config(cfg.model).get('backbone') or {}
     if 'init_cfg' in backbone:

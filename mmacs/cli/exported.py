@@ -5,9 +5,9 @@ from typing import Any, Optional
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
+from mmacs.cli.commands import require_one_process
 from mmacs.datasets.class_names import require_same
 from mmacs.hooks.run import unwrapped
-from mmacs.utils.errors import MmacsError
 
 _ENDINGS = ('EMAHook',)  # hooks that follow weights, of which an exported file has none
 
@@ -23,8 +23,7 @@ def put_exported(cfg: Config, file: str, backend: Optional[str]) -> None:
     Raises:
         MmacsError: If several processes are to share the work.
     """
-    if cfg.get('launcher', 'none') != 'none':
-        raise MmacsError(f'{file} is evaluated by one process, whose runtime takes all cores: leave out --launcher')
+    require_one_process(cfg, f'the evaluation of {file}')
     cfg.model = ConfigDict(type='mmacs.ExportedModel', file=file, backend=backend)
     cfg.load_from, cfg.resume = None, False
     if isinstance(cfg.get('default_hooks'), dict):

@@ -15,15 +15,16 @@ from mmacs.cli.quantized_run import calibrate_runner, load_quantized
 from mmacs.cli.surroundings import surroundings
 from mmacs.deploy.benchmark import benchmark, float_content
 from mmacs.deploy.export import Exported, exported, write_file
-from mmacs.deploy.exportable import require_free
+from mmacs.deploy.exportable import files_of, require_free
 from mmacs.deploy.exported_model import ExportedModel
 from mmacs.deploy.preprocessing import in_one_batch
 from mmacs.deploy.proof.prove import prove
-from mmacs.deploy.proof.report import float_size, machine, write_report
+from mmacs.deploy.proof.report import float_size, machine, report_files, write_report
 from mmacs.deploy.runtimes import BACKENDS, TITLES
 from mmacs.evaluation.validation import Validation
 from mmacs.hooks.run import unwrapped
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.files import require_new
 
 BAR = 0.005  # of the metric, as a share, that a file may lie from the simulation
 ENOUGH_IMAGES = 500  # of fewer, of which one detection moves the metric, the bar is wider as chance is
@@ -62,8 +63,8 @@ def export_run(
         MmacsError: If the model can't be exported, or a file can't be written.
     """
     require_free(out, force, settings.get('format', 'qcdq'))
-    if cfg.get('launcher', 'none') != 'none':
-        raise MmacsError('an export is made by one process: leave --launcher out')
+    for each in report_files(out):
+        require_new(each, force)
     columns = SpinnerColumn(), TextColumn('{task.description}'), TimeElapsedColumn()
     with surroundings(cfg.work_dir), Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task('model', total=None)
@@ -98,7 +99,10 @@ def export_run(
         report['passed'], report['written'] = not report['failures'], []
         if report['passed']:
             write_file(result, out, force)
-            report['written'] = [str(out), *map(str, write_report(report, out.with_suffix('')))]
+            files = files_of(out)
+            sizes['file'] = sum(each.stat().st_size for each in files)
+            report['written'] = [str(each) for each in (*files, *report_files(out))]
+            write_report(report, out)
     return report
 
 

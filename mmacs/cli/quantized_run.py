@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmacs.cli.commands import build_runner
+from mmacs.cli.commands import build_runner, require_one_process
 from mmacs.datasets.data_paths import check_data
 from mmacs.evaluation.validation import quiet
 from mmacs.hooks.quantization_hook import QuantizationHook
@@ -26,8 +26,10 @@ def load_quantized(cfg: Config, checkpoint: Optional[str]) -> Runner:
         checkpoint (str, optional): The checkpoint, in full precision or quantized; by default the config's load_from.
 
     Raises:
-        MmacsError: If there is no checkpoint, it doesn't fit, or nothing of the model is quantized.
+        MmacsError: If there is no checkpoint, it doesn't fit, nothing of the model is quantized, or several
+            processes are launched.
     """
+    require_one_process(cfg)
     cfg.load_from, cfg.resume, cfg.log_level = checkpoint or cfg.get('load_from'), False, 'WARNING'
     if cfg.load_from is None:
         raise MmacsError('name a checkpoint: the config has no load_from')

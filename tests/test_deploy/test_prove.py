@@ -14,7 +14,7 @@ from mmacs.deploy.export import exported
 from mmacs.deploy.modules.activation import Quantize, recorded_integers
 from mmacs.deploy.proof.integer_layers import layers_of
 from mmacs.deploy.proof.prove import prove
-from mmacs.deploy.proof.report import float_size, machine, page_of, rows_of, table_of, write_report
+from mmacs.deploy.proof.report import float_size, machine, page_of, report_files, rows_of, table_of, write_report
 from mmacs.deploy.runtimes import BACKENDS, open_model
 from mmacs.utils.errors import MmacsError
 from tests.test_deploy.models import Small, quantized, with_random_norms
@@ -100,6 +100,14 @@ def test_a_file_may_lack_only_what_nobody_reads():
         prove(made.model, made.reference, made.simulation, IMAGES[:1])
 
 
+def test_nothing_is_proven_of_nothing(result):
+    with pytest.raises(MmacsError, match='needs at least one image'):
+        prove(result.model, result.reference, result.simulation, [])
+    weights = exported(quantized(nn.Sequential(nn.Conv2d(3, 4, 1)), 'w4a32', IMAGES[:1]))
+    with pytest.raises(MmacsError, match='quantizes no activations'):
+        prove(weights.model, weights.reference, weights.simulation, IMAGES)
+
+
 def test_a_simulation_that_is_another_fails(result):
     torch.manual_seed(1)
     other = with_random_norms(Small()).eval()
@@ -139,7 +147,8 @@ def test_the_report_says_what_was_found(result, proof, tmp_path):
     assert shown['ONNX Runtime: layers in integers'].found.endswith(f'of {len(layers_of(result.model))}')
     assert 'times smaller' in shown['size'].found
     assert table_of(report).row_count == len(shown)
-    files = write_report(report, tmp_path / 'model')
+    write_report(report, tmp_path / 'model.onnx')
+    files = report_files(tmp_path / 'model.onnx')
     assert [file.name for file in files] == ['model.report.json', 'model.report.html']
     assert json.loads(files[0].read_text())['runtimes'].keys() == set(BACKENDS)
     page = files[1].read_text()

@@ -44,6 +44,18 @@ def test_what_does_not_fit_is_one_sentence(backend, tmp_path):
         open_model(tmp_path / 'epoch_1.pth', backend)
 
 
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_files_for_fpga_flows_are_known_by_their_operators(backend, tmp_path):
+    for domain, message in (('qonnx.general', 'is in the format qonnx'), ('mine', f'{backend} cannot open')):
+        model = residual_graph()
+        model.graph.node[0].domain = domain
+        model.opset_import.add(domain=domain, version=1)
+        (tmp_path / 'model.onnx').write_bytes(model.SerializeToString())
+        for source in (tmp_path / 'model.onnx', model.SerializeToString()):
+            with pytest.raises(MmacsError, match=message):
+                open_model(source, backend)
+
+
 def test_files_of_openvino_and_unknown_runtimes(tmp_path):
     (tmp_path / 'model.xml').write_text('<net/>')
     with pytest.raises(MmacsError, match='run it with the backend openvino'):

@@ -24,6 +24,11 @@ def test_a_config_and_a_checkpoint_become_a_file_that_is_proven(trained, command
     assert (tmp_path / 'exported' / 'model.report.html').exists()
     status, message = command('export.py', *trained, *options)
     assert status == 1 and 'model.onnx exists' in message
+    report_file, proven = out.with_suffix('.report.json'), out.with_suffix('.report.json').read_bytes()
+    status, message = command('export.py', *trained, '--out', out.with_suffix('.xml'))  # whose report has that name
+    assert status == 1 and 'model.report.json exists' in message
+    assert report_file.read_bytes() == proven and not out.with_suffix('.xml').exists()
+    assert report['written'] == [str(out), str(report_file), str(out.with_suffix('.report.html'))]
     assert command('test.py', trained[0], out, '--backend', 'openvino') == (0, '')
 
 
@@ -45,7 +50,10 @@ def test_a_file_that_is_not_what_was_trained_is_not_written(trained, command, tm
     ('options', 'message'),
     [
         (['--out', 'model.pt'], 'must end in .onnx'),
-        (['--out', 'model.onnx', '--launcher', 'pytorch'], 'leave --launcher out'),
+        (
+            ['--out', 'model.onnx', '--launcher', 'pytorch'],
+            'this command runs in one process: leave out --launcher pytorch',
+        ),
         (['--out', 'model.onnx', '--images', '0'], '--images must be at least 1, got 0'),
         (['--out', 'model.onnx', '--fixed-shape'], '--fixed-shape needs --shape HEIGHT WIDTH'),
         (['--out', 'model.onnx', '--format', 'qonnx', '--evaluate'], 'which --format qonnx is not'),

@@ -41,6 +41,6 @@ def test_what_does_not_fit_is_one_sentence(command, config, file, tmp_path):
     status, message = command('test.py', config, tmp_path / 'foreign.onnx')
     assert status == 1 and 'onnxruntime cannot open' in message
     status, message = command('test.py', config, file(), '--launcher', 'pytorch')
-    assert status == 1 and message.endswith('whose runtime takes all cores: leave out --launcher')
+    assert status == 1 and message.endswith('runs in one process: leave out --launcher pytorch')
     status, message = command('test.py', config, 'epoch_1.pth', '--backend', 'openvino')
     assert (status, message) == (1, 'error: --backend runs exported files (.onnx, .xml), and epoch_1.pth is none')

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmacs.deploy.modules.activation import recorded_integers
+from mmacs.deploy.modules.activation import Quantize, recorded_integers
 from mmacs.deploy.modules.layers import exact_biases
 from mmacs.deploy.modules.waypoint import at_waypoints
 from mmacs.deploy.packages import require
@@ -18,8 +18,9 @@ from mmacs.deploy.proof.held_activations import HeldActivations
 from mmacs.deploy.proof.outputs import OutputDifference
 from mmacs.deploy.proof.simulation import simulated_integers
 from mmacs.deploy.runtimes import BACKENDS, open_model
+from mmacs.deploy.runtimes.qonnx_runtime import is_qonnx
 from mmacs.quantization import quantizers
-from mmacs.utils.errors import reason
+from mmacs.utils.errors import MmacsError, reason
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -88,7 +89,17 @@ def prove(
 
     Returns:
         Proof: With the bars that are not reached in its ``failures``.
+
+    Raises:
+        MmacsError: If there is no image, or nothing that could be compared.
     """
+    if not any(len(one) for one in images):
+        raise MmacsError('a proof needs at least one image')
+    if not any(isinstance(module, Quantize) for module in reference.modules()):
+        raise MmacsError(
+            'the recipe quantizes no activations, so that a proof has no integers to compare: write the file without '
+            'one, by mmacs.deploy.export_model'
+        )
     proof = Proof(images=sum(len(one) for one in images))
     proof.shapes = [list(shape) for shape in dict.fromkeys(tuple(one.shape[2:]) for one in images)]
     _check_file(model, simulation, proof)
@@ -130,7 +141,7 @@ def prove(
             f'the reference is up to {apart} levels from the simulation, in {worst}, {APART} is allowed'
         )
 
-    on_qonnx = _is_qonnx(model)
+    on_qonnx = is_qonnx(model)
     proven = images[:1] if on_qonnx else images  # its executor is slow
     cut_model, names_of_integers = cut(model)
     content, cut_content = model.SerializeToString(), cut_model.SerializeToString()
@@ -196,10 +207,6 @@ def _distinct(integers: Dict[str, np.ndarray], stored: Sequence[str]) -> Dict[st
     return kept
 
 
-def _is_qonnx(model: 'ModelProto') -> bool:
-    return any(one.domain.startswith('qonnx') for one in model.opset_import)
-
-
 def outputs_of(pipeline: nn.Module, batch: Tensor, names: Sequence[str]) -> Dict[str, np.ndarray]:
     """Returns the outputs of a pipeline by the names that they have in its file."""
     found = pipeline(batch)
@@ -210,13 +217,13 @@ def outputs_of(pipeline: nn.Module, batch: Tensor, names: Sequence[str]) -> Dict
 def _check_file(model: 'ModelProto', simulation: nn.Module, proof: Proof) -> None:
     onnx = require('onnx')
     try:
-        onnx.checker.check_model(model, full_check=not _is_qonnx(model))
+        onnx.checker.check_model(model, full_check=not is_qonnx(model))
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         proof.failures.append(f'the ONNX checker refuses the graph: {reason(error)}')
     stored = weights.weights_of(model)
     proof.weights = weights.summary(stored)
     quantized = [one.name.rpartition('.')[0] for _, one in quantizers(simulation) if one.kind == 'weight']
-    if _is_qonnx(model):
+    if is_qonnx(model):
         return  # which stores the values, and says their bits in a node
     proof.float_weights = weights.floats_in_place_of_integers(stored, quantized)
     if proof.float_weights:

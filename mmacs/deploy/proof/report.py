@@ -6,7 +6,7 @@ import platform
 from datetime import datetime, timezone
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Tuple
 
 from jinja2 import Environment
 from rich.table import Table
@@ -55,17 +55,22 @@ def table_of(report: Dict[str, Any]) -> Table:
     return table
 
 
-def write_report(report: Dict[str, Any], stem: Path) -> List[Path]:
-    """Write ``<stem>.report.json`` and ``<stem>.report.html``; returns both.
+def write_report(report: Dict[str, Any], file: Path) -> None:
+    """Write ``model.report.json`` and ``model.report.html`` beside ``model.onnx``.
 
     Args:
         report (dict): Plain values.
-        stem (Path): Path of the exported file without its suffix.
+        file (Path): The exported file.
     """
-    data, page = (stem.with_name(f'{stem.name}.report.{kind}') for kind in ('json', 'html'))
+    data, page = report_files(file)
     write_whole(data, json.dumps(report, indent=1).encode())
     write_whole(page, page_of(report).encode())
-    return [data, page]
+
+
+def report_files(file: Path) -> Tuple[Path, Path]:
+    """Returns the places of the report beside an exported file: that of its values, and that of its page."""
+    data, page = (file.with_name(f'{file.stem}.report.{kind}') for kind in ('json', 'html'))
+    return data, page
 
 
 def page_of(report: Dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Dict, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 
+from mmacs.deploy.packages import require
 from mmacs.utils.errors import MmacsError, reason, unknown_name
 
 BACKENDS = ('onnxruntime', 'openvino')
@@ -107,9 +108,20 @@ def open_model(source: Source, backend: str = 'onnxruntime', threads: int = 0) -
         if not isinstance(source, bytes) and source.suffix not in ('.onnx', '.xml'):
             raise MmacsError(f'{source} is no exported file: these end in .onnx, or in .xml for OpenVINO') from error
         what = 'the model' if isinstance(source, bytes) else source
-        if 'qonnx.custom_op' in str(error):
+        if _is_qonnx(source):
             raise MmacsError(f'{what} is in the format qonnx, which runtimes do not read: export it in qcdq') from error
         raise MmacsError(f'{backend} cannot open {what}: {reason(error)}') from error
+
+
+def _is_qonnx(source: Union[Path, bytes]) -> bool:
+    """Whether a file, or the content of one, is in the format qonnx; not if it can't be read at all."""
+    from mmacs.deploy.runtimes.qonnx_runtime import is_qonnx  # here, since that is built on this module
+
+    try:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        return is_qonnx(require('onnx').load_from_string(content))
+    except Exception:  # without onnx, or of protobuf's own kinds
+        return False
 
 
 def _size(shape: Sequence[Optional[int]]) -> str:

@@ -1,13 +1,21 @@
 """QONNX's own executor, for files that no runtime reads."""
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Dict, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Dict, Mapping, Sequence, Set
 
 import numpy as np
 
 from mmacs.deploy.packages import require
 from mmacs.deploy.runtimes.base import Runtime, Source
 from mmacs.utils.errors import MmacsError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+def is_qonnx(model: 'ModelProto') -> bool:
+    """Returns whether a model is in the format qonnx: whether it has operators of QONNX's domains."""
+    return any(one.domain.partition('.')[0] == 'qonnx' for one in model.opset_import)
 
 
 class QonnxExecutor(Runtime):
