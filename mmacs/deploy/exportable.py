@@ -34,7 +34,7 @@ def require_packages() -> None:
             wanted = '.'.join(map(str, oldest))
             raise MmacsError(
                 f'{name} {version} is too old to export models: {name} >= {wanted} is needed, and mmacs is tested with '
-                f"what `pip install 'mmacs[deploy]'` and the extra onedl bring"
+                f'what its extras deploy and onedl bring'
             )
 
 

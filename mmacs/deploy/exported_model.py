@@ -12,6 +12,7 @@ from torch import Tensor
 from mmacs.deploy.exported_file import open_exported
 from mmacs.deploy.preprocessing import in_one_batch
 from mmacs.registry import MODELS
+from mmacs.utils.checks import require_known
 from mmacs.utils.errors import MmacsError
 
 
@@ -68,6 +69,7 @@ class ExportedModel(BaseModel):
         """
         if mode == 'loss':
             raise MmacsError('an exported file cannot be trained: train the checkpoint that it was made of')
+        require_known('mode', mode, ('predict', 'tensor'))
         images = [image.detach().cpu().numpy() for image in inputs]
         outputs = self._outputs(images)
         if mode == 'tensor':
@@ -75,7 +77,11 @@ class ExportedModel(BaseModel):
         samples = [_with_plain_boxes(sample) for sample in data_samples or ()]
         if len(samples) != len(images):
             raise MmacsError(f'{len(images)} images came with {len(samples)} data samples')
-        predict = self._detections if 'boxes' in outputs else self._classes
+        detects = 'boxes' in outputs
+        if detects == any(hasattr(sample, 'set_pred_score') for sample in samples):
+            found, wanted = ('detections', 'classifier') if detects else ('class scores', 'detector')
+            raise MmacsError(f'the exported file gives {found}, and the data are those of a {wanted}: take its config')
+        predict = self._detections if detects else self._classes
         for number, sample in enumerate(samples):
             predict(sample, {name: torch.from_numpy(values[number]) for name, values in outputs.items()})
         return samples

@@ -109,6 +109,8 @@ def read_picture(path: str) -> Image.Image:
     """
     try:
         with Image.open(path) as picture:
+            if picture.mode[0] in 'IF':  # which Pillow would cut off at 255
+                raise ValueError('its channels have more than 8 bits')
             return ImageOps.exif_transpose(picture).convert('RGB')
     except UnidentifiedImageError as error:
         raise MmacsError(f'cannot read the picture {path}: it is no image') from error

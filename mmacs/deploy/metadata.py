@@ -134,11 +134,11 @@ def require_untouched(model: 'ModelProto', file: object) -> None:
     """Compare a graph with the digest that it was written with.
 
     Raises:
-        MmacsError: If it was changed since.
+        MmacsError: If it was changed since, or lost its digest. A file that mmacs did not write has none.
     """
-    written = next((one.value for one in model.metadata_props if one.key == DIGEST), None)
-    if written is not None and written != json.dumps(digest_of(model)):
-        raise MmacsError(f'{file} was changed after mmacs wrote it: its graph is not the one that was proven')
+    own = {one.key: one.value for one in model.metadata_props if one.key.startswith(PREFIX)}
+    if own and own.get(DIGEST) != json.dumps(digest_of(model)):
+        raise MmacsError(f'{file} was changed after mmacs wrote it: its graph is not known to be that which was proven')
 
 
 def _known(kind: type, values: Mapping[str, Any]) -> Dict[str, Any]:

@@ -18,5 +18,5 @@ def require(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        how = "install it with `pip install 'mmacs[deploy]'`"
+        how = "install the extra mmacs[deploy], as in `pip install 'path/to/mmacs[deploy]'`"
         raise MmacsError(f"{name} can't be imported ({error}): {how}") from error

@@ -93,6 +93,8 @@ class QuantizationHook(Hook):
         refuse_unsound_progress(runner, checkpoint)
         model = unwrapped(runner)
         if STATE_KEY in checkpoint:
+            if not hasattr(model, 'recipe'):
+                raise _nothing_quantized()
             found = Specification.from_state(checkpoint[STATE_KEY])
             Specification.of(model).require_same(found, resume=runner._resume)
         allowed = () if runner._resume else self.start_anew
@@ -122,7 +124,7 @@ class QuantizationHook(Hook):
             agree_on_seed(runner, sampler)
         require_batches(runner)
         if next(quantizers(model), None) is None:
-            raise MmacsError("QuantizationHook found nothing quantized: wrap the model in type='mmacs.QuantizedModel'")
+            raise _nothing_quantized()
         if not all(quantizer.is_initialized() for _, quantizer in quantizers(model)):
             if not self._has_loaded:
                 runner.logger.warning(
@@ -222,3 +224,9 @@ def warn_of_negative(model: nn.Module) -> None:
     for quantizer, negative in zip(found, met):
         if negative:
             quantizer.warn_of_negative()
+
+
+def _nothing_quantized() -> MmacsError:
+    return MmacsError(
+        "QuantizationHook found nothing quantized: wrap the model in type='mmacs.QuantizedModel', or leave the hook out"
+    )

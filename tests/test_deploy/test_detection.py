@@ -162,6 +162,9 @@ def test_what_makes_detections_in_another_way_is_refused():
     ):
         with pytest.raises(MmacsError, match='detections is not known here.*raw outputs'):
             detector_outputs(shipped_model(mmdet, path))
+    for setting in ({'class_agnostic': True}, {'max_candidates': 9}):
+        with pytest.raises(MmacsError, match=f'{[*setting][0]} is for suppression, which a DETR does without'):
+            detector_outputs(detector('DETR'), **setting)
     model = detector('RetinaNet')
     settings(model).nms = dict(type='soft_nms', iou_threshold=0.5)
     with pytest.raises(MmacsError, match="nms=.*'soft_nms'.*cannot be exported"):

@@ -78,6 +78,8 @@ def test_class_scores(tmp_path):
     assert found.pred_label.tolist() == [1]
     assert found.pred_score.sum() == pytest.approx(1)
     assert model(image[None], mode='tensor')['scores'].shape == (1, 3)
+    with pytest.raises(MmacsError, match='gives class scores, and the data are those of a detector'):
+        model.test_step(dict(inputs=image[None], data_samples=[sample()]))
 
 
 def test_what_an_exported_model_cannot_do(detector, tmp_path):
@@ -87,6 +89,10 @@ def test_what_an_exported_model_cannot_do(detector, tmp_path):
         detector([torch.zeros(1, 8, 8)], [sample()], mode='predict')
     with pytest.raises(MmacsError, match='3 channels and at least one pixel, got 3 x 0 x 8'):
         detector([torch.zeros(3, 0, 8)], [sample()], mode='predict')
+    with pytest.raises(MmacsError, match="unknown mode 'prediction'"):
+        detector([torch.zeros(3, 8, 8)], [sample()], mode='prediction')
+    with pytest.raises(MmacsError, match='gives detections, and the data are those of a classifier'):
+        detector([torch.zeros(3, 8, 8)], [DataSample()], mode='predict')
     with pytest.raises(MmacsError, match='no image in the batch'):
         detector([], [], mode='predict')
     raw = residual_graph()
@@ -113,6 +119,7 @@ def set_property(key, value):
     [
         (lambda model: model.graph.node[0].ClearField('name'), 'was changed after mmacs wrote it'),
         (lambda model: model.ClearField('metadata_props'), 'was not written by mmacs'),
+        (lambda model: model.metadata_props.pop(), 'was changed after mmacs wrote it'),
         (set_property('classes', '["a", 3]'), 'metadata .* are damaged: classes are no names'),
         (set_property('classes', '[' * 100_000), 'metadata .* are damaged'),
         (set_property('task', '"segmentation"'), "metadata .* are damaged: task is 'segmentation'"),
@@ -317,6 +324,7 @@ def test_a_picture_that_is_classified(tmp_path, capsys):
     [
         (['none.png'], 'cannot read the picture none.png: No such file or directory'),
         (['text.png'], 'cannot read the picture text.png: it is no image'),
+        (['deep.png'], 'cannot read the picture deep.png: its channels have more than 8 bits'),
         (['black.png', '--threshold', '2'], '--threshold is a score from 0 to 1, got 2.0'),
         (['white.png', '--out', 'out.txt'], 'must end in .png, .jpg or .webp'),
     ],
@@ -325,6 +333,7 @@ def test_what_the_command_refuses(tmp_path, capsys, monkeypatch, options, messag
     monkeypatch.chdir(tmp_path)
     saved(detector_graph(), tmp_path / 'detector.onnx')
     (tmp_path / 'text.png').write_text('text')
+    Image.new('I;16', (8, 8), 300).save(tmp_path / 'deep.png')
     Image.new('RGB', (8, 8)).save(tmp_path / 'black.png')
     Image.new('RGB', (8, 8), 'white').save(tmp_path / 'white.png')
     assert main(['detector.onnx', *options]) == 1

@@ -39,7 +39,7 @@ def detector_outputs(
         (B, M), int64. Rows that stand for nothing are 0.
 
     Raises:
-        MmacsError: If it is not known how the model makes detections.
+        MmacsError: If it is not known how the model makes detections, or a setting has no effect on it.
     """
     adapter = adapter_of(model)
 
@@ -56,6 +56,9 @@ def detector_outputs(
     if isinstance(adapter, TwoStageAdapter):
         return TwoStage(adapter, adjusted(adapter.rules()), adapter.proposal_rules())
     if isinstance(adapter, QueryAdapter) and adapter.scorable:
+        if class_agnostic or max_candidates:
+            name = 'class_agnostic' if class_agnostic else 'max_candidates'
+            raise MmacsError(f'{name} is for suppression, which a {type(model).__name__} does without: leave it out')
         return Queries(adapter, max_detections or adapter.max_detections, score_threshold)
     raise MmacsError(f'{type(model).__name__} is no detector whose boxes can be exported')
 
