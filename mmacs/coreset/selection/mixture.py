@@ -21,7 +21,7 @@ TINY = 1e-300
 SMOOTH = 4  # bins, of the density whose lowest place parts the heaps
 STARTS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)  # shares of the images in the lower heap that a fit begins with
 LARGEST = 8  # errors above this multiple of the 99th percentile are taken for it
-MOST = 0.5  # where more labels are wrong than right, which are the wrong ones cannot be told
+MOST = 0.5  # more than that is rather the teacher's fault: nothing is believed
 VALLEY = 0.6  # density between the heaps over that of the lower one of their peaks, at most
 
 
@@ -45,7 +45,7 @@ def wrong_share(errors: np.ndarray) -> float:
             Its scale doesn't matter.
 
     Returns:
-        float: 0 if there is no valley between the two heaps.
+        float: 0 if there is no valley between the two heaps, or the upper one holds most of the images.
     """
     errors = np.asarray(errors, dtype=np.float64)
     roots = np.cbrt(np.minimum(errors, LARGEST * np.percentile(errors, 99)))
@@ -61,7 +61,8 @@ def wrong_share(errors: np.ndarray) -> float:
     lower, upper = heaps.densities(points)
     between = np.flatnonzero((points > heaps.means[0]) & (points < heaps.means[1]))
     valley = between[np.argmin(gaussian_filter1d(shares, SMOOTH)[between])]
-    return min(MOST, float(shares[(upper > lower) & (points > points[valley])].sum()))
+    share = float(shares[(upper > lower) & (points > points[valley])].sum())
+    return share if share <= MOST else 0.0
 
 
 def _have_valley(points: np.ndarray, heaps: Heaps) -> bool:
