@@ -13,7 +13,7 @@ from mmacs.coreset.presets import names, preset
 from mmacs.coreset.scoring.scorers.base import DETECTOR, Scorer
 from mmacs.evaluation.comparison import FULL
 from mmacs.registry import HOOKS, SCORERS
-from mmacs.utils.checks import require_known
+from mmacs.utils.checks import require_known, require_whole
 from mmacs.utils.errors import MmacsError
 
 # What a run takes from the config's own CoresetHook, and the interval; all else is the preset's, or the method's own.
@@ -76,13 +76,18 @@ def base_config(grid: Grid) -> Config:
     """
     cfg = read_config(grid.config)
     change_config(cfg, grid.cfg_options)
+    for key in ('model', 'train_dataloader', 'val_dataloader', 'train_cfg'):
+        if not isinstance(cfg.get(key), dict):
+            raise MmacsError(f'{grid.config} has no {key}: name a config that trains and validates a model')
+    if not isinstance(cfg.get('default_hooks'), dict):
+        cfg.default_hooks = {}
     cfg.launcher = 'none'
     if grid.checkpoint is not None:
         cfg.load_from = grid.checkpoint
     if 'qat' in grid.stages:
-        epochs = cfg.get('train_cfg', {}).get('max_epochs')
-        if not isinstance(epochs, int) or not cfg.train_cfg.get('by_epoch', True):
+        if cfg.train_cfg.get('max_epochs') is None or not cfg.train_cfg.get('by_epoch', True):
             raise MmacsError(f'{grid.config} has no train_cfg.max_epochs: comparisons count epochs')
+        require_whole('train_cfg.max_epochs', cfg.train_cfg.max_epochs)
         for name in grid.methods:
             require_known('preset', grid.methods[name]['preset'], names(kind_of(cfg)))
         for name in grid.methods:  # so that mistakes are told before the first run
@@ -126,7 +131,8 @@ def cell_config(grid: Grid, cfg: Config, cell: Cell, epochs: Optional[int] = Non
     if epochs is not None:
         _stretch(made, epochs)
     made.train_cfg.val_begin = made.train_cfg.max_epochs + 1  # metrics are taken once, at the end
-    made.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=1)
+    checkpoints = made.default_hooks.get('checkpoint') or {'type': 'CheckpointHook'}
+    made.default_hooks.checkpoint = {**checkpoints, 'interval': 1, 'max_keep_ckpts': 1}
     return made
 
 

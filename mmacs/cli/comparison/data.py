@@ -7,6 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
+from mmacs.cli.commands import check_loader
 from mmacs.coreset.annotations import read_annotations
 from mmacs.datasets.data_paths import check_data
 from mmacs.datasets.distinct_images import DistinctImages
@@ -20,9 +21,11 @@ def read_data(cfg: Config) -> str:
         does not depend on where the files lie.
 
     Raises:
-        MmacsError: If data is missing.
+        MmacsError: If data is missing, or a data loader is none.
     """
     loaders = [name for name in ('train_dataloader', 'val_dataloader') if cfg.get(name)]
+    for name in loaders:
+        check_loader(name, cfg[name])
     check_data(cfg, loaders)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     digest = hashlib.sha256()

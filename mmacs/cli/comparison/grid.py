@@ -104,7 +104,7 @@ def _grid(name: str, given: Mapping[str, Any]) -> Grid:
     grid = Grid(name, **values)
     _require_runs(grid)
     equal_time = _equal_time(given['equal_time'], grid.methods) if 'equal_time' in given else {}
-    tuned_on = _tuned_on(given['tuned_on']) if 'tuned_on' in given else ()
+    tuned_on = _tuned_on(given['tuned_on'], grid) if 'tuned_on' in given else ()
     return Grid(name, **values, equal_time=equal_time, tuned_on=tuned_on)
 
 
@@ -215,7 +215,8 @@ def _equal_time(value: Any, methods: Mapping[str, Method]) -> Dict[str, Tuple[st
     return found
 
 
-def _tuned_on(value: Any) -> Tuple[Dict[str, Tuple[Any, ...]], ...]:
+def _tuned_on(value: Any, grid: Grid) -> Tuple[Dict[str, Tuple[Any, ...]], ...]:
+    names = {'stage': STAGES, 'recipe': grid.recipes, 'method': grid.methods}
     found = []
     for one in _list('tuned_on', value, 'such as [{seed: [100, 101]}]'):
         if not isinstance(one, dict) or not one:
@@ -223,5 +224,10 @@ def _tuned_on(value: Any) -> Tuple[Dict[str, Tuple[Any, ...]], ...]:
         for key in one:
             if key not in _TUNED_KEYS:
                 raise unknown_name('key of tuned_on', key, _TUNED_KEYS)
+            for each in one[key] if isinstance(one[key], list) else [one[key]]:
+                if key in names:
+                    require_known(key, each, names[key])
+                else:
+                    {'fraction': _require_fraction, 'seed': _require_seed}[key](each)
         found.append({key: tuple(values) if isinstance(values, list) else (values,) for key, values in one.items()})
     return tuple(found)

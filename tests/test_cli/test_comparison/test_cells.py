@@ -119,8 +119,10 @@ def test_a_longer_run_has_a_longer_schedule():
         dict(type='MultiStepLR', begin=2, end=20, milestones=[10, 15]),
         dict(type='CosineAnnealingLR', T_max=20),
     ]
+    cfg.default_hooks = {'checkpoint': None}
     made = cell_config(grid, cfg, cell('rs2'), epochs=33)
     assert made.train_cfg.max_epochs == 33
+    assert made.default_hooks.checkpoint == dict(type='CheckpointHook', interval=1, max_keep_ckpts=1)
     assert made.param_scheduler[0].end == 50
     assert made.param_scheduler[1] == dict(type='MultiStepLR', begin=3, end=33, milestones=[16, 25])
     assert made.param_scheduler[2].T_max == 33
@@ -147,6 +149,8 @@ def test_a_config_without_selection_can_be_compared_by_what_scores_nothing_alone
         (dict(cfg_options={'train_cg.max_epochs': 3}), "no 'train_cg', did you mean 'train_cfg'"),
         (dict(cfg_options={'train_cfg.by_epoch': False}), 'comparisons count epochs'),
         (dict(config='nowhere.py'), 'no such config: nowhere.py'),
+        (dict(cfg_options={'train_cfg.max_epochs': '20'}), "train_cfg.max_epochs must be a whole number, .* got '20'"),
+        (dict(cfg_options={'train_dataloader': None}), 'has no train_dataloader: name a config that trains'),
     ],
 )
 def test_mistakes_are_told_before_the_first_run(changes, message):

@@ -72,6 +72,8 @@ def test_repeated_random_is_in_every_comparison(tmp_path):
         (dict(equal_time='[rs2]'), 'equal_time must say which method is trained as long as which'),
         (dict(equal_time='{rs2: mmac}'), "unknown method 'mmac': did you mean 'mmacs'"),
         (dict(equal_time='{rs2: [rs2]}'), 'rs2 cannot be trained as long as rs2'),
+        (dict(tuned_on='[{seed: a}]'), "seeds must be whole numbers from 0 to 4294967295, got 'a'"),
+        (dict(tuned_on='[{method: [mmac]}]'), "unknown method 'mmac': did you mean 'mmacs'"),
         (dict(tuned_on='{seed: 1}'), 'tuned_on must be a list'),
         (dict(tuned_on='[{seeds: [1]}]'), "unknown key of tuned_on 'seeds': did you mean 'seed'"),
     ],
