@@ -85,6 +85,7 @@ class CoresetHook(Hook):
         **others: Any,
     ) -> None:
         self.preset = preset
+        self._before_presets = False
         groups = dict(importance=importance, selector=selector, constraints=constraints, schedule=schedule, cost=cost)
         self._given = dict(groups, scorer=scorer, scoring=scoring, unbiased=unbiased, others=others)
         self.settings: Optional[CoresetSettings] = None  # None: nothing is scored
@@ -123,7 +124,8 @@ class CoresetHook(Hook):
     def _settings_of(self, runner: Runner) -> CoresetSettings:
         """Returns the settings, and explains them; of a run that began before there were presets, those of then."""
         state = self._resumed if runner.iter > 0 else None
-        if isinstance(state, dict) and 'preset' not in state and self.preset == presets.DEFAULT:
+        self._before_presets = isinstance(state, dict) and 'preset' not in state and self.preset == presets.DEFAULT
+        if self._before_presets:
             runner.logger.warning(
                 'The checkpoint was written before CoresetHook had presets: where the config says nothing, the run '
                 f'goes on with the defaults of then (mmacs.TopK), not with preset={presets.DEFAULT!r}.'
@@ -204,7 +206,9 @@ class CoresetHook(Hook):
             return
         if get_world_size() == 1:
             self._run.flush()
-        checkpoint[STATE_KEY] = {**self._run.state_dict(), 'preset': self.preset}
+        checkpoint[STATE_KEY] = self._run.state_dict()
+        if not self._before_presets:  # so that it is resumed once more as it was now
+            checkpoint[STATE_KEY]['preset'] = self.preset
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Keeps the state of a checkpoint until it is known whether the run is resumed."""

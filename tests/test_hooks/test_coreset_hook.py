@@ -400,6 +400,7 @@ def test_a_run_that_began_before_there_were_presets_keeps_its_defaults(classifie
     assert rest == images[2:]
     require_continued(whole, resumed, [4])
     assert 'was written before CoresetHook had presets' in log_of(tmp_path / 'resumed')
+    assert 'preset' not in load_checkpoint(tmp_path / 'resumed' / 'epoch_2.pth')['mmacs_coreset']
     with pytest.raises(MmacsError, match=r"has the score columns \['ds', 'evs'\], the config needs"):
         run(config('today'), tmp_path / 'whole' / 'epoch_1.pth')
 
