@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from mmacs.hooks.run import coreset_sampler
 from mmacs.quantization import quantizers
 from mmacs.utils.errors import MmacsError
 from mmacs.visualization.coreset_report.run import read_run
-from tests.conftest import REPO, run_config
+from tests.conftest import run_config
 
 CONFIG = 'retinanet_r18_w4a4_acs.py'
 FLIPPED = [  # a scoring pipeline that draws at random
@@ -269,18 +267,3 @@ def test_repeated_and_concatenated_data_sets_train(tiny_coco, tmp_path, trained)
     assert len(record['positions']) == 30
     assert len(record['importance']) == 20
     assert len(record['indices']) == 15
-
-
-@pytest.mark.slow
-def test_two_processes_choose_what_one_chooses(tiny_coco, tmp_path, trained):
-    cfg = run_config(CONFIG, tiny_coco, tmp_path / 'one', load_from=trained, **{'train_cfg.max_epochs': 1})
-    train(cfg)
-    cfg.work_dir = str(tmp_path / 'two')
-    cfg.dump(tmp_path / 'two.py')
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2', '--standalone']
-    command += [str(REPO / 'tools' / 'train.py'), str(tmp_path / 'two.py'), '--launcher', 'pytorch']
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (one,), (two,) = rounds(tmp_path / 'one'), rounds(tmp_path / 'two')
-    np.testing.assert_array_equal(two['score_reducible_error'], one['score_reducible_error'])
-    assert two['indices'].tolist() == one['indices'].tolist()

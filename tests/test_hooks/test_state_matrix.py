@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -14,7 +15,7 @@ from mmengine.runner import Runner
 from mmacs.quantization import quantizers
 from tests.conftest import REPO, run_config, write_coco
 
-from .test_run import CONFIG, KillAfter, load_checkpoint, train, weights
+from .test_run import CONFIG, KillAfter, load_checkpoint, rounds, train, weights
 
 RECIPES = {
     'learned': dict(preset='w4a4'),
@@ -68,15 +69,16 @@ class Watch(Hook):
 
 @pytest.fixture
 def config(tiny_retinanet, tiny_coco, tmp_path):
-    """Makes configs of runs from a full-precision checkpoint: no scoring, four iterations per epoch."""
+    """Makes configs of runs from a full-precision checkpoint: four iterations per epoch, scoring if asked."""
     start = tmp_path / 'fp.pth'
     torch.save(dict(state_dict=MODELS.build(tiny_retinanet).state_dict()), start)
 
-    def make(name, recipe='learned', **changes):
+    def make(name, recipe='learned', scored=False, **changes):
         changes = {'load_from': str(start), 'train_dataloader.sampler.fraction': 0.8, **changes}
         cfg = run_config(CONFIG, tiny_coco, tmp_path / name, **changes)
         cfg.model.recipe = RECIPES[recipe]
-        cfg.default_hooks.pop('coreset')
+        if not scored:
+            cfg.default_hooks.pop('coreset')
         return cfg
 
     return make
@@ -169,13 +171,13 @@ def test_an_averaged_model_has_steps_and_flags_from_its_first_update(config, rec
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_same_steps(config, tmp_path):
+def test_two_processes_choose_and_train_as_one_does(config, tmp_path):
     (tmp_path / 'watch.py').write_text(WATCH)
     following = {part: RECIPES['following'][part] for part in ('weight', 'activation')}
     found = {}
     for count in (1, 2):
         folder = tmp_path / str(count)
-        cfg = config(str(count), 'learned', **{'train_cfg.max_epochs': 1})
+        cfg = config(str(count), scored=True, **{'train_cfg.max_epochs': 1})
         cfg.model.recipe = dict(RECIPES['learned'], rules=[dict(name='bbox_head.*', **following)])
         cfg.custom_imports.imports.append('watch')
         cfg.custom_hooks = [dict(type='Watch', folder=str(folder))]
@@ -186,6 +188,9 @@ def test_two_processes_have_the_same_steps(config, tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
         found[count] = [torch.load(folder / f'rank{rank}.pth', weights_only=True) for rank in range(count)]
+    (coreset,), (same_coreset,) = (rounds(tmp_path / str(count)) for count in (1, 2))
+    for name in ('score_reducible_error', 'score_ds', 'indices'):
+        np.testing.assert_array_equal(same_coreset[name], coreset[name])
     (alone,), (one, other) = found[1], found[2]
     assert_equal(one['start'], other['start'])
     assert_equal(one['start'], alone['start'])
