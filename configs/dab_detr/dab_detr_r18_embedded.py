@@ -10,6 +10,7 @@ ffn_cfg = dict(
 
 model = dict(
     _delete_=True,
+    _scope_='mmdet',
     type='DABDETR',
     num_queries=20,
     data_preprocessor=dict(
