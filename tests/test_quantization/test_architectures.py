@@ -19,6 +19,8 @@ from .test_convert import tensors
 
 ONE_OF_EACH_STAGE = {'encoder.num_layers': 2, 'decoder.num_layers': 2}  # of six equal layers each
 FEW_PROPOSALS = {'test_cfg.rpn.max_per_img': 20, 'train_cfg.rpn_proposal.max_per_img': 20}
+NARROW_HEAD = {'roi_head.bbox_head.fc_out_channels': 64}
+NARROW_HEADS = {f'roi_head.bbox_head.{stage}.fc_out_channels': 64 for stage in range(3)}
 # An untrained classifier is sure of nothing; without detections the mask head would not run.
 SOME_DETECTIONS = {'test_cfg.rcnn.score_thr': 0.0, 'test_cfg.rcnn.max_per_img': 5}
 # Shipped config, side of the images in pixels, changes for speed that leave every kind of layer in place.
@@ -31,12 +33,12 @@ DETECTORS = {
     'YOLOX': ('yolox/yolox_tiny_8xb8-300e_coco.py', 64, {}),
     'RTMDet': ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 128, {}),
     'CenterNet': ('centernet/centernet_r18_8xb16-crop512-140e_coco.py', 64, {}),
-    'FasterRCNN': ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 64, FEW_PROPOSALS),
-    'CascadeRCNN': ('cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 64, FEW_PROPOSALS),
+    'FasterRCNN': ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 64, {**FEW_PROPOSALS, **NARROW_HEAD}),
+    'CascadeRCNN': ('cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 64, {**FEW_PROPOSALS, **NARROW_HEADS}),
     'DETR': ('detr/detr_r50_8xb2-150e_coco.py', 64, ONE_OF_EACH_STAGE),
     'DeformableDETR': ('deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', 64, ONE_OF_EACH_STAGE),
     'DINO': ('dino/dino-4scale_r50_8xb2-12e_coco.py', 64, {'num_queries': 20, **ONE_OF_EACH_STAGE}),
-    'MaskRCNN': ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 64, {**FEW_PROPOSALS, **SOME_DETECTIONS}),
+    'MaskRCNN': ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 64, {**FEW_PROPOSALS, **NARROW_HEAD, **SOME_DETECTIONS}),
     'CondInst': ('condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py', 64, {}),
     'RTMDetIns': ('rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py', 64, {}),
 }
