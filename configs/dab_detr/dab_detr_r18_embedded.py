@@ -72,6 +72,9 @@ model = dict(
 )
 del attention, ffn_cfg  # in their places
 
+# One by one, as MMDetection evaluates: the attention of a file has no masks for the padding of smaller images
+val_dataloader = dict(batch_size=1)
+test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)
 optim_wrapper = dict(
     optimizer=dict(lr=5e-4, weight_decay=1e-4),
