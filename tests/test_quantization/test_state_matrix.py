@@ -22,6 +22,8 @@ WAYS = {
     'copied': copy.deepcopy,
     'pickled': lambda model: pickle.loads(pickle.dumps(model)),
 }
+# A learned step, an offset, a solver and an observer; tracing takes seconds, so the others are thorough
+COMPILED_ALWAYS = ('LSQ', 'LSQ+', 'OCTAV', 'EMA')
 
 
 def images(seed=0, size=(6, 7)):
@@ -136,6 +138,14 @@ def test_accumulated_gradients_are_the_sum_of_those_of_the_micro_batches(model):
     torch.testing.assert_close(gradients(model), total, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    'model',
+    [
+        pytest.param(method, marks=[] if method in COMPILED_ALWAYS else pytest.mark.thorough)
+        for method in QUANTIZER_PAIRS
+    ],
+    indirect=True,
+)
 def test_a_compiled_step_is_one_graph_with_the_same_result(model):
     """For images of any size, as detectors see them."""
     model = model[0]
