@@ -49,6 +49,8 @@ MODULES = {
     'focus': (lambda: Focus(8, 8), 0, 1),
     'dense': (lambda: DenseBlock(1, 8, 2, 4), 0, 1),
 }
+# Tracing takes seconds, so by default only what is written in a way of its own is compiled; the rest is thorough.
+COMPILED_ALWAYS = ('mmdet basic', 'squeeze and excite', 'CIFAR', 'FPN', 'CSP layer', 'pooled pyramid', 'focus', 'dense')
 
 
 def tensors(output):
@@ -120,6 +122,11 @@ def test_copies_compute_the_same_with_quantizers_of_their_own(module_and_input):
     module.load_state_dict(plain, strict=True)
 
 
+@pytest.mark.parametrize(
+    'module_and_input',
+    [pytest.param(name, marks=[] if name in COMPILED_ALWAYS else pytest.mark.thorough) for name in MODULES],
+    indirect=True,
+)
 def test_blocks_compile_without_a_break_and_train_the_same(module_and_input):
     module, x, *operations = module_and_input
     torch._dynamo.reset()

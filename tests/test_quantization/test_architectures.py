@@ -21,25 +21,41 @@ ONE_OF_EACH_STAGE = {'encoder.num_layers': 2, 'decoder.num_layers': 2}  # of six
 FEW_PROPOSALS = {'test_cfg.rpn.max_per_img': 20, 'train_cfg.rpn_proposal.max_per_img': 20}
 NARROW_HEAD = {'roi_head.bbox_head.fc_out_channels': 64}
 NARROW_HEADS = {f'roi_head.bbox_head.{stage}.fc_out_channels': 64 for stage in range(3)}
+# A backbone of basic blocks; CascadeRCNN and the classifiers keep bottlenecks.
+SHALLOW = {'backbone.depth': 18, 'neck.in_channels': [64, 128, 256, 512]}
+SHALLOW_THREE_LEVELS = {'backbone.depth': 18, 'neck.in_channels': [128, 256, 512]}
+SHALLOW_ONE_LEVEL = {'backbone.depth': 18, 'neck.in_channels': [512]}
 # An untrained classifier is sure of nothing; without detections the mask head would not run.
 SOME_DETECTIONS = {'test_cfg.rcnn.score_thr': 0.0, 'test_cfg.rcnn.max_per_img': 5}
 # Shipped config, side of the images in pixels, changes for speed that leave every kind of layer in place.
 DETECTORS = {
     'RetinaNet': ('retinanet/retinanet_r18_fpn_1x_coco.py', 64, {}),
     'SSD': ('ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py', 320, {}),
-    'FCOS': ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 64, {}),
-    'ATSS': ('atss/atss_r50_fpn_1x_coco.py', 64, {}),
-    'VFNet': ('vfnet/vfnet_r50_fpn_1x_coco.py', 64, {}),
+    'FCOS': ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 64, SHALLOW),
+    'ATSS': ('atss/atss_r50_fpn_1x_coco.py', 64, SHALLOW),
+    'VFNet': ('vfnet/vfnet_r50_fpn_1x_coco.py', 64, SHALLOW),
     'YOLOX': ('yolox/yolox_tiny_8xb8-300e_coco.py', 64, {}),
     'RTMDet': ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 128, {}),
     'CenterNet': ('centernet/centernet_r18_8xb16-crop512-140e_coco.py', 64, {}),
-    'FasterRCNN': ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 64, {**FEW_PROPOSALS, **NARROW_HEAD}),
+    'FasterRCNN': ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 64, {**SHALLOW, **FEW_PROPOSALS, **NARROW_HEAD}),
     'CascadeRCNN': ('cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 64, {**FEW_PROPOSALS, **NARROW_HEADS}),
-    'DETR': ('detr/detr_r50_8xb2-150e_coco.py', 64, ONE_OF_EACH_STAGE),
-    'DeformableDETR': ('deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', 64, ONE_OF_EACH_STAGE),
-    'DINO': ('dino/dino-4scale_r50_8xb2-12e_coco.py', 64, {'num_queries': 20, **ONE_OF_EACH_STAGE}),
-    'MaskRCNN': ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 64, {**FEW_PROPOSALS, **NARROW_HEAD, **SOME_DETECTIONS}),
-    'CondInst': ('condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py', 64, {}),
+    'DETR': ('detr/detr_r50_8xb2-150e_coco.py', 64, {**SHALLOW_ONE_LEVEL, **ONE_OF_EACH_STAGE}),
+    'DeformableDETR': (
+        'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+        64,
+        {**SHALLOW_THREE_LEVELS, **ONE_OF_EACH_STAGE},
+    ),
+    'DINO': (
+        'dino/dino-4scale_r50_8xb2-12e_coco.py',
+        64,
+        {'num_queries': 20, **SHALLOW_THREE_LEVELS, **ONE_OF_EACH_STAGE},
+    ),
+    'MaskRCNN': (
+        'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+        64,
+        {**SHALLOW, **FEW_PROPOSALS, **NARROW_HEAD, **SOME_DETECTIONS},
+    ),
+    'CondInst': ('condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py', 64, SHALLOW),
     'RTMDetIns': ('rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py', 64, {}),
 }
 WITH_MASKS = ('MaskRCNN', 'CondInst', 'RTMDetIns')
