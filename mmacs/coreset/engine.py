@@ -1,16 +1,18 @@
 """Conducts a run's coreset: when to score, what the scores are worth, which images are next."""
 
 import logging
+import math
 import time
-from typing import Any, Dict, NamedTuple, Optional, Sequence
+from dataclasses import replace
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from mmengine.dist import all_gather_object, broadcast_object_list
 from mmengine.logging import print_log
 from torch import nn
 
-from mmacs.coreset.budget.cost import in_words, look_ahead
-from mmacs.coreset.budget.prediction import Costs, Extent, Spent
+from mmacs.coreset.budget.cost import Known, in_words, look_ahead
+from mmacs.coreset.budget.prediction import Costs, Extent, Plan, Spent
 from mmacs.coreset.data import TrainingData
 from mmacs.coreset.rounds import due, merge_training_scores
 from mmacs.coreset.sampler import CoresetSampler
@@ -25,9 +27,12 @@ from mmacs.coreset.selection.selectors import Selection, TopK, digest, top_k
 from mmacs.coreset.selection.trimming import noise_counts
 from mmacs.coreset.settings import CoresetSettings
 from mmacs.coreset.state import CoresetState
+from mmacs.utils.checks import is_number
 from mmacs.utils.clock import seconds_since
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.random_streams import Purpose, random_stream
+
+Among = Union[slice, np.ndarray]  # all images, or those in a mask, bool, shape (M,)
 
 PROXY_IMAGES = 256  # that proxy scores are compared with exact ones on
 
@@ -80,11 +85,11 @@ class CoresetEngine:
                 f'full_data_last goes evenly through all data in epochs of one size: leave it out, or give '
                 f'fraction={sampler.fraction:g} in the place of {sampler.schedule}'
             )
-        self.state = CoresetState(
-            len(data), settings.columns, settings.cost.plan(settings.schedule), settings.schedule.warmup
-        )
+        plan = settings.cost.plan(settings.schedule, self.extent.coreset)
+        self.state = CoresetState(len(data), settings.columns, plan, settings.schedule.warmup)
         self._asked = self.state.plan
         self._exact = scoring
+        self._teacher_seconds: Optional[float] = None  # per image at full resolution, None until measured
         self._undrawn: Optional[Dict[str, float]] = None  # facts of a round that no coreset was drawn from yet
 
     # ---------------------------------------------------------------- when
@@ -109,7 +114,7 @@ class CoresetEngine:
     @property
     def scoring(self) -> ScoringPass:
         """How images are brought to the models by the present plan."""
-        return self._exact.with_proxy(Proxy(self.state.plan.resolution, self.settings.cost.precision))
+        return self._exact.with_proxy(Proxy(self.state.plan.resolution, self.state.plan.precision))
 
     def hold_round(self, model: nn.Module, now: int) -> None:
         """Scores what is due; the first round measures what that costs before.
@@ -125,10 +130,13 @@ class CoresetEngine:
         if self.teacher is not None:
             self.teacher.find(self.scoring)
         if is_first:
-            self._measure(model, now)
-        read_teacher = None if self.teacher is None else self.teacher.fill(self.scoring)
+            self._measure(model, now, start)
+        positions, read_teacher = self.next_images(), None
+        if self.teacher is not None:
+            needed = positions if state.candidates is not None else np.arange(len(self.data))
+            read_teacher = self.teacher.fill(self.scoring, needed)
         began = time.perf_counter()
-        facts = self.score(model, self.settings.importance.beta_at(now, self.extent.end), read_teacher)
+        facts = self.score(model, self.settings.importance.beta_at(now, self.extent.end), positions, read_teacher)
         seconds = seconds_since(began)
         if is_first and not self.scoring.proxy.exact:
             facts.update(self.compare_proxy(model))
@@ -137,32 +145,64 @@ class CoresetEngine:
         facts['seconds'] = seconds_since(start)
         state.progress.selection_seconds += facts['seconds']
         if not is_first and facts['scored']:
-            self._look_ahead(Costs(seconds / facts['scored'], 0.0), now, cached=True)
+            area = state.plan.resolution**2
+            self._look_ahead(self._costs(seconds / facts['scored'] / area), now)
         state.next_round = now + state.plan.interval
         beta = {'beta': state.beta} if self.settings.importance.uses_beta else {}
         self._undrawn = {**beta, **facts}
 
-    def score(self, model: nn.Module, beta: float, read_teacher: Optional[ReadTeacherOutputs]) -> Dict[str, float]:
-        """Scores the images that are due.
+    def next_images(self) -> np.ndarray:
+        """Draws the candidates of the next round; returns which of them it scores, positions, int64, ascending."""
+        state, seed = self.state, self.sampler.seed
+        state.candidates = self.draw_candidates()
+        return due(state, state.plan.rescore, self.settings.training_columns, seed)
+
+    def draw_candidates(self) -> Optional[np.ndarray]:
+        """Returns the images that the next round chooses among, bool, shape (M,); None for all."""
+        policy, indices, size = self.settings.policy, len(self.data.positions), self.sampler.size
+        trim = policy.constraints.trim
+        least = size / (1 - (trim if is_number(trim) else 0.5))  # of which trimming leaves enough
+        count = max(round(self.state.plan.candidates * indices), math.ceil(least))
+        if count >= indices:
+            return None
+        chosen = policy.of_candidates.choose(
+            np.zeros(len(self.data)),
+            count,
+            random_stream(self.sampler.seed, Purpose.CANDIDATES, self.state.round + 1),
+            self.state.gaps() + 1,
+            self.data.positions,
+            self.data.labels if policy.needs_labels else None,
+        )
+        candidates = np.zeros(len(self.data), dtype=bool)
+        candidates[self.data.positions[chosen.indices]] = True
+        return candidates
+
+    def score(
+        self, model: nn.Module, beta: float, positions: np.ndarray, read_teacher: Optional[ReadTeacherOutputs]
+    ) -> Dict[str, float]:
+        """Scores the images of a new round.
 
         Args:
             model (nn.Module): The quantized model.
             beta (float): Weight of the error score from now on.
+            positions (np.ndarray): From :meth:`next_images`.
             read_teacher (Callable, optional): Reads the teacher's outputs.
 
         Returns:
-            Dict[str, float]: Facts for the log: ``scored``, the mean of each column, and for columns that training
-            forwards gave ``harvest_<column>``, their rank correlation with exact scores.
+            Dict[str, float]: Facts for the log: ``candidates`` if they are not all images, ``scored``, the mean of each
+            column over the candidates, and for columns that training forwards gave ``harvest_<column>``, their rank
+            correlation with exact scores.
         """
         state, settings = self.state, self.settings
-        positions = due(state, state.plan.rescore, settings.training_columns, self.sampler.seed)
         state.round, state.beta = state.round + 1, beta
         scores = self.scoring.scores(settings.scorer, model, positions, settings.scored_columns, read_teacher)
         state.record(positions, scores)
         found = merge_training_scores(state, positions, scores, settings.training_columns, state.plan.rescore)
         facts: Dict[str, float] = {'scored': len(positions)}
+        if state.candidates is not None:
+            facts['candidates'] = int(state.candidates.sum())
         facts.update({f'harvest_{column}': one.correlation for column, one in found.items() if one.pairs})
-        return {**facts, **{name: float(np.mean(values)) for name, values in state.scores.items()}}
+        return {**facts, **{name: float(np.mean(values)) for name, values in self._scores().items()}}
 
     def compare_proxy(self, model: nn.Module, num_images: int = PROXY_IMAGES) -> Dict[str, float]:
         """Compares the scores of this round, taken at less than full cost, with exact ones on a few images.
@@ -177,7 +217,7 @@ class CoresetEngine:
         """
         columns, importance = self.settings.scored_columns, self.settings.importance
         order = random_stream(self.sampler.seed, Purpose.PROXY_CHECK).permutation(len(self.data))
-        chosen = np.sort(order[:num_images])
+        chosen = np.sort(order[self.state.rows['scored_at'][order] >= 0][:num_images])
         teacher = None if self.teacher is None else self.teacher.model()
         exact = exact_scores(self._exact, self.settings.scorer, columns, model, teacher, chosen)
         proxy = {name: self.state.scores[name][chosen] for name in columns}
@@ -192,45 +232,73 @@ class CoresetEngine:
             )
         if set(importance.columns) <= set(columns):
             size = max(1, round(self.sampler.fraction * len(chosen)))
-            groups = self._groups()
-            groups = None if groups is None else groups[chosen]
+            groups = self._groups(chosen)
             mixed = [importance(scores, self.state.beta, groups) for scores in (exact, proxy)]
             tops = [top_k(one, size) for one in mixed]  # of equal scores the same in both
             facts['proxy_overlap'] = len(np.intersect1d(*tops)) / size
         return facts
 
     # ---------------------------------------------------------------- costs
-    def _measure(self, model: nn.Module, now: int) -> None:
-        """Measures costs before the first round and settles the plan."""
+    def _measure(self, model: nn.Module, now: int, start: float) -> None:
+        """Measures costs before the first round, which began at ``start``, and settles the plan."""
+        budget, plan = self.settings.cost.share, self.state.plan
+        score, self._teacher_seconds, forward = self._seconds_of(model, self.scoring)
+        costs = self._costs(score, forward)
+        if budget is not None and plan.precision == 'float32':
+            costs = replace(costs, bfloat16=self._relative_cost_of_bfloat16(model, score))
+        self._look_ahead(costs, now, seconds_since(start))
+        if self.teacher is not None:
+            self.teacher.find(self.scoring)  # the plan may have changed resolution or precision
+
+    def _seconds_of(self, model: nn.Module, scoring: ScoringPass, num_batches: int = 3) -> Tuple[float, float, float]:
+        """Seconds of scoring, teacher and forward per image, at full resolution."""
         known = None if self.teacher is None else self.teacher.read
         teacher = self.teacher.model() if self.teacher is not None and known is None else None
-        settings = self.settings
-        score, outputs, forward = measure_costs(
-            self.scoring, settings.scorer, settings.scored_columns, model, teacher, known
-        )
-        self._look_ahead(Costs(score, outputs, forward=forward), now, cached=known is not None)
-        if self.teacher is not None:
-            self.teacher.find(self.scoring)  # the plan may have changed the resolution
+        settings, area = self.settings, scoring.proxy.resolution**2
+        seconds = measure_costs(scoring, settings.scorer, settings.scored_columns, model, teacher, known, num_batches)
+        return tuple(one / area for one in seconds)
 
-    def _look_ahead(self, costs: Costs, now: int, cached: bool) -> None:
-        """Fits the plan to what was measured at its resolution, and logs what the run is predicted to take."""
+    def _relative_cost_of_bfloat16(self, model: nn.Module, score: float) -> Optional[float]:
+        """Returns seconds of scoring in bfloat16 over those in float32, ``score``; None where it cannot be had."""
+        scoring = self._exact.with_proxy(Proxy(self.state.plan.resolution, 'bfloat16'))
+        try:
+            return self._seconds_of(model, scoring, num_batches=1)[0] / score if score > 0 else None
+        except RuntimeError as error:  # an operation that knows float32 alone, such as a deformable convolution
+            print_log(f'Scoring in bfloat16 is no alternative: {" ".join(str(error).split())[:200]}', 'current')
+            return None
+
+    def _costs(self, score: float, forward: Optional[float] = None) -> Costs:
+        """Returns what is known of seconds per image at full resolution."""
+        progress, teacher = self.state.progress, self._teacher_seconds
+        if teacher is None:  # a resumed run has not measured it; it is as large a network
+            teacher = 0.0 if self.teacher is None else score
+        trained = progress.trained_images
+        step = progress.training_seconds / trained if trained and progress.training_seconds else None
+        return Costs(score, teacher, step, forward)
+
+    def _look_ahead(self, costs: Costs, now: int, uncounted: float = 0.0) -> None:
+        """Fits the plan to measured costs, and logs what the run is predicted to take.
+
+        Args:
+            costs (Costs): At full resolution.
+            now (int): Epoch or iteration.
+            uncounted (float): Seconds of selection that :attr:`CoresetState.progress` doesn't hold yet.
+        """
         state, cost = self.state, self.settings.cost
-        progress = [costs, state.progress.selection_seconds, state.progress.training_seconds]
+        progress = [costs, state.progress.selection_seconds, state.progress.training_seconds, uncounted]
         broadcast_object_list(progress)  # clocks differ between processes; what is decided by them must not
-        costs, state.progress.selection_seconds, state.progress.training_seconds = progress
+        costs, state.progress.selection_seconds, state.progress.training_seconds, uncounted = progress
         if not costs.usable:
             print_log('The clock gave no times to predict by: what the run takes is not known.', 'current')
             return
-        trained = state.progress.trained_images
-        step = state.progress.training_seconds / trained if trained and state.progress.training_seconds else None
-        area = state.plan.resolution**2
-        forward = None if costs.forward is None else costs.forward / area
-        costs = Costs(costs.score / area, costs.teacher / area, step, forward)
-        spent = Spent(state.progress.selection_seconds, state.progress.training_seconds)
+        spent = Spent(state.progress.selection_seconds + uncounted, state.progress.training_seconds)
+        known = Known(float(np.mean(state.rows['scored_at'] >= 0)), 1.0 if self.teacher is None else self.teacher.share)
+        trained = state.progress.trained_images > 0
         before, schedule, held = state.plan, self.settings.schedule, state.round + 1
-        choice = look_ahead(cost, schedule, self.extent, costs, before, spent, now, held, trained > 0, cached)
+        choice = look_ahead(cost, schedule, self.extent, costs, before, spent, now, held, trained, known)
         state.plan = choice.plan
-        print_log(in_words(choice, cost.budget), 'current', logging.INFO if choice.fits else logging.WARNING)
+        words = in_words(choice, cost.share, self.extent.coreset)
+        print_log(words, 'current', logging.INFO if choice.fits else logging.WARNING)
         if cost.budget is None and choice.plan.interval != before.interval:
             print_log(
                 f'Rounds are {choice.plan.interval} apart from now on, not {before.interval}: selection and training '
@@ -242,17 +310,18 @@ class CoresetEngine:
     # ---------------------------------------------------------------- draws
     def dry_run(self) -> Selection:
         """Returns a choice by made-up scores, so that what cannot be chosen is refused before anything is scored."""
-        made_up = np.linspace(0, 1, len(self.data))
+        made_up, candidates = np.linspace(0, 1, len(self.data)), self.draw_candidates()
         equal = dict.fromkeys(self.state.scores, np.zeros(len(self.data), np.float32))
-        excluded = self.excluded(equal)
+        among = slice(None) if candidates is None else candidates
+        excluded = self._barred(self._trimmed(equal, among), among)
         for size in (max(self.sizes), min(self.sizes)):
             stream = random_stream(self.sampler.seed, Purpose.CORESET, 0)
             selection = self._choose(made_up, excluded, stream, size)
         return selection
 
     def importance(self) -> np.ndarray:
-        """Returns the importance of each image by what is known of it, float64, shape (M,)."""
-        return self.settings.importance(self.state.scores, self.state.beta, self._groups())
+        """Returns the importance of each candidate by what is known of it, float64, shape (M,); NaN of other images."""
+        return self._spread(self.settings.importance(self._scores(), self.state.beta, self._groups()))
 
     def begin(self, number: int) -> Optional[Round]:
         """Gives the sampler what an epoch or pass of this number is to show, if that changes.
@@ -283,7 +352,7 @@ class CoresetEngine:
     def draw(self, number: int) -> Selection:
         """Chooses a coreset from the current scores, the same in all processes, see :meth:`begin`."""
         rng = random_stream(self.sampler.seed, Purpose.CORESET, number)
-        importance, excluded = self.importance(), self.excluded()
+        importance, excluded = self.importance(), self._barred(self.excluded(), self.state.among)
         selection = self._choose(importance, excluded, rng, self.sampler.size)
         digests = all_gather_object(digest(selection.indices))
         if len(set(digests)) > 1:
@@ -295,25 +364,49 @@ class CoresetEngine:
         self.state.select(selection, positions)
         return selection
 
-    def excluded(self, scores: Optional[Dict[str, np.ndarray]] = None) -> Optional[np.ndarray]:
-        """Returns which images trimming leaves out in this round, bool, shape (M,); None without trimming.
+    def excluded(self) -> Optional[np.ndarray]:
+        """Returns which images trimming leaves out in this round, bool, shape (M,); None without trimming."""
+        return self._trimmed(self.state.scores, self.state.among)
 
-        Args:
-            scores (Dict[str, np.ndarray], optional): In the place of what is known of the images.
-        """
+    def suspicion(self) -> Optional[np.ndarray]:
+        """Returns how much each candidate looks mislabelled, shape (M,), NaN of other images; None without trimming."""
+        found = self.settings.policy.suspicion(self._scores())
+        return None if found is None else self._spread(found)
+
+    def _trimmed(self, scores: Mapping[str, np.ndarray], among: Among) -> Optional[np.ndarray]:
+        """Returns which of the images in ``among`` are left out as suspicious by these scores of all images."""
         stream = random_stream(self.sampler.seed, Purpose.TRIM, self.state.round + 1)
-        most = 1 - max(self.sizes) / len(self.data.positions)
-        return self.settings.policy.excluded(self.state.scores if scores is None else scores, stream, most)
+        found = self.settings.policy.excluded(
+            {name: values[among] for name, values in scores.items()}, stream, self._most_trimmed(among)
+        )
+        if found is None:
+            return None
+        trimmed = np.zeros(len(self.data), dtype=bool)
+        trimmed[among] = found
+        return trimmed
 
-    @property
-    def redraws(self) -> bool:
-        """Whether each epoch has a coreset of its own."""
-        return self.settings.policy.redraw or self.sampler.schedule is not None
+    def _most_trimmed(self, among: Among) -> float:
+        """Returns the share of the images in ``among`` that may be left out, so that the largest coreset is whole."""
+        among_images = np.zeros(len(self.data), dtype=bool)
+        among_images[among] = True
+        return 1 - max(self.sizes) / np.count_nonzero(among_images[self.data.positions])
 
-    @property
-    def sizes(self) -> Sequence[int]:
-        """Numbers of images that coresets have."""
-        return [self.sampler.mean_size] if self.extent.sizes is None else self.extent.sizes
+    @staticmethod
+    def _barred(trimmed: Optional[np.ndarray], among: Among) -> Optional[np.ndarray]:
+        """Returns what nothing may choose: what is trimmed, and what is no candidate."""
+        if isinstance(among, slice):
+            return trimmed
+        return ~among if trimmed is None else ~among | trimmed
+
+    def _scores(self) -> Dict[str, np.ndarray]:
+        """Returns the scores of the candidates by column."""
+        return {name: values[self.state.among] for name, values in self.state.scores.items()}
+
+    def _spread(self, values: np.ndarray) -> np.ndarray:
+        """Returns what the candidates have in an array of all images, float64, shape (M,); NaN of the others."""
+        found = np.full(len(self.data), np.nan)
+        found[self.state.among] = values
+        return found
 
     def _choose(
         self, importance: np.ndarray, excluded: Optional[np.ndarray], rng: np.random.Generator, size: int
@@ -336,22 +429,27 @@ class CoresetEngine:
             return None
         return np.zeros(len(self.data.positions), dtype=bool) if self.state.shown is None else self.state.shown
 
-    def _groups(self) -> Optional[np.ndarray]:
-        """Returns the images whose scores are brought to scale among themselves, int64, shape (M,); None: all."""
-        counts = self.data.object_counts if self.settings.importance.stratified else None
+    def _groups(self, among: Optional[np.ndarray] = None) -> Optional[np.ndarray]:
+        """Returns the images whose scores are brought to scale among themselves, int64; None: all.
+
+        Args:
+            among (np.ndarray, optional): Positions of the images to group; None groups the candidates.
+        """
+        among = self.state.among if among is None else among
+        counts = self.data.object_counts[among] if self.settings.importance.stratified else None
         # scores from training forwards are aligned instead of ranked by age
-        ages = None if self.settings.cost.harvest else self.state.rows['scored_at']
+        ages = None if self.settings.cost.harvest else self.state.rows['scored_at'][among]
         return comparable_groups(ages, counts)
 
     def _say_what_is_equal(self) -> None:
         """Logs which columns tell no image from another in this round, and whether importance does."""
+        scores, where = self._scores(), f'Round {self.state.round}'
         if len(self.data) == 1:
             return
-        scores, where = self.state.scores, f'Round {self.state.round}'
         equal = [f'{name} ({scores[name][0]:.4g})' for name in self.settings.columns if np.ptp(scores[name]) == 0]
         if equal:
             print_log(f'{where}: the same for all images, and so left out: {", ".join(equal)}.', 'current')
-        if np.ptp(self.importance()) == 0:
+        if np.nanmax(self.importance()) == np.nanmin(self.importance()):
             print_log(f'{where}: all images are equally important: chance alone chooses.', 'current', logging.WARNING)
 
     def _warn_of_whip_saw(self) -> None:
@@ -447,11 +545,11 @@ class CoresetEngine:
                 f'Resumed the coreset of round {self.state.round}, digest {digest(self.sampler.indices)}.', 'current'
             )
 
-    def _follow_plan(self, asked_before: Optional[Sequence[float]]) -> None:
+    def _follow_plan(self, asked_before: Optional[Sequence[Any]]) -> None:
         """Has a resumed run hold its rounds as its config says, which may be another than the one that it began with.
 
         Args:
-            asked_before (Sequence[float], optional): The plan that the config of the checkpoint asked for; None in
+            asked_before (Sequence, optional): The plan that the config of the checkpoint asked for; None in
                 checkpoints of mmacs 0.1, where it was that of the run unless a budget changed it.
         """
         state, asked = self.state, self._asked
@@ -459,7 +557,7 @@ class CoresetEngine:
             state.next_round = self.settings.schedule.warmup
         if asked_before is None:
             asked_before = asked if self.settings.cost.budget is not None else state.plan
-        if tuple(asked_before) == tuple(asked):
+        if Plan(*asked_before) == asked:  # checkpoints of earlier versions have shorter plans
             return
         if state.round >= 0:
             state.next_round += asked.interval - state.plan.interval

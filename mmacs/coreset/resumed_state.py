@@ -10,6 +10,7 @@ import torch
 from mmacs.coreset.budget.prediction import Plan
 from mmacs.coreset.data import TrainingData
 from mmacs.coreset.old_checkpoints import upgraded
+from mmacs.coreset.scoring.proxy import PRECISIONS
 from mmacs.coreset.state import VERSION
 from mmacs.utils.checks import is_number, is_whole
 from mmacs.utils.errors import MmacsError, shortened
@@ -61,6 +62,7 @@ def _fault(state: Dict[str, Any], data: TrainingData, now: int) -> Optional[str]
         _missing(state)
         or _wrong_numbers(state, now)
         or _wrong_rows(state)
+        or _wrong_candidates(state)
         or _wrong_selection(state, data)
         or _wrong_iterator(state['iterator'])
     )
@@ -81,8 +83,11 @@ def _wrong_numbers(state: Dict[str, Any], now: int) -> Optional[str]:
         return is_number(value) and low <= value <= high
 
     def plan(value: Any) -> bool:
-        sound = isinstance(value, (list, tuple)) and 1 <= len(value) <= len(Plan._fields) and whole(value[0], 1)
-        return sound and all(number(share, 0, 1) for share in value[1:])
+        if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= len(Plan._fields):
+            return False
+        precision = Plan(*value).precision
+        shares = (share for name, share in zip(Plan._fields, value) if name not in ('interval', 'precision'))
+        return whole(value[0], 1) and precision in PRECISIONS and all(number(share, 0, 1) for share in shares)
 
     sound = {
         'version': whole(state['version'], 0),
@@ -132,6 +137,18 @@ def _wrong_rows(state: Dict[str, Any]) -> Optional[str]:
             position = int(np.argmax(wrong))
             return f'image {position} has {values[position]} as its {name.removeprefix(_SCORE)}'
     return None
+
+
+def _wrong_candidates(state: Dict[str, Any]) -> Optional[str]:
+    candidates = state.get('candidates')
+    if candidates is None:
+        return None
+    shape = state['rows'].shape[:1]
+    if not isinstance(candidates, torch.Tensor) or candidates.dtype != torch.bool or candidates.shape != shape:
+        return f'candidates is {_shown(candidates)} in the place of one bool per image'
+    rows = state['rows'].cpu().contiguous().numpy().view(np.dtype([tuple(pair) for pair in state['fields']]))
+    unscored = np.flatnonzero(candidates.cpu().numpy() & (rows['scored_at'].reshape(-1) < 0))
+    return f'image {unscored[0]} is a candidate without scores' if len(unscored) else None
 
 
 def _wrong_selection(state: Dict[str, Any], data: TrainingData) -> Optional[str]:

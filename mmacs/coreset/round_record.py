@@ -16,6 +16,7 @@ from mmacs.utils.files import write_whole, writing
 _ROUND = re.compile(r'round_(\d+)\.npz')
 _ELSEWHERE = 'choose another --work-dir'
 _WORDS = {
+    'candidates': 'candidates {value:.0f}',
     'beta': 'beta {value:.3g}',
     'overlap': 'overlap with the last coreset {value:.1%}',
     'harvest': 'rank correlation of harvested with exact {column} {value:.2f}',
@@ -44,16 +45,20 @@ def write_round(path: os.PathLike, engine: CoresetEngine, held: Round, **facts: 
 
     The file holds besides: ``seconds``, ``beta``, ``digest``, ``indices`` (chosen, int64), ``positions`` (which image
     each index shows, int64, shape (N,)), ``importance`` (float64), ``score_<column>`` (float32), ``scored_at``
-    (int32), with injected label noise ``noisy`` (bool), and with trimming ``suspicion`` (float32) and ``trimmed``
-    (bool), all of shape (M,). ``images.npz`` holds the ``image_ids``, shape (M,).
+    (int32), with injected label noise ``noisy`` (bool), with trimming ``suspicion`` (float32) and ``trimmed`` (bool),
+    and where not all images were to choose among ``candidates`` (bool), all of shape (M,). Other images then have NaN
+    as their importance and suspicion, and as scores where they were never scored. ``images.npz`` holds the
+    ``image_ids``, shape (M,).
     """
     state, data, policy = engine.state, engine.data, engine.settings.policy
     arrays = {f'score_{name}': values for name, values in state.scores.items()}
     if data.noisy.any():
         arrays['noisy'] = data.noisy
     if policy.constraints.trim:
-        arrays['suspicion'] = policy.suspicion(state.scores).astype(np.float32)
+        arrays['suspicion'] = engine.suspicion().astype(np.float32)
         arrays['trimmed'] = engine.excluded()
+    if state.candidates is not None:
+        arrays['candidates'] = state.candidates
     _write_arrays(
         path,
         seconds=held.facts['seconds'],

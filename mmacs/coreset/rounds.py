@@ -13,8 +13,8 @@ def due(state: CoresetState, rescore: float, training_columns: Sequence[str], se
     """Returns the images that the next round scores.
 
     Args:
-        state (CoresetState): Before the round.
-        rescore (float): Share of the images that a round after the first scores, stalest first, in [0, 1].
+        state (CoresetState): Before the round, but with its candidates.
+        rescore (float): Share of the candidates that a round after the first scores, stalest first, in [0, 1].
         training_columns (Sequence[str]): Columns that training forwards give. Where these are all columns, images that
             were trained on need no scoring, but for some to compare their scores with.
         seed (int): Decides between images of equal age, and which are compared.

@@ -1,5 +1,6 @@
 """The settings of coreset selection, grouped as configs have them."""
 
+import math
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -7,7 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Union
 
 from torch import nn
 
-from mmacs.coreset.budget.cost import Cost
+from mmacs.coreset.budget.cost import AUTO, Cost
 from mmacs.coreset.budget.schedule import Schedule
 from mmacs.coreset.presets import BEFORE, DEFAULT
 from mmacs.coreset.presets import preset as groups_of
@@ -140,7 +141,7 @@ class CoresetSettings:
                 _read('constraints', groups['constraints']),
             ),
             _read('schedule', groups['schedule']),
-            _read('cost', groups['cost']),
+            _read('cost', {'budget': AUTO} if groups['cost'] == AUTO else groups['cost']),
             _read('scoring', scoring),
             read_max_weight(base.get('unbiased', False) if unbiased is None else unbiased),
             weights_given=weights_given,
@@ -166,6 +167,17 @@ class CoresetSettings:
             raise MmacsError(
                 f'rescore=0 scores nothing after the first round, and {", ".join(dear)} cannot be harvested{without}: '
                 f'set a rescore above 0, other weights, or rounds=1'
+            )
+
+        if self.cost.rescore == 0 and self.cost.candidates is not None and self.schedule.rounds != 1:
+            raise MmacsError(
+                'rescore=0 scores nothing after the first round, and each round has other candidates: leave out one'
+            )
+        trim = self.policy.constraints.trim
+        if is_number(trim) and (self.cost.candidates or math.inf) * (1 - trim) < 1:
+            raise MmacsError(
+                f'candidates={self.cost.candidates:g} and trim={trim:g} leave fewer images than the coreset holds: '
+                f'raise candidates to at least {math.ceil(100 / (1 - trim)) / 100:g}'
             )
 
     def of(self, model: nn.Module) -> 'CoresetSettings':

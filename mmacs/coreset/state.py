@@ -1,7 +1,7 @@
 """What a run knows of each image, and where it stands: all of this travels in checkpoints, and nothing else does."""
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -60,6 +60,8 @@ class CoresetState:
         selection (Selection): The current coreset, None before the first round.
         shown (np.ndarray): Indices that a selector that remembers has shown in its present pass, bool, shape (N,); None
             for none.
+        candidates (np.ndarray): Images that coresets of the current round are drawn from, bool, shape (M,), all of them
+            with scores; None for all images.
         trusts_training_scores (bool): Whether the last scores from training forwards were sound.
         progress (Progress): What was spent so far.
     """
@@ -72,6 +74,7 @@ class CoresetState:
     beta: float = 0.0
     selection: Optional[Selection] = None
     shown: Optional[np.ndarray] = None
+    candidates: Optional[np.ndarray] = None
     trusts_training_scores: bool = True
     progress: Progress = field(default_factory=Progress)
 
@@ -97,15 +100,20 @@ class CoresetState:
     def _views(self, prefix: str) -> Dict[str, np.ndarray]:
         return {n.removeprefix(prefix): self.rows[n] for n in self.rows.dtype.names if n.startswith(prefix)}
 
+    @property
+    def among(self) -> Union[slice, np.ndarray]:
+        """Returns what picks the candidates' entries out of an array of all images."""
+        return slice(None) if self.candidates is None else self.candidates
+
     def gaps(self) -> np.ndarray:
         """Returns the rounds since each image was last in a coreset, or since the start, int64, shape (M,)."""
         return self.round - np.maximum(self.rows['trained_at'].astype(np.int64), 0)
 
     def stalest(self, share: float, fresh: np.ndarray, order: np.ndarray) -> np.ndarray:
-        """Returns the images to score in a round: all that have no scores, then those whose scores are oldest.
+        """Returns the candidates to score in a round: all that have no scores, then those whose scores are oldest.
 
         Args:
-            share (float): Share of all images, in [0, 1], rounded up.
+            share (float): Share of the candidates, in [0, 1], rounded up.
             fresh (np.ndarray): Images that need no scoring unless they have no scores, bool, shape (M,).
             order (np.ndarray): All positions, int64, shape (M,): of equal age, those that it has first come first.
 
@@ -113,11 +121,14 @@ class CoresetState:
             np.ndarray: Positions, int64, ascending.
         """
         scored_at = self.rows['scored_at']
-        unscored = scored_at < 0
+        among = np.zeros(self.num_images, dtype=bool)
+        among[self.among] = True
+        unscored = among & (scored_at < 0)
         fresh = fresh & ~unscored
-        count = max(int(np.ceil(share * self.num_images)), np.count_nonzero(unscored))
+        count = max(int(np.ceil(share * np.count_nonzero(among))), np.count_nonzero(unscored))
+        order = order[among[order]]
         order = order[np.argsort(np.where(fresh, self.round + 1, scored_at)[order], kind='stable')]
-        return np.sort(order[: min(count, np.count_nonzero(~fresh))])
+        return np.sort(order[: min(count, np.count_nonzero(among & ~fresh))])
 
     # ---------------------------------------------------------------- what changes it
     def record(self, positions: np.ndarray, columns: Dict[str, np.ndarray]) -> None:
@@ -175,6 +186,8 @@ class CoresetState:
         }
         if self.shown is not None:
             state['shown'] = torch.from_numpy(self.shown.copy())
+        if self.candidates is not None:
+            state['candidates'] = torch.from_numpy(self.candidates.copy())
         if self.selection is not None:
             chosen = {name: value for name, value in self.selection._asdict().items() if value is not None}
             state.update({name: torch.from_numpy(value.copy()) for name, value in chosen.items()})
@@ -213,6 +226,7 @@ class CoresetState:
         self.plan, self.next_round = Plan(*state['plan']), state['next_round']
         self.progress = Progress(**{name: state[name] for name in vars(self.progress)})
         self.shown = state['shown'].cpu().numpy() if 'shown' in state else None
+        self.candidates = state['candidates'].cpu().numpy() if 'candidates' in state else None
         self.selection = None
         if 'indices' in state:  # MMEngine loads checkpoints to the GPU
             probabilities = state.get('probabilities')

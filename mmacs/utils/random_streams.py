@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     ITEM = 8  # what the transforms of an image draw, in an epoch
     OTHERS = 9  # which images of an epoch the transforms of another may take
     STEP = 10  # what a training step draws in the main process, such as dropout, in an iteration and process
+    CANDIDATES = 11  # images that a round chooses among
 
 
 def random_stream(seed: int, purpose: Purpose, *numbers: int) -> np.random.Generator:

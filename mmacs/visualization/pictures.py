@@ -35,6 +35,7 @@ def draw_extremes(round_file: os.PathLike, images: DistinctImages, path: os.Path
     """
     record = read_round(Path(round_file), len(images.positions), len(images))
     order = np.argsort(-record['importance'], kind='stable')
+    order = order[np.isfinite(record['importance'][order])]  # others were not to choose among
     count = min(count, len(order))
     figure = Figure(figsize=(2.2 * count, 5.6), layout='constrained')
     axes = figure.subplots(2, count, squeeze=False)

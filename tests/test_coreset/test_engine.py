@@ -21,6 +21,7 @@ from mmacs.coreset.image_contents import Contents
 from mmacs.coreset.round_record import remove_rounds, write_round
 from mmacs.coreset.sampler import CoresetSampler
 from mmacs.coreset.scoring.measure import measure_costs
+from mmacs.coreset.scoring.proxy import Proxy
 from mmacs.coreset.scoring.scorers import Scorer
 from mmacs.coreset.scoring.scoring_pass import ScoringPass
 from mmacs.coreset.selection.constraints import Constraints
@@ -96,6 +97,7 @@ def engine(
     size=100,
     rescore=1.0,
     force=False,
+    candidates=None,
     **schedule,
 ):
     data = TrainingData.read(DistinctImages(RepeatDataset(data or Images(), 2), []))
@@ -104,7 +106,7 @@ def engine(
         Importance(weights or {'evs': 'beta', 'ds': '1 - beta'}, normalisation=normalisation),
         policy or Policy(TopK(), Constraints()),
         Schedule(**schedule),
-        Cost(harvest=harvest, rescore=rescore, force=force),
+        Cost(harvest=harvest, rescore=rescore, force=force, candidates=candidates),
     )
     indices = len(data.positions)
     sampler = CoresetSampler(range(indices), fraction=min(size, indices) / indices, seed=seed)
@@ -112,7 +114,7 @@ def engine(
 
 
 def hold(own, beta=0.5):
-    return own.score(None, beta, None)
+    return own.score(None, beta, own.next_images(), None)
 
 
 # -------------------------------------------------------------------- rounds
@@ -262,6 +264,159 @@ def test_what_warmup_harvested_does_not_replace_the_first_round():
     assert hold(own)['scored'] == IMAGES and own.state.scores['evs'].max() < 1
 
 
+# -------------------------------------------------------------------- candidates
+def candidates_of(own):
+    return np.flatnonzero(own.state.candidates)
+
+
+def test_a_round_scores_its_candidates_alone_and_coresets_are_drawn_among_them():
+    own = engine(policy=Policy(GumbelTopK(), Constraints()), candidates=2, size=60)
+    seen = []
+    for number in range(4):
+        facts = hold(own)
+        drawn = candidates_of(own)
+        assert facts['candidates'] == facts['scored'] == len(drawn) and own.scoring.asked[-1].tolist() == drawn.tolist()
+        assert facts['evs'] == pytest.approx(own.scoring.truth(drawn, 'evs', number).mean(dtype=np.float64))
+        assert 60 / 2 < len(drawn) <= 120  # of 120 indices, two of which may show one image
+        for epoch in range(3):
+            chosen = own.data.positions[own.draw(3 * number + epoch).indices]
+            assert np.isin(chosen, drawn).all() and len(own.state.selection.indices) == 60
+        importance = own.importance()
+        assert np.flatnonzero(np.isfinite(importance)).tolist() == drawn.tolist()
+        seen.append(drawn)
+    assert len(np.unique(np.concatenate(seen))) > IMAGES * 0.8  # others in each round
+
+
+def test_candidates_are_a_function_of_seed_and_round():
+    def draws(seed, candidates=2):
+        own = engine(seed=seed, candidates=candidates, size=60)
+        hold(own)
+        own.draw(0)
+        return own.state.candidates.tobytes(), own.draw_candidates().tobytes()
+
+    assert draws(3) == draws(3) and len({*draws(3), *draws(4)}) == 4
+    assert engine(candidates=8, size=60).draw_candidates() is None  # which are all images
+
+
+def test_of_candidates_a_share_is_scored_anew_and_what_has_no_scores_in_any_case():
+    own = engine(rescore=0.25, candidates=2, size=100)
+    for _ in range(6):
+        before = own.state.rows['scored_at'].copy()
+        hold(own)
+        drawn, asked = candidates_of(own), own.scoring.asked[-1]
+        new = drawn[before[drawn] < 0]
+        assert np.isin(new, asked).all() and np.isin(asked, drawn).all()
+        assert len(asked) == max(len(new), int(np.ceil(0.25 * len(drawn))))
+        assert before[asked].max() <= before[np.setdiff1d(drawn, asked)].min(initial=99)
+        own.draw(0)  # whose scores are all known
+
+
+def test_what_constraints_ask_for_is_among_the_candidates():
+    constraints = Constraints(class_floor=2, max_gap=3)
+    own = engine(policy=Policy(GumbelTopK(), constraints), candidates=1.5, size=60)
+    for number in range(8):
+        due = own.state.gaps() + 1 >= 3
+        hold(own)
+        assert own.state.candidates[due].all() or due.sum() > 90 / 2
+        chosen = own.data.positions[own.draw(number).indices]
+        assert own.data.labels[chosen].sum(0).min() >= 2
+
+
+class Labelled(Images):
+    """Three classes of 150, 40 and 10 images, one object each."""
+
+    def load_data_list(self):
+        labels = np.repeat([0, 1, 2], [150, 40, 10]).tolist()
+        return [
+            dict(img_path=f'{number}.png', img_id=number, instances=[dict(bbox=[0, 0, 5, 5], bbox_label=label)])
+            for number, label in enumerate(labels)
+        ]
+
+
+def test_classes_keep_their_shares_among_candidates_where_the_selector_keeps_them():
+    own = engine(
+        policy=Policy(ClassBalanced({'type': 'mmacs.GumbelTopK'}), Constraints()),
+        data=Labelled(),
+        candidates=3,
+        size=40,
+    )
+    for number in range(3):
+        hold(own)
+        chosen = own.draw(number).indices
+        labels = np.asarray(own.data.labels.argmax(1)).ravel()
+        assert np.bincount(labels[own.data.positions[chosen]]).tolist() == [30, 8, 2]
+        assert set(labels[candidates_of(own)]) == {0, 1, 2}
+
+
+@pytest.mark.parametrize('trim', [0.1, 0.6])
+def test_trimming_leaves_out_a_share_of_the_candidates_and_enough_for_the_coreset(trim):
+    own = engine(policy=Policy(TopK(), Constraints(trim=trim)), candidates=3, size=60)
+    own.state.plan = own.state.plan._replace(candidates=0.2)  # as a budget may have it
+    hold(own)
+    trimmed = own.excluded()
+    assert trimmed.sum() == round(trim * own.state.candidates.sum()) and own.state.candidates[trimmed].all()
+    assert np.isnan(own.suspicion()).tolist() == (~own.state.candidates).tolist()
+    chosen = own.data.positions[own.draw(0).indices]
+    assert not trimmed[chosen].any() and own.state.candidates[chosen].all()
+
+
+def test_what_candidates_cannot_hold_is_refused_before_anything_is_scored():
+    own = engine(policy=Policy(TopK(), Constraints(class_floor=20)), candidates=2, size=30)
+    with pytest.raises(MmacsError, match='class_floor=20 needs 60 images'):
+        own.dry_run()
+    assert len(engine(candidates=2, size=30).dry_run().indices) == 30 and own.state.candidates is None
+
+
+def test_scores_of_training_forwards_take_the_place_of_exact_ones_of_candidates():
+    own = engine({'evs': 1.0}, harvest=True, candidates=3, size=100)
+    hold(own)
+    harvest(own, np.arange(120))
+    facts = hold(own)
+    assert facts['harvest_evs'] == pytest.approx(1) and facts['scored'] < facts['candidates']
+    own.draw(0)
+
+
+def test_a_run_goes_on_with_its_candidates(monkeypatch):
+    monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
+
+    def run(own, epochs, stop=None):
+        shown = {}
+        for epoch in epochs:
+            if epoch == stop:
+                return shown, saved(own.state_dict())
+            if own.is_due(epoch):
+                own.hold_round(None, epoch)
+            own.begin(epoch)
+            shown[epoch] = own.sampler.indices.tolist()
+        return shown
+
+    def new():
+        own = engine(
+            policy=Policy(GumbelTopK(), Constraints(trim=0.2)),
+            candidates=2,
+            size=60,
+            rescore=0.5,
+            interval=3,
+            force=True,
+        )
+        monkeypatch.setattr(
+            own.scoring, 'truth', lambda positions, name, _: np.sin(positions * len(name)) + own.state.round
+        )
+        return own
+
+    policy = Policy(GumbelTopK(), Constraints(trim=0.2))
+    whole = run(new(), range(8))
+    for stop in (2, 3, 7):
+        _, state = run(new(), range(8), stop)
+        resumed = new()
+        resumed.load_state_dict(state, stop)
+        assert run(resumed, range(stop, 8)) == {epoch: whole[epoch] for epoch in range(stop, 8)}
+    plain = engine(policy=policy, size=60, interval=3, force=True)
+    plain.load_state_dict(state, 7)  # of a config that has given up candidates: all images from the next round on
+    hold(plain)
+    assert plain.state.candidates is None and (plain.state.rows['scored_at'] >= 0).all()
+
+
 # -------------------------------------------------------------------- draws
 def test_a_draw_is_a_function_of_seed_number_and_scores():
     def draw(seed, number, rounds=1):
@@ -389,15 +544,15 @@ def test_a_slow_round_widens_the_interval_and_says_so_once_per_change(monkeypatc
     held(0, 0.2)
     held(1, 100.0)  # it took much longer than foreseen, as the next round finds
     held(2, 100.0)
-    assert (own.state.plan.interval, own.state.next_round) == (4, 6)
+    assert (own.state.plan.interval, own.state.next_round) == (8, 10)
     held(6, 1.0)
-    assert (own.state.plan.interval, own.state.next_round) == (4, 10)
+    assert (own.state.plan.interval, own.state.next_round) == (8, 14)
     held(10, 1.0)
     assert (own.state.plan.interval, own.state.next_round) == (1, 11)
     changes = [text for text in said if 'apart' in text]
     assert [text.split(':')[0] for text in changes] == [
-        'Rounds are 4 apart from now on, not 1',
-        'Rounds are 1 apart from now on, not 4',
+        'Rounds are 8 apart from now on, not 1',
+        'Rounds are 1 apart from now on, not 8',
     ]
 
 
@@ -459,11 +614,14 @@ def test_costs_are_at_full_resolution_and_the_step_is_measured_once_there_was_tr
 
     monkeypatch.setattr(module, 'look_ahead', look_ahead)
     own = engine()
-    own.state.plan = own.state.plan._replace(resolution=0.5)
-    own._look_ahead(Costs(0.01, 0.02, forward=0.005), 0, cached=False)
+    own.state.plan, own._exact.proxy = own.state.plan._replace(resolution=0.5), Proxy(0.5)
+    monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (0.01, 0.02, 0.005))
+    own._measure(None, 0, time.perf_counter())
     own.state.progress.training_seconds, own.state.progress.trained_images = 6.0, 300
-    own._look_ahead(Costs(0.01, 0.0), 0, cached=True)
-    assert seen == [Costs(0.04, 0.08, None, 0.02), Costs(0.04, 0.0, 0.02, None)]
+    own.hold_round(None, 0)  # which measures again
+    own.hold_round(None, 4)
+    assert seen[:2] == [Costs(0.04, 0.08, None, 0.02), Costs(0.04, 0.08, 0.02, 0.02)]
+    assert (seen[2].step, seen[2].forward) == (0.02, None) and seen[2].score > 0
 
 
 def test_a_resumed_run_has_the_plan_of_its_config_unless_costs_changed_it():

@@ -30,6 +30,8 @@ from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import DAY, writing
 from mmacs.utils.lock import LOCK, holds, try_lock, unlock
 
+PARTS = '.parts'  # suffix of a folder whose caches are of one key
+
 _FORMAT = 1
 _BLOCK = 2**20  # bytes read at once
 _ROWS = 4096  # rows put together at once
@@ -163,7 +165,7 @@ def open_cache(folder: os.PathLike, key: str, num_images: int) -> Optional[Teach
     fault = on_main(look)
     if fault is None:
         return _open(path)
-    print_log(f'The teacher runs on all images, because {fault}.', 'current')
+    print_log(f'The teacher runs, because {fault}.', 'current')
     return None
 
 
@@ -410,6 +412,8 @@ def _is_abandoned(folder: Path) -> bool:
 
 def _tell_of_others(path: Path) -> None:
     """Log what else lies where a new cache was made: nobody but the user knows whether it is still needed."""
+    if path.parent.suffix == PARTS:
+        return
     others = [file.parent for file in path.parent.glob('*/cache.json') if file.parent.name != path.name]
     size = sum(file.stat().st_size for other in others for file in other.iterdir() if file.is_file())
     if others:

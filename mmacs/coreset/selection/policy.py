@@ -1,6 +1,6 @@
 """From what is known of the images to a coreset: importance, then a selector within constraints. Pure functions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Mapping, Optional
 
 import numpy as np
@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 
 from mmacs.coreset.selection.constraints import AUTO, Constraints
 from mmacs.coreset.selection.mixture import wrong_share
-from mmacs.coreset.selection.selectors import Selection, Selector
+from mmacs.coreset.selection.selectors import ClassBalanced, Random, Selection, Selector
 from mmacs.coreset.selection.trimming import suspicion, trimmed
 
 
@@ -33,6 +33,12 @@ class Policy:
     def needs_labels(self) -> bool:
         """Whether it asks for the classes of the images."""
         return self.selector.needs_labels or self.constraints.class_floor > 0
+
+    @property
+    def of_candidates(self) -> 'Policy':
+        """Returns the policy that draws what this one chooses among: evenly, what constraints ask for first."""
+        even = ClassBalanced({'type': 'mmacs.Random'}) if self.selector.keeps_classes else Random()
+        return Policy(even, replace(self.constraints, random_share=0.0, trim=0.0))
 
     def suspicion(self, scores: Mapping[str, np.ndarray]) -> Optional[np.ndarray]:
         """Returns how much each image looks mislabelled, in [0, 1], shape (M,); None without trimming."""

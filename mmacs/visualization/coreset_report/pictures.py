@@ -116,7 +116,7 @@ def draw_galleries(
         MmacsError: If an image cannot be read.
     """
     percentiles = {
-        name: (rankdata(values, 'min', nan_policy='omit') - 1) / len(values)
+        name: (rankdata(values, 'min', nan_policy='omit') - 1) / max(1, np.count_nonzero(np.isfinite(values)))
         for name, values in _captioned(record).items()
     }
     galleries = []

@@ -89,17 +89,19 @@ def _read_arrays(path: Path) -> Record:
 
 def _fault(record: Record, num_indices: int, num_images: int) -> Optional[str]:
     """What no round can be; None if there is nothing."""
-    numbers, per_image = ('epoch', 'iteration', 'beta', 'seconds'), ('noisy', 'trimmed', 'suspicion', 'trained_at')
+    numbers, masks = ('epoch', 'iteration', 'beta', 'seconds'), ('noisy', 'trimmed', 'candidates')
+    per_image = ('importance', 'suspicion', 'scored_at', 'trained_at', *masks)
     for name, array in record.items():
         if not re.fullmatch(r'[\w.-]{1,100}', name):  # charts are files of these names
             return f'it has the name {name!r:.100}'
-        image = name == 'importance' or name.startswith('score_') or name in (*per_image, 'scored_at')
+        image = name.startswith('score_') or name in per_image
         shape = (num_images,) if image else (num_indices,) if name == 'positions' else ()
-        kinds = 'U' if name == 'digest' else 'b' if name in ('noisy', 'trimmed') else 'iu' if name in _WHOLE else 'fiu'
+        kinds = 'U' if name == 'digest' else 'b' if name in masks else 'iu' if name in _WHOLE else 'fiu'
         known = image or name in (*numbers, 'digest', 'positions')
         if known and (array.shape != shape or array.dtype.kind not in kinds):
             return f'{name} is an array of {array.dtype} with shape {array.shape}'
-    if not all(np.isfinite(record[name]).all() for name in (*numbers, 'importance')):
+    importance = record['importance'][record.get('candidates', slice(None))]  # others have none
+    if not all(np.isfinite(values).all() for values in (importance, *(record[name] for name in numbers))):
         return 'it holds NaN or Inf'
     for name, below in (('positions', num_images), ('indices', num_indices)):
         array = record[name]
@@ -203,7 +205,7 @@ def read_seconds(work_dir: Path) -> Dict[str, float]:
 
 
 def columns(record: Record) -> Dict[str, np.ndarray]:
-    """Returns a round's scores by name, ``importance`` last; float, shape (M,) each."""
+    """Returns a round's scores by name, ``importance`` last; float, shape (M,) each, NaN where an image has none."""
     scores = {key[len('score_') :]: record[key] for key in record if key.startswith('score_')}
     return {**scores, 'importance': record['importance']}
 
@@ -251,8 +253,10 @@ class History:
             history.newest[chosen] = number
             if contents.detection:
                 for name, values in columns(record).items():
-                    varies = np.ptp(values) > 0 and np.ptp(contents.counts) > 0  # else there is no correlation
-                    found = spearmanr(values, contents.counts).statistic if varies else np.nan
+                    known = np.isfinite(values)
+                    values, counts = values[known], contents.counts[known]
+                    varies = len(values) > 0 and np.ptp(values) > 0 and np.ptp(counts) > 0  # else no correlation
+                    found = spearmanr(values, counts).statistic if varies else np.nan
                     history.spearman.setdefault(name, []).append(found)
             before = chosen
         return history
@@ -260,4 +264,5 @@ class History:
 
 def cut(record: Record) -> float:
     """Returns the importance of the last image that a plain top-k of the same number of images would take."""
-    return np.sort(record['importance'])[-np.count_nonzero(record['chosen'])]
+    importance = record['importance']
+    return np.sort(importance[np.isfinite(importance)])[-np.count_nonzero(record['chosen'])]

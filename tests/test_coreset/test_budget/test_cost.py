@@ -1,6 +1,6 @@
 import pytest
 
-from mmacs.coreset.budget.cost import Cost, in_words, look_ahead
+from mmacs.coreset.budget.cost import AUTO_BUDGET, Cost, Known, in_words, look_ahead
 from mmacs.coreset.budget.prediction import Costs, Extent, Plan, Spent
 from mmacs.coreset.budget.schedule import Schedule
 from mmacs.utils.errors import MmacsError
@@ -24,8 +24,9 @@ def ahead(
     cached=True,
 ):
     schedule, cost = schedule or Schedule(interval=3), cost or Cost()
-    plan, trained = plan or cost.plan(schedule), now > 0 if trained is None else trained
-    return look_ahead(cost, schedule, extent, costs, plan, spent, now, held, trained, cached)
+    plan, trained = plan or cost.plan(schedule, extent.coreset), now > 0 if trained is None else trained
+    known = Known(scored=float(held > 0), taught=float(cached))
+    return look_ahead(cost, schedule, extent, costs, plan, spent, now, held, trained, known)
 
 
 def sentence(**settings):
@@ -64,8 +65,8 @@ def test_a_run_dearer_than_full_training_is_refused_with_its_numbers_unless_forc
     [
         (Spent(25.0, 1.2), 1),  # with 7 further rounds of 1 s and 3.6 s of training 35.6 s, against 36 s
         (Spent(27.0, 1.2), 2),  # with 3
-        (Spent(30.0, 1.2), 4),  # with 1
-        (Spent(4000.0, 1.2), 4),  # the machine stood still: that is no reason to hold no round at all
+        (Spent(30.0, 1.2), 3),  # with 2
+        (Spent(4000.0, 1.2), 8),  # the machine stood still: that is no reason to hold no round at all
     ],
 )
 def test_after_the_first_step_the_interval_is_widened_and_nothing_is_refused(spent, interval):
@@ -82,33 +83,52 @@ def test_the_first_round_after_a_warm_up_is_not_refused_either():
         ahead(schedule=Schedule(interval=1), extent=DEAR)
 
 
-def test_a_budget_makes_the_plan_cheaper_and_rounds_rarer():
+def test_a_budget_makes_rounds_cheaper_and_says_what_they_would_have_cost():
     choice = ahead(schedule=Schedule(interval=1), cost=Cost(budget=0.3))
-    plan = choice.plan
-    assert 'budget=0.3' in in_words(choice, 0.3) and plan != Plan(1)
-    rounds = len(range(0, 12, plan.interval))
-    selection = plan.resolution**2 * (1 + plan.rescore * (rounds - 1))
-    assert selection / (selection + 3.6) <= 0.3
+    assert choice.plan == Plan(4, candidates=0.4) and choice.prediction.share <= 0.3
+    said = in_words(choice, 0.3, EXTENT.coreset)
+    assert said.endswith(
+        'Chosen: interval=4 (asked: 1), candidates=4 (asked: all images), to keep within budget=0.3, where what was '
+        'asked for would take 12.0 s, 77% of the total.'
+    )
 
 
 def test_a_budget_that_the_plan_keeps_changes_nothing():
     choice = ahead(cost=Cost(budget=0.9))
     assert choice.plan == Plan(3) and choice.fits
-    assert in_words(choice, 0.9).endswith('Plan: interval=3, rescore=1, resolution=1: within budget=0.9.')
+    assert in_words(choice, 0.9).endswith('The plan stays as asked, which keeps within budget=0.9.')
 
 
 def test_a_budget_that_nothing_keeps_takes_the_cheapest_plan_and_says_so():
     choice = ahead(cost=Cost(budget=0.001))
-    assert 'the cheapest, though not within budget=0.001' in in_words(choice, 0.001)
-    assert choice.plan == Plan(12, 1.0, 0.5) and not choice.fits  # one round alone
+    assert 'the cheapest plan, though not within budget=0.001' in in_words(choice, 0.001, EXTENT.coreset)
+    assert choice.plan.interval >= 12 and not choice.fits  # one round alone
+    single = ahead(cost=Cost(budget=0.001, candidates=1, resolution=0.5), schedule=Schedule(interval=12))
+    assert in_words(single, 0.001).endswith('as asked, which is the cheapest, though not within, budget=0.001.')
 
 
-def test_the_plan_follows_measured_costs_but_keeps_its_resolution():
+def test_what_was_spent_before_the_first_round_counts_against_the_budget_but_is_no_reason_to_refuse_a_run():
+    cost = Cost(budget='auto')
+    assert cost.share == AUTO_BUDGET == pytest.approx(0.2 / 1.2)  # a fifth of the time of training
+    assert ahead(schedule=Schedule(interval=12), cost=cost, costs=Costs(1e-4, 0.0, 3e-3)).plan == Plan(12)
+    late = ahead(schedule=Schedule(interval=12), cost=cost, costs=Costs(1e-4, 0.0, 3e-3), spent=Spent(0.65, 0.0))
+    assert late.plan == Plan(12, candidates=0.4) and late.prediction.selection == pytest.approx(0.65 + 0.04)
+    assert ahead(schedule=Schedule(interval=12), spent=Spent(50.0, 0.0)).prediction.too_long
+
+
+def test_the_plan_follows_measured_costs_but_keeps_its_kind_of_scores():
     schedule = Schedule(interval=1)
     plan = ahead(schedule=schedule, cost=Cost(budget=0.001)).plan
-    assert plan == Plan(4, 0.1, 0.5)
+    assert plan.resolution == 0.5
+    plan = plan._replace(precision='bfloat16')
     later = ahead(schedule=schedule, cost=Cost(budget=0.5), plan=plan, spent=Spent(0.3, 10.0), now=4, held=2)
-    assert later.plan == Plan(1, 1.0, 0.5)
+    assert later.plan == Plan(1, 1.0, 0.5, 1.0, 'bfloat16')
+
+
+def test_candidates_are_a_multiple_of_the_coreset():
+    schedule = Schedule(interval=3)
+    assert Cost(candidates=4).plan(schedule, 0.1) == Plan(3, candidates=0.4)
+    assert Cost(candidates=4).plan(schedule, 0.3) == Cost().plan(schedule, 0.3) == Plan(3)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +139,9 @@ def test_the_plan_follows_measured_costs_but_keeps_its_resolution():
         ({'harvest': 'no'}, "harvest must be True or False, got 'no'"),
         ({'force': 1}, 'force must be True or False, got 1'),
         ({'budget': 0}, 'budget must be a share of the wall time above 0 and below 1'),
-        ({'budget': '5%'}, 'budget must be'),
+        ({'budget': '5%'}, "budget must be a share .*, or 'auto', got '5%'"),
+        ({'candidates': 0.5}, 'candidates must be a multiple of the coreset of at least 1, such as 4, .*, got 0.5'),
+        ({'candidates': 'few'}, 'candidates must be'),
     ],
 )
 def test_costs_out_of_range(settings, message):

@@ -29,12 +29,14 @@ class Selector:
         needs_raw (bool): Whether it compares scores with a number, so that ranks say nothing to it.
         remembers (bool): Whether it chooses by what it has shown: :meth:`select` then takes that as a fifth argument,
             ``shown``, and :meth:`remember` says what has been shown after a choice.
+        keeps_classes (bool): Whether each class keeps its share of the budget.
     """
 
     redraw = False
     needs_labels = False
     needs_raw = False
     remembers = False
+    keeps_classes = False
 
     def select(
         self, scores: np.ndarray, size: int, rng: np.random.Generator, labels: Optional[csr_matrix] = None

@@ -34,6 +34,7 @@ class ClassBalanced(Selector):
     """
 
     needs_labels = True
+    keeps_classes = True
 
     def __init__(self, selector: Optional[Dict[str, Any]] = None, floor: int = 0) -> None:
         require_whole('floor', floor, least=0)
