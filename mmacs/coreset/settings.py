@@ -108,7 +108,7 @@ class CoresetSettings:
         selector: Group = None,
         constraints: Group = None,
         schedule: Group = None,
-        cost: Group = None,
+        cost: Union[Group, str] = None,
         scoring: Group = None,
         unbiased: Optional[Union[bool, float]] = None,
         others: Mapping[str, Any] = MappingProxyType({}),
@@ -131,7 +131,7 @@ class CoresetSettings:
         weights_given = isinstance(importance, Mapping) and 'weights' in importance
         if not weights_given and preset != DEFAULT:
             _require_columns(preset, built, base['importance']['weights'])
-        own = {'importance': importance, 'constraints': constraints, 'schedule': schedule, 'cost': cost}
+        own = {'importance': importance, 'constraints': constraints, 'schedule': schedule, 'cost': _written_out(cost)}
         groups = {name: _merged(base.get(name), value) for name, value in own.items()}
         return cls(
             built,
@@ -141,7 +141,7 @@ class CoresetSettings:
                 _read('constraints', groups['constraints']),
             ),
             _read('schedule', groups['schedule']),
-            _read('cost', {'budget': AUTO} if groups['cost'] == AUTO else groups['cost']),
+            _read('cost', groups['cost']),
             _read('scoring', scoring),
             read_max_weight(base.get('unbiased', False) if unbiased is None else unbiased),
             weights_given=weights_given,
@@ -256,6 +256,7 @@ def check_settings(
     for registry, given, base in ((SCORERS, scorer, Scorer), (SELECTORS, selector, Selector)):
         if given is not None:
             registry.build(given, base)
+    groups = {**groups, 'cost': _written_out(groups.get('cost'))}
     for group, given in {'importance': _merged({'weights': Scorer.weights}, importance), **groups}.items():
         _read(group, given)
     read_max_weight(False if unbiased is None else unbiased)
@@ -302,6 +303,17 @@ def _read(group: str, given: Group) -> Any:
         if _PLACES.get(name, (group, name))[0] != group:
             raise MmacsError(f'{name} is no setting of {group}: write {_PLACES[name][0]}=dict({name}={given[name]!r})')
     return read_group(_GROUPS[group], group, given)
+
+
+def _written_out(cost: Union[Group, str]) -> Group:
+    """Returns the group that a config means by ``cost``: ``'auto'`` is a budget.
+
+    Raises:
+        MmacsError: If it is another word.
+    """
+    if isinstance(cost, str) and cost != AUTO:
+        raise MmacsError(f"cost must be a dict of settings, such as cost=dict(candidates=4), or 'auto', got {cost!r}")
+    return {'budget': AUTO} if cost == AUTO else cost
 
 
 def refuse_others(others: Mapping[str, Any]) -> None:

@@ -51,8 +51,9 @@ class CoresetHook(Hook):
             :class:`mmacs.coreset.selection.constraints.Constraints`.
         schedule (dict, optional): ``interval``, ``warmup``, ``full_data_last`` and ``rounds``, see
             :class:`mmacs.coreset.budget.schedule.Schedule`.
-        cost (dict, optional): ``rescore``, ``harvest``, ``resolution``, ``precision``, ``budget`` and ``force``, see
-            :class:`mmacs.coreset.budget.cost.Cost`.
+        cost (dict or 'auto', optional): ``rescore``, ``harvest``, ``resolution``, ``precision``, ``candidates``,
+            ``budget`` and ``force``, see :class:`mmacs.coreset.budget.cost.Cost`. ``'auto'`` is
+            ``dict(budget='auto')``: measured seconds decide how rounds are made cheap enough.
         scoring (dict, optional): ``pipeline`` and ``batch_size``, see :class:`mmacs.coreset.settings.Images`.
         unbiased (bool or float): Whether an image's loss is weighted by the inverse of its inclusion probability, so
             that the expected gradient is that of all data; needs a selector that knows probabilities. A number is the
@@ -77,7 +78,7 @@ class CoresetHook(Hook):
         selector: Group = None,
         constraints: Group = None,
         schedule: Group = None,
-        cost: Group = None,
+        cost: Union[Group, str] = None,
         scoring: Group = None,
         unbiased: Optional[Union[bool, float]] = None,
         cache_dir: Optional[str] = None,

@@ -95,6 +95,15 @@ def test_unbiased_is_a_switch_or_the_bound(given, bound):
         (dict(scoring=dict(batch_size=0)), 'batch_size must be a whole number, at least 1, got 0'),
         (dict(cost=dict(resolution=2)), 'resolution must be above 0 and at most 1'),
         (dict(cost=dict(rescore=0.0)), 'rescore=0 scores nothing after the first round'),
+        (
+            dict(cost=dict(rescore=0.0, harvest=True, candidates=4), importance=dict(weights=dict(evs=1.0))),
+            'each round has other candidates: leave out one',
+        ),
+        (
+            dict(cost=dict(candidates=1.2), constraints=dict(trim=0.3)),
+            'candidates=1.2 and trim=0.3 leave fewer .*: raise candidates to at least 1.43',
+        ),
+        (dict(cost='cheap'), "cost must be a dict of settings, .*, or 'auto', got 'cheap'"),
     ],
 )
 def test_mistakes(settings, message):

@@ -108,7 +108,8 @@ def require_continued(one: Runner, other: Runner, starts) -> None:
     whole, rest = ({int(r['iteration']): r for r in rounds(Path(runner.work_dir))} for runner in (one, other))
     assert list(rest) == starts
     for iteration, record in rest.items():
-        assert all(np.array_equal(record[key], whole[iteration][key]) for key in record if key != 'seconds')
+        for key in record.keys() - {'seconds'}:
+            np.testing.assert_array_equal(record[key], whole[iteration][key])  # takes NaN for equal
     first, second = weights(one), weights(other)
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -169,6 +170,39 @@ def test_every_epoch_has_its_images_and_a_resumed_run_goes_on(classifier, tmp_pa
     for stop, starts in ((1, [2, 6]), (2, [6]), (5, [])):
         resumed, rest = run(classifier(f'from_{stop}', 6, **what), tmp_path / 'whole' / f'epoch_{stop}.pth')
         assert rest == images[2 * stop :]
+        require_continued(whole, resumed, starts)
+
+
+def test_a_run_on_candidates_goes_on_with_its_candidates_and_asks_the_teacher_for_them_alone(classifier, tmp_path):
+    what = dict(
+        importance=dict(weights=dict(reducible_error='beta', ds='1 - beta'), normalisation='rank'),
+        selector=dict(type='mmacs.ClassBalanced', selector=dict(type='mmacs.GumbelTopK', temperature=0.5)),
+        constraints=dict(trim=0.2),
+        schedule=dict(interval=2),
+        cost=dict(candidates=1.5, rescore=0.5),
+    )
+
+    def config(name):
+        cfg = classifier(name, 6, **what)
+        cfg.train_dataloader.sampler.fraction = 0.25
+        return cfg
+
+    whole, images = run(config('whole'))
+    held = rounds(tmp_path / 'whole')
+    assert [record['candidates'].sum() for record in held] == [24, 24, 24]
+    assert ((held[0]['scored_at'] == 0) == held[0]['candidates']).all()
+    for number, record in enumerate(held):
+        shown = set(images[2 * number] + images[2 * number + 1])
+        assert (
+            len(shown) > 16 and record['candidates'][sorted(shown)].all() and not record['trimmed'][sorted(shown)].any()
+        )
+    (parts,) = (tmp_path / 'whole' / 'teacher_cache').glob('*.parts')
+    seen = [np.load(path / 'mmacs_position.npy') for path in parts.iterdir()]
+    assert sorted(np.concatenate(seen)) == np.flatnonzero(held[-1]['scored_at'] >= 0).tolist()
+    assert '24 scored in' in log_of(tmp_path / 'whole') and 'candidates 24' in log_of(tmp_path / 'whole')
+    for stop, starts in ((1, [2, 4]), (4, [4])):
+        resumed, rest = run(config(f'from_{stop}'), tmp_path / 'whole' / f'epoch_{stop}.pth')
+        assert rest == images[stop:]
         require_continued(whole, resumed, starts)
 
 
@@ -307,10 +341,10 @@ def test_the_teacher_runs_once_for_all_runs_that_see_the_same(classifier, tmp_pa
 def test_a_plan_that_a_budget_changed_survives_a_resume(classifier, tmp_path):
     run(classifier('run', 3, cost=dict(budget=0.001)))
     log = log_of(tmp_path / 'run')
-    assert 'interval=4, rescore=1, resolution=0.5: the cheapest, though not within' in log
+    assert 'resolution=0.5 (asked: 1)' in log and 'the cheapest plan, though not within' in log
     assert 'Coreset for epochs 1 to 3: ' in log
     resumed, _ = run(classifier('resumed', 5, cost=dict(budget=0.001)), tmp_path / 'run' / 'epoch_2.pth')
-    assert [int(record['epoch']) for record in rounds(tmp_path / 'resumed')] == [4]
+    assert [int(record['epoch']) for record in rounds(tmp_path / 'resumed')] == [3]
     state = load_checkpoint(tmp_path / 'resumed' / 'epoch_5.pth')['mmacs_coreset']
     assert state['plan'][2] == 0.5
 

@@ -73,7 +73,9 @@ def write_detection_run(folder):
     noisy = np.arange(10) < 3
     scores = dict(score_kl=np.linspace(0, 1, 10, dtype=np.float32), suspicion=noisy.astype(np.float32))
     scores['importance'] = np.linspace(1, 0, 10)  # the first two are the most important, and trimmed
-    write_rounds(run, IDS, **scores, noisy=noisy, trimmed=np.arange(10) < 2)
+    scores['importance'][9] = scores['score_kl'][9] = scores['suspicion'][9] = np.nan  # no candidate
+    candidates = np.arange(10) < 9
+    write_rounds(run, IDS, **scores, noisy=noisy, trimmed=np.arange(10) < 2, candidates=candidates)
     summary = dict(fraction=0.5, images=5, training_seconds=10.0, selection_seconds=6.0)
     (run / 'coreset' / 'summary.json').write_text(json.dumps(summary))
     scalars = run / '1' / 'vis_data' / 'scalars.json'

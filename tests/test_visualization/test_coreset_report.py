@@ -89,6 +89,17 @@ def test_a_score_without_spread_has_no_correlation(tmp_path):
     assert np.isnan(found.spearman['evs'][0])
 
 
+def test_images_that_were_no_candidates_have_no_importance_and_others_must(tmp_path):
+    importance, candidates = np.array([np.nan, 0.1, 0.3, 0.2]), np.array([False, True, True, True])
+    write_round(tmp_path, 0, [2, 3], importance, range(4), candidates=candidates, score_evs=importance)
+    record = read_round(round_files(tmp_path)[0], 4, 4)
+    assert cut(record) == 0.2
+    assert History.of([record], contents([9, 1, 3, 2])).spearman == {'evs': [1.0], 'importance': [1.0]}
+    write_round(tmp_path, 0, [2, 3], importance, range(4), candidates=~candidates)
+    with pytest.raises(MmacsError, match='it holds NaN or Inf'):
+        read_round(round_files(tmp_path)[0], 4, 4)
+
+
 def test_rounds_are_in_order_of_their_numbers(tmp_path):
     for number in (1000, 2, 999):
         write_round(tmp_path, number, [0], [1.0], ['x'])
