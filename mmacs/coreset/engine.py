@@ -1,7 +1,6 @@
 """Conducts a run's coreset: when to score, what the scores are worth, which images are next."""
 
 import logging
-import math
 import time
 from dataclasses import replace
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -27,7 +26,6 @@ from mmacs.coreset.selection.selectors import Selection, TopK, digest, top_k
 from mmacs.coreset.selection.trimming import noise_counts
 from mmacs.coreset.settings import CoresetSettings
 from mmacs.coreset.state import CoresetState
-from mmacs.utils.checks import is_number
 from mmacs.utils.clock import seconds_since
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.random_streams import Purpose, random_stream
@@ -78,14 +76,15 @@ class CoresetEngine:
         self.sampler = sampler
         self.teacher = teacher
         sizes = None if sampler.sizes is None else sampler.sizes.tolist()
-        self.extent = Extent(end, per_unit, sampler.mean_size, len(data.positions), len(data), sizes)
+        trimmed = settings.policy.most_trimmed
+        self.extent = Extent(end, per_unit, sampler.mean_size, len(data.positions), len(data), sizes, trimmed)
         settings.schedule.check(end)
         if sampler.schedule is not None and settings.schedule.full_data_last:
             raise MmacsError(
                 f'full_data_last goes evenly through all data in epochs of one size: leave it out, or give '
                 f'fraction={sampler.fraction:g} in the place of {sampler.schedule}'
             )
-        plan = settings.cost.plan(settings.schedule, self.extent.coreset)
+        plan = settings.cost.plan(settings.schedule, self.extent)
         self.state = CoresetState(len(data), settings.columns, plan, settings.schedule.warmup)
         self._asked = self.state.plan
         self._exact = scoring
@@ -159,13 +158,11 @@ class CoresetEngine:
 
     def draw_candidates(self) -> Optional[np.ndarray]:
         """Returns the images that the next round chooses among, bool, shape (M,); None for all."""
-        policy, indices, size = self.settings.policy, len(self.data.positions), self.sampler.size
-        trim = policy.constraints.trim
-        least = size / (1 - (trim if is_number(trim) else 0.5))  # of which trimming leaves enough
-        count = max(round(self.state.plan.candidates * indices), math.ceil(least))
+        policy, indices = self.settings.policy, len(self.data.positions)
+        count = round(max(self.extent.least, self.state.plan.candidates) * indices)
         if count >= indices:
             return None
-        chosen = policy.of_candidates.choose(
+        chosen = policy.of_candidates(count / min(self.extent.largest, count)).choose(
             np.zeros(len(self.data)),
             count,
             random_stream(self.sampler.seed, Purpose.CANDIDATES, self.state.round + 1),
@@ -312,11 +309,11 @@ class CoresetEngine:
         """Returns a choice by made-up scores, so that what cannot be chosen is refused before anything is scored."""
         made_up, candidates = np.linspace(0, 1, len(self.data)), self.draw_candidates()
         equal = dict.fromkeys(self.state.scores, np.zeros(len(self.data), np.float32))
-        among = slice(None) if candidates is None else candidates
-        excluded = self._barred(self._trimmed(equal, among), among)
-        for size in (max(self.sizes), min(self.sizes)):
-            stream = random_stream(self.sampler.seed, Purpose.CORESET, 0)
-            selection = self._choose(made_up, excluded, stream, size)
+        for among in [slice(None)] if candidates is None else [slice(None), candidates]:
+            excluded = self._barred(self._trimmed(equal, among), among)
+            for size in (self.extent.largest, self.extent.smallest):
+                stream = random_stream(self.sampler.seed, Purpose.CORESET, 0)
+                selection = self._choose(made_up, excluded, stream, size)
         return selection
 
     def importance(self) -> np.ndarray:
@@ -389,7 +386,7 @@ class CoresetEngine:
         """Returns the share of the images in ``among`` that may be left out, so that the largest coreset is whole."""
         among_images = np.zeros(len(self.data), dtype=bool)
         among_images[among] = True
-        return 1 - max(self.sizes) / np.count_nonzero(among_images[self.data.positions])
+        return 1 - self.extent.largest / np.count_nonzero(among_images[self.data.positions])
 
     @staticmethod
     def _barred(trimmed: Optional[np.ndarray], among: Among) -> Optional[np.ndarray]:
@@ -407,6 +404,11 @@ class CoresetEngine:
         found = np.full(len(self.data), np.nan)
         found[self.state.among] = values
         return found
+
+    @property
+    def redraws(self) -> bool:
+        """Whether each epoch has a coreset of its own."""
+        return self.settings.policy.redraw or self.sampler.schedule is not None
 
     def _choose(
         self, importance: np.ndarray, excluded: Optional[np.ndarray], rng: np.random.Generator, size: int
@@ -473,12 +475,12 @@ class CoresetEngine:
         if excluded is not None:
             facts['trimmed'] = int(excluded.sum())
             if self.settings.policy.constraints.trim == AUTO:
-                facts['wrong_share'] = excluded.mean()
-        facts.update(self._facts_of_selector(excluded))
+                facts['wrong_share'] = excluded[self.state.among].mean()
+        facts.update(self._facts_of_selector(self._barred(excluded, self.state.among)))
         if self.data.noisy.any():
             held = np.zeros(len(self.data), dtype=bool)
             held[self.data.positions[chosen]] = True
-            facts.update(noise_counts(held, self.data.noisy, excluded))
+            facts.update(noise_counts(held, self.data.noisy, excluded, self.state.candidates))
         return facts
 
     def _facts_of_selector(self, excluded: Optional[np.ndarray]) -> Dict[str, float]:

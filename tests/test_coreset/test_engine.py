@@ -348,6 +348,20 @@ def test_classes_keep_their_shares_among_candidates_where_the_selector_keeps_the
         assert set(labels[candidates_of(own)]) == {0, 1, 2}
 
 
+def test_a_rare_class_has_its_floor_among_candidates():
+    own = engine(
+        policy=Policy(ClassBalanced({'type': 'mmacs.GumbelTopK'}, floor=4), Constraints()),
+        data=Labelled(),
+        candidates=2,
+        size=40,
+    )
+    hold(own)
+    labels = np.asarray(own.data.labels.argmax(1)).ravel()[own.data.positions]
+    drawn = np.bincount(labels[own.state.candidates[own.data.positions]])
+    assert drawn[2] >= 8  # of 20 indices: twice the floor, so that there is something to choose
+    assert np.bincount(labels[own.draw(0).indices])[2] == 4
+
+
 @pytest.mark.parametrize('trim', [0.1, 0.6])
 def test_trimming_leaves_out_a_share_of_the_candidates_and_enough_for_the_coreset(trim):
     own = engine(policy=Policy(TopK(), Constraints(trim=trim)), candidates=3, size=60)
@@ -360,11 +374,63 @@ def test_trimming_leaves_out_a_share_of_the_candidates_and_enough_for_the_corese
     assert not trimmed[chosen].any() and own.state.candidates[chosen].all()
 
 
+@pytest.mark.parametrize('wrong', [0.2, 0.45])
+def test_an_estimated_share_is_of_the_candidates_and_leaves_the_coreset_its_images(wrong):
+    own = engine(policy=Policy(TopK(), Constraints(trim='auto')), candidates=1, size=100, data=Images(400))
+    errors = np.random.default_rng(0).normal([[0.1], [1.0]], 0.02, (2, len(own.data)))
+    errors = np.where(np.arange(len(own.data)) % 100 < 100 * wrong, errors[1], errors[0]) ** 3
+    own.scoring.truth = lambda positions, column, number: errors[positions].astype(np.float32)
+    hold(own)
+    among, trimmed = own.state.candidates, own.excluded()
+    assert 100 < among.sum() <= 200 and among[trimmed].all()  # 200 indices, since up to a half may be trimmed
+    assert (trimmed & among).sum() == pytest.approx((among & (errors > 0.1)).sum(), abs=1)
+    own._undrawn = {}
+    facts = own.begin(0).facts
+    assert facts['wrong_share'] == trimmed.sum() / among.sum() == pytest.approx(wrong, abs=0.1)
+    assert facts['trim_recall'] >= 0.9 * wrong  # of noisy images among the candidates alone
+
+
+def test_candidates_are_enough_for_the_largest_coreset_of_a_schedule():
+    data = TrainingData.read(DistinctImages(RepeatDataset(Images(), 2), []))
+    sampler = CoresetSampler(range(400), fraction=dict(type='oscillating', start=0.4, end=0.1), seed=3)
+    sampler.plan(8, 10, 10)
+    settings = engine().settings
+    settings = replace(settings, policy=Policy(TopK(), Constraints(trim=0.2)), cost=Cost(candidates=1.25, force=True))
+    own = CoresetEngine(settings, data, GivenScores(data), sampler, end=8, per_unit=sampler.mean_size)
+    assert own.state.plan.candidates == 0.5  # 160 of 400 after trimming a fifth of 200
+    own.dry_run()
+    hold(own)
+    for epoch in range(8):
+        own._undrawn = own._undrawn or {}
+        own.begin(epoch)
+        assert len(own.sampler.indices) == sampler.sizes[epoch]
+        assert own.state.candidates[own.data.positions[own.sampler.indices]].all()
+
+
+def test_a_sweep_goes_evenly_through_the_candidates_of_each_round():
+    policy = Policy(Sweep(floor=0.25), Constraints())
+    own = engine({'evs': 1.0}, policy=policy, normalisation='none', candidates=3, size=40)
+    for number in range(3):
+        hold(own)
+        positions, shown = own.data.positions, np.zeros(400, dtype=int)
+        above = own.state.candidates[positions] & (own.state.scores['evs'][positions] > 0.25)
+        before = np.zeros(400, dtype=bool) if own.state.shown is None else own.state.shown.copy()
+        for epoch in range(np.count_nonzero(above) // 40):
+            chosen = own.draw(10 * number + epoch).indices
+            assert own.state.candidates[positions[chosen]].all()
+            shown[chosen] += 1
+        first = above & ~before
+        assert shown[above].max() == 1 and shown[first].min() == 1  # none twice; those not shown in earlier rounds all
+
+
 def test_what_candidates_cannot_hold_is_refused_before_anything_is_scored():
     own = engine(policy=Policy(TopK(), Constraints(class_floor=20)), candidates=2, size=30)
     with pytest.raises(MmacsError, match='class_floor=20 needs 60 images'):
         own.dry_run()
     assert len(engine(candidates=2, size=30).dry_run().indices) == 30 and own.state.candidates is None
+    gaps = Policy(TopK(), Constraints(max_gap=2))
+    with pytest.raises(MmacsError, match='max_gap=2 cannot be met'):  # by 60 of 400, though by 60 of 90 candidates
+        engine(policy=gaps, candidates=1.5, size=60).dry_run()
 
 
 def test_scores_of_training_forwards_take_the_place_of_exact_ones_of_candidates():

@@ -3,12 +3,13 @@ from copy import deepcopy
 import pytest
 from torch import nn
 
+from mmacs.coreset.budget.cost import Cost
 from mmacs.coreset.scoring.scorers import ClassificationScorer, Scorer
 from mmacs.coreset.selection.constraints import Constraints
 from mmacs.coreset.selection.importance import Importance
 from mmacs.coreset.selection.policy import Policy
 from mmacs.coreset.selection.selectors import ClassBalanced, TopK
-from mmacs.coreset.settings import MAX_WEIGHT, CoresetSettings
+from mmacs.coreset.settings import MAX_WEIGHT, CoresetSettings, check_settings
 from mmacs.quantization import quantize_model
 from mmacs.utils.errors import MmacsError
 
@@ -109,6 +110,16 @@ def test_unbiased_is_a_switch_or_the_bound(given, bound):
 def test_mistakes(settings, message):
     with pytest.raises(MmacsError, match=message):
         CoresetSettings.read(SCORER, **settings)
+
+
+def test_cost_auto_is_a_budget_beside_what_a_preset_says_of_costs():
+    assert CoresetSettings.read(SCORER, cost='auto').cost == Cost(budget='auto')
+    assert CoresetSettings.read(SCORER, cost='auto', preset='infobatch').cost == Cost(
+        budget='auto', harvest=True, rescore=0.0
+    )
+    check_settings(SCORER, cost='auto')  # of a preset that scores nothing
+    with pytest.raises(MmacsError, match="or 'auto', got 'cheap'"):
+        check_settings(SCORER, cost='cheap')
 
 
 @pytest.mark.parametrize(('before', 'now'), [('reference', 'teacher_outputs'), ('harvestable', 'training_columns')])

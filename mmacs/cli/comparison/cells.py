@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmacs.cli.comparison.grid import Grid
 from mmacs.cli.config_file import change_config, read_config
+from mmacs.coreset.budget.cost import AUTO
 from mmacs.coreset.presets import names, preset
 from mmacs.coreset.scoring.scorers.base import DETECTOR, Scorer
 from mmacs.evaluation.comparison import FULL
@@ -150,8 +151,8 @@ def _choose_images(cfg: Config, method: Dict[str, Any], fraction: float) -> None
     interval = theirs.get('schedule', {}).get('interval')
     if interval is not None and 'interval' not in known.get('schedule', {}) and known.get('importance') is not None:
         hook['schedule'] = _over({'interval': interval}, groups.get('schedule', {}))
-    cost = groups.get('cost', {})  # which the table shows; 'auto' is a budget
-    hook['cost'] = _over({'force': True}, {'budget': cost} if isinstance(cost, str) else cost)
+    cost = groups.get('cost', {})  # which the table shows
+    hook['cost'] = _over({'force': True}, {'budget': cost} if cost == AUTO else cost)
     cfg.default_hooks.coreset = ConfigDict(hook)
     change_config(cfg, method.get('cfg_options', {}))
 

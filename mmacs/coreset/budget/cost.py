@@ -38,11 +38,13 @@ class Cost:
         candidates (float, optional): Images that each round chooses among, as a multiple of the coreset, at least 1:
             they are drawn at random, classes in proportion where the selector keeps them so, and only they are scored.
             The coreset is what one epoch shows, also where it is drawn anew in each epoch: an interval of R epochs then
-            shows a candidate R / ``candidates`` times in the mean. None takes all images.
+            shows a candidate R / ``candidates`` times in the mean. There are as many in any case that trimming leaves
+            the largest coreset. None takes all images.
         budget (float or 'auto', optional): Greatest share of the wall time of selection and training for selection,
             such as 0.05: interval, ``rescore``, candidates, precision and resolution are then chosen so that measured
             costs stay within it. ``'auto'`` is 1/6, a fifth of the time of training: a run at a fraction of 0.1 then
-            takes 0.12 of training on all images. None takes them as they are.
+            takes 0.12 of training on all images. It goes by the clock, so that runs of one seed may differ. None takes
+            them as they are.
         force (bool): Whether to go on as asked where selection and training are predicted to take longer than training
             on all images. Otherwise a run is refused before it trains, and later its interval is widened. Defaults to
             False.
@@ -78,9 +80,11 @@ class Cost:
         """Greatest share of the wall time for selection, None for any."""
         return AUTO_BUDGET if self.budget == AUTO else self.budget
 
-    def plan(self, schedule: Schedule, coreset: float) -> Plan:
-        """Returns the plan that was asked for, where this is the share of the images in a coreset."""
-        candidates = 1.0 if self.candidates is None else min(1.0, self.candidates * coreset)
+    def plan(self, schedule: Schedule, extent: Extent) -> Plan:
+        """Returns the plan that was asked for, of a run as long as that."""
+        candidates = 1.0
+        if self.candidates is not None:
+            candidates = min(1.0, max(extent.least, self.candidates * extent.coreset))
         return Plan(schedule.interval, self.rescore, self.resolution, candidates, self.precision)
 
 
@@ -132,6 +136,7 @@ def look_ahead(
         full=round(extent.per_unit * extent.end / extent.size * extent.indices),
         left=schedule.time_left(now, held, extent.end),
         coreset=extent.coreset,
+        least=extent.least,
         first=not held,
         scored=known.scored,
         taught=known.taught,
@@ -140,7 +145,7 @@ def look_ahead(
         spent = spent._replace(training=0.0)  # all of it is in ``trained``
     # during a run they stay: scores of two resolutions or precisions say different things
     kind = {'resolution': plan.resolution, 'precision': plan.precision}
-    asked = cost.plan(schedule, extent.coreset)._replace(**kind)
+    asked = cost.plan(schedule, extent)._replace(**kind)
     if cost.share is not None:
         choice = choose_plan(costs, work, asked, cost.share, spent)
     elif trained and not cost.force:
@@ -186,7 +191,7 @@ def _changes(asked: Plan, plan: Plan, coreset: float) -> List[str]:
     """What a plan has that was not asked for."""
 
     def written(plan: Plan) -> List[str]:
-        candidates = 'all images' if plan.candidates == 1 else f'{plan.candidates / coreset:g}'
+        candidates = 'all images' if plan.candidates == 1 else f'{plan.candidates / coreset:.3g}'
         shares = f'rescore={plan.rescore:g}', f'resolution={plan.resolution:g}'
         return [f'interval={plan.interval}', f'candidates={candidates}', *shares, f'precision={plan.precision}']
 

@@ -11,6 +11,7 @@ from mmacs.utils.errors import MmacsError
 
 _RESCORES = (1.0, 0.5, 0.25, 0.1)
 _INTERVALS = (1, 2, 3, 4, 6, 8)  # multiples; beyond, the coreset is all but static
+_WIDER = (1, 2, 4)  # where there is no budget
 _CANDIDATES = (4, 2)  # times the coreset
 _HALF = 0.5
 _WORTHWHILE = 0.9  # bfloat16 has to take less than this share of float32's seconds
@@ -60,6 +61,7 @@ class Work:
         full (int): Images that training on all data would take from start to end: N per epoch.
         left (int): Epochs left (iterations, if intervals are counted in them) in which rounds are held, above 0.
         coreset (float): Share of the images in a coreset, S, above 0 and at most 1. Defaults to 1.
+        least (float): Share of the images that candidates are at least, in [0, 1]. Defaults to 0.
         first (bool): Whether the first round comes now; otherwise one was just held. Defaults to True.
         scored (float): Share of the images that have scores, in [0, 1]. Defaults to 0.
         taught (float): Share of the images whose teacher outputs are at hand, in [0, 1]. Defaults to 0.
@@ -70,6 +72,7 @@ class Work:
     full: int
     left: int
     coreset: float = 1.0
+    least: float = 0.0
     first: bool = True
     scored: float = 0.0
     taught: float = 0.0
@@ -86,6 +89,8 @@ class Extent:
         indices (int): Length of the data set.
         images (int): Distinct images in it.
         sizes (Sequence[int], optional): Images in each epoch, where they differ.
+        trimmed (float): Greatest share of the candidates that trimming leaves out, at least 0 and below 1. Defaults to
+            0.
     """
 
     end: int
@@ -94,6 +99,7 @@ class Extent:
     indices: int
     images: int
     sizes: Optional[Sequence[int]] = None
+    trimmed: float = 0.0
 
     def trained_from(self, now: int) -> int:
         """Returns the images that the run trains on from a time on, counted each time."""
@@ -101,8 +107,23 @@ class Extent:
 
     @property
     def coreset(self) -> float:
-        """Share of the data set in the coreset."""
+        """Share of the data set in the coreset, in the mean."""
         return self.size / self.indices
+
+    @property
+    def largest(self) -> int:
+        """Images in the largest coreset."""
+        return self.size if self.sizes is None else max(self.sizes)
+
+    @property
+    def smallest(self) -> int:
+        """Images in the smallest coreset."""
+        return self.size if self.sizes is None else min(self.sizes)
+
+    @property
+    def least(self) -> float:
+        """Share of the data set that candidates are at least, so that trimming leaves the largest coreset."""
+        return min(1.0, math.ceil(self.largest / (1 - self.trimmed)) / self.indices)
 
 
 class Plan(NamedTuple):
@@ -254,13 +275,13 @@ def widen_interval(costs: Costs, work: Work, asked: Plan, spent: Spent = NOTHING
     Args:
         costs (Costs): Measured costs.
         work (Work): See :func:`predict`.
-        asked (Plan): What the user asked for; its interval is tried first, then up to 8 times as long.
+        asked (Plan): What the user asked for; its interval is tried first, then twice and 4 times as long.
         spent (Spent): See :func:`predict`.
 
     Returns:
         Choice: The plan; if none is enough, the one of the longest interval.
     """
-    plans = [asked._replace(interval=multiple * asked.interval) for multiple in _INTERVALS]
+    plans = [asked._replace(interval=multiple * asked.interval) for multiple in _WIDER]
     choices = [Choice(plan, predict(costs, work, plan, spent), True) for plan in plans]
     return next((choice for choice in choices if not choice.prediction.too_long), choices[-1])
 
@@ -268,8 +289,9 @@ def widen_interval(costs: Costs, work: Work, asked: Plan, spent: Spent = NOTHING
 def _plans(asked: Plan, work: Work, bfloat16: bool) -> List[Plan]:
     """All plans in order of preference, the one asked for first."""
     rescores = [asked.rescore, *(share for share in _RESCORES if share < asked.rescore)]
-    sets = [times * work.coreset for times in _CANDIDATES if asked.rescore > 0]  # without scoring no other candidates
-    sets = [asked.candidates, *(share for share in sets if share < asked.candidates)]
+    # without scoring no other candidates
+    fewer = {max(work.least, times * work.coreset): None for times in _CANDIDATES if asked.rescore > 0}
+    sets = [asked.candidates, *(share for share in fewer if share < asked.candidates)]
     resolutions = [asked.resolution] + ([_HALF] if asked.resolution > _HALF and work.first else [])
     precisions = [asked.precision] + (['bfloat16'] if bfloat16 and work.first else [])
     enough = min(asked.candidates, _CANDIDATES[0] * work.coreset)

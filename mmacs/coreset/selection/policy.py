@@ -7,8 +7,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from mmacs.coreset.selection.constraints import AUTO, Constraints
-from mmacs.coreset.selection.mixture import wrong_share
-from mmacs.coreset.selection.selectors import ClassBalanced, Random, Selection, Selector
+from mmacs.coreset.selection.mixture import MOST, wrong_share
+from mmacs.coreset.selection.selectors import Selection, Selector
 from mmacs.coreset.selection.trimming import suspicion, trimmed
 
 
@@ -34,11 +34,18 @@ class Policy:
         """Whether it asks for the classes of the images."""
         return self.selector.needs_labels or self.constraints.class_floor > 0
 
+    def of_candidates(self, times: float) -> 'Policy':
+        """Returns the policy that draws what this one chooses among: evenly, what constraints ask for first.
+
+        Args:
+            times (float): Candidates as a multiple of the coreset, at least 1.
+        """
+        return Policy(self.selector.of_candidates(times), replace(self.constraints, random_share=0.0, trim=0.0))
+
     @property
-    def of_candidates(self) -> 'Policy':
-        """Returns the policy that draws what this one chooses among: evenly, what constraints ask for first."""
-        even = ClassBalanced({'type': 'mmacs.Random'}) if self.selector.keeps_classes else Random()
-        return Policy(even, replace(self.constraints, random_share=0.0, trim=0.0))
+    def most_trimmed(self) -> float:
+        """Greatest share of the images that trimming leaves out."""
+        return MOST if self.constraints.trim == AUTO else self.constraints.trim
 
     def suspicion(self, scores: Mapping[str, np.ndarray]) -> Optional[np.ndarray]:
         """Returns how much each image looks mislabelled, in [0, 1], shape (M,); None without trimming."""

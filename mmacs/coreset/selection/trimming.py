@@ -70,19 +70,25 @@ def trimmed(suspicion: np.ndarray, share: float, rng: np.random.Generator) -> np
     return marked
 
 
-def noise_counts(chosen: np.ndarray, noisy: np.ndarray, trimmed: Optional[np.ndarray] = None) -> Dict[str, float]:
+def noise_counts(
+    chosen: np.ndarray,
+    noisy: np.ndarray,
+    trimmed: Optional[np.ndarray] = None,
+    candidates: Optional[np.ndarray] = None,
+) -> Dict[str, float]:
     """Returns what a selection made of images that are known to be noisy.
 
     Args:
         chosen (np.ndarray): Images of the coreset, bool, shape (N,), at least one.
         noisy (np.ndarray): Images whose annotations were made wrong, bool, shape (N,).
         trimmed (np.ndarray, optional): Images left out as suspected label errors, bool, shape (N,).
+        candidates (np.ndarray, optional): Images that could be trimmed, bool, shape (N,); None for all.
 
     Returns:
         Dict[str, float]: ``noisy_chosen``, the number of noisy images in the coreset; ``noisy_share``, their share of
         the coreset; ``noisy_share_of_all``, that of noisy images among all. With ``trimmed`` also ``trim_precision``,
-        the share of noisy images among the trimmed, and ``trim_recall``, that of trimmed images among the noisy; each
-        is 1 where there is nothing to be wrong about.
+        the share of noisy images among the trimmed, and ``trim_recall``, that of trimmed images among the noisy that
+        could be trimmed; each is 1 where there is nothing to be wrong about.
     """
     counts = {
         'noisy_chosen': float(np.count_nonzero(chosen & noisy)),
@@ -91,5 +97,6 @@ def noise_counts(chosen: np.ndarray, noisy: np.ndarray, trimmed: Optional[np.nda
     }
     if trimmed is not None:
         counts['trim_precision'] = float(noisy[trimmed].mean()) if trimmed.any() else 1.0
-        counts['trim_recall'] = float(trimmed[noisy].mean()) if noisy.any() else 1.0
+        within = noisy if candidates is None else noisy & candidates
+        counts['trim_recall'] = float(trimmed[within].mean()) if within.any() else 1.0
     return counts

@@ -90,10 +90,11 @@ def _galleries(record: Record) -> Iterator[Tuple[str, str, str, np.ndarray]]:
     text = 'The images of highest suspicion in the last round.'
     text += f' {np.count_nonzero(trimmed)} images are trimmed: they are not trained on.'
     if 'noisy' in record:
-        found = noise_counts(record['chosen'], record['noisy'], trimmed)
+        found = noise_counts(record['chosen'], record['noisy'], trimmed, record.get('candidates'))
         text += f' {np.count_nonzero(record["noisy"])} images have label noise injected; '
         text += f'{found["trim_precision"]:.0%} of the trimmed images are among them, and '
-        text += f'{found["trim_recall"]:.0%} of them are trimmed.'
+        of_them = 'of them' if 'candidates' not in record else 'of those that could be chosen'
+        text += f'{found["trim_recall"]:.0%} {of_them} are trimmed.'
     order = np.argsort(-record['suspicion'], kind='stable')
     yield 'suspect', 'Suspected label errors', text, order[:_PICTURES]
 

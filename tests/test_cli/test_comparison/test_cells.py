@@ -100,6 +100,7 @@ def test_a_method_keeps_the_configs_interval_unless_its_preset_has_one_and_its_o
         'cost': {'rescore': 0.5},
         'cfg_options': {'train_cfg.max_epochs': 9},
     }
+    grid.methods['cheap'] = {'preset': 'mmacs', 'cost': 'auto'}
     cfg = base_config(grid)
     made = {name: cell_config(grid, cfg, cell(name)) for name in grid.methods}
     hooks = {name: one.default_hooks.coreset for name, one in made.items()}
@@ -109,6 +110,10 @@ def test_a_method_keeps_the_configs_interval_unless_its_preset_has_one_and_its_o
     assert hooks['mine'].schedule.interval == 7
     assert hooks['mine'].cost == {'rescore': 0.5, 'force': True}
     assert made['mine'].train_cfg.max_epochs == 9
+    assert hooks['cheap'].cost == {'budget': 'auto', 'force': True}
+    grid.methods['cheap']['cost'] = 'dear'
+    with pytest.raises(MmacsError, match="cost must be a dict of settings, .*, or 'auto', got 'dear'"):
+        base_config(grid)
 
 
 def test_a_longer_run_has_a_longer_schedule():

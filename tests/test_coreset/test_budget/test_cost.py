@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from mmacs.coreset.budget.cost import AUTO_BUDGET, Cost, Known, in_words, look_ahead
@@ -24,7 +26,7 @@ def ahead(
     cached=True,
 ):
     schedule, cost = schedule or Schedule(interval=3), cost or Cost()
-    plan, trained = plan or cost.plan(schedule, extent.coreset), now > 0 if trained is None else trained
+    plan, trained = plan or cost.plan(schedule, extent), now > 0 if trained is None else trained
     known = Known(scored=float(held > 0), taught=float(cached))
     return look_ahead(cost, schedule, extent, costs, plan, spent, now, held, trained, known)
 
@@ -65,8 +67,8 @@ def test_a_run_dearer_than_full_training_is_refused_with_its_numbers_unless_forc
     [
         (Spent(25.0, 1.2), 1),  # with 7 further rounds of 1 s and 3.6 s of training 35.6 s, against 36 s
         (Spent(27.0, 1.2), 2),  # with 3
-        (Spent(30.0, 1.2), 3),  # with 2
-        (Spent(4000.0, 1.2), 8),  # the machine stood still: that is no reason to hold no round at all
+        (Spent(30.0, 1.2), 4),  # with 1
+        (Spent(4000.0, 1.2), 4),  # the machine stood still: that is no reason to hold no round at all
     ],
 )
 def test_after_the_first_step_the_interval_is_widened_and_nothing_is_refused(spent, interval):
@@ -127,8 +129,20 @@ def test_the_plan_follows_measured_costs_but_keeps_its_kind_of_scores():
 
 def test_candidates_are_a_multiple_of_the_coreset():
     schedule = Schedule(interval=3)
-    assert Cost(candidates=4).plan(schedule, 0.1) == Plan(3, candidates=0.4)
-    assert Cost(candidates=4).plan(schedule, 0.3) == Cost().plan(schedule, 0.3) == Plan(3)
+    assert Cost(candidates=4).plan(schedule, EXTENT) == Plan(3, candidates=0.4)
+    assert Cost(candidates=4).plan(schedule, DEAR) == Cost().plan(schedule, EXTENT) == Plan(3)
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'trimmed', 'share'),
+    [(None, 0.0, 0.1), (None, 0.5, 0.2), (None, 0.3, 0.143), ([250, 50, 50], 0.0, 0.25), ([250, 50, 50], 0.5, 0.5)],
+)
+def test_candidates_are_so_many_that_trimming_leaves_the_largest_coreset(sizes, trimmed, share):
+    extent = replace(EXTENT, sizes=sizes, trimmed=trimmed)
+    assert Cost(candidates=1).plan(Schedule(), extent).candidates == share
+    assert Cost(candidates=6).plan(Schedule(), extent).candidates == pytest.approx(0.6)
+    cheapest = ahead(cost=Cost(budget=0.001), schedule=Schedule(interval=1), extent=extent)
+    assert cheapest.plan.candidates == max(share, 0.2)
 
 
 @pytest.mark.parametrize(

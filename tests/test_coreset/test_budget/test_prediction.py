@@ -184,6 +184,12 @@ def test_the_cheapest_plan_if_none_fits():
     assert (choice.plan.candidates, choice.plan.resolution) == (0.2, 0.5) and choice.plan.interval >= 12  # one round
 
 
+def test_no_plan_is_of_higher_fidelity_than_what_was_asked_for():
+    assert choose_plan(Costs(1, 0), work(0.5, 100), Plan(7, 0.3, 0.4), 0.9).plan == Plan(7, 0.3, 0.4)
+    choice = choose_plan(Costs(1, 0), work(0.1, 1000), Plan(7, 0.05, 0.4), 1e-6)
+    assert choice.plan == Plan(56, 0.05, 0.4, 0.2) and not choice.fits
+
+
 def test_no_plan_has_other_candidates_where_later_rounds_score_nothing():
     assert choose_plan(Costs(1, 0), work(0.1, 12), Plan(3, 0.0), 0.001).plan.candidates == 1
 

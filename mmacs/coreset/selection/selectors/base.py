@@ -8,6 +8,7 @@ from scipy.sparse import csr_matrix
 
 from mmacs.utils.checks import is_number
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.registry import SELECTORS
 
 
 class Selection(NamedTuple):
@@ -29,14 +30,12 @@ class Selector:
         needs_raw (bool): Whether it compares scores with a number, so that ranks say nothing to it.
         remembers (bool): Whether it chooses by what it has shown: :meth:`select` then takes that as a fifth argument,
             ``shown``, and :meth:`remember` says what has been shown after a choice.
-        keeps_classes (bool): Whether each class keeps its share of the budget.
     """
 
     redraw = False
     needs_labels = False
     needs_raw = False
     remembers = False
-    keeps_classes = False
 
     def select(
         self, scores: np.ndarray, size: int, rng: np.random.Generator, labels: Optional[csr_matrix] = None
@@ -56,6 +55,14 @@ class Selector:
             MmacsError: If it needs labels that there aren't.
         """
         raise NotImplementedError
+
+    def of_candidates(self, times: float) -> 'Selector':
+        """Returns the selector that draws, without scores, the images that this one chooses among.
+
+        Args:
+            times (float): Images to draw, as a multiple of the budget, at least 1.
+        """
+        return SELECTORS.build({'type': 'mmacs.Random'})
 
     def remember(
         self, scores: np.ndarray, chosen: np.ndarray, shown: np.ndarray, labels: Optional[csr_matrix] = None

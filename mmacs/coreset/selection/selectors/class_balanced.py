@@ -1,5 +1,6 @@
 """Each class keeps its share of the budget."""
 
+import math
 from typing import Any, Dict, Optional
 
 import numpy as np
@@ -34,7 +35,6 @@ class ClassBalanced(Selector):
     """
 
     needs_labels = True
-    keeps_classes = True
 
     def __init__(self, selector: Optional[Dict[str, Any]] = None, floor: int = 0) -> None:
         require_whole('floor', floor, least=0)
@@ -76,6 +76,10 @@ class ClassBalanced(Selector):
             return Selection(np.sort(chosen))
         order = np.argsort(chosen)
         return Selection(chosen[order], np.concatenate(probabilities)[order])
+
+    def of_candidates(self, times: float) -> 'ClassBalanced':
+        """See :meth:`Selector.of_candidates`: classes keep their shares, and rare ones enough for their floor."""
+        return ClassBalanced({'type': 'mmacs.Random'}, floor=math.ceil(times * self.floor))
 
     def remember(
         self, scores: np.ndarray, chosen: np.ndarray, shown: np.ndarray, labels: Optional[csr_matrix] = None

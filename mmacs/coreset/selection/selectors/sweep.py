@@ -19,7 +19,8 @@ class Sweep(Selector):
     within the epoch, without the images that the epoch holds already. An image that a round lifts above the floor joins
     the present pass; one that falls below leaves it, and is not shown twice if it comes back before the pass ends. If
     fewer images are above the floor than the budget buys, all of them are chosen, and chance fills it up from the rest.
-    In an iteration-based loop images of a coreset that a round cuts short count as shown.
+    In an iteration-based loop images of a coreset that a round cuts short count as shown. Where rounds choose among
+    candidates, drawn whatever was shown, a pass is over when all candidates above the floor were shown.
 
     The floor means something for raw errors alone: ``importance=dict(weights=dict(evs=1.0), normalisation='none')``,
     or ``reducible_error`` or ``loss`` in the place of ``evs``. Within :class:`ClassBalanced` each class has passes of
