@@ -340,12 +340,14 @@ def test_classes_keep_their_shares_among_candidates_where_the_selector_keeps_the
         candidates=3,
         size=40,
     )
-    for number in range(3):
+    labels, counts = np.asarray(own.data.labels.argmax(1)).ravel(), []
+    for number in range(10):
         hold(own)
-        chosen = own.draw(number).indices
-        labels = np.asarray(own.data.labels.argmax(1)).ravel()
-        assert np.bincount(labels[own.data.positions[chosen]]).tolist() == [30, 8, 2]
-        assert set(labels[candidates_of(own)]) == {0, 1, 2}
+        drawn = np.bincount(labels[own.data.positions], own.state.candidates[own.data.positions])
+        counts.append(np.bincount(labels[own.data.positions[own.draw(number).indices]]))
+        assert (np.abs(counts[-1] - 40 * drawn / drawn.sum()) < 1).all()  # shares are rounded at random
+        assert np.bincount(labels[candidates_of(own)], minlength=3).min() >= 3  # of 10 of the rarest
+    np.testing.assert_allclose(np.mean(counts, 0), [30, 8, 2], atol=0.5)
 
 
 def test_a_rare_class_has_its_floor_among_candidates():
@@ -359,7 +361,7 @@ def test_a_rare_class_has_its_floor_among_candidates():
     labels = np.asarray(own.data.labels.argmax(1)).ravel()[own.data.positions]
     drawn = np.bincount(labels[own.state.candidates[own.data.positions]])
     assert drawn[2] >= 8  # of 20 indices: twice the floor, so that there is something to choose
-    assert np.bincount(labels[own.draw(0).indices])[2] == 4
+    assert min(np.bincount(labels[own.draw(number).indices])[2] for number in range(5)) >= 4
 
 
 @pytest.mark.parametrize('trim', [0.1, 0.6])
@@ -387,7 +389,7 @@ def test_an_estimated_share_is_of_the_candidates_and_leaves_the_coreset_its_imag
     own._undrawn = {}
     facts = own.begin(0).facts
     assert facts['wrong_share'] == trimmed.sum() / among.sum() == pytest.approx(wrong, abs=0.1)
-    assert facts['trim_recall'] >= 0.9 * wrong  # of noisy images among the candidates alone
+    assert facts['trim_recall'] == trimmed[own.data.noisy & among].mean()
 
 
 def test_candidates_are_enough_for_the_largest_coreset_of_a_schedule():
@@ -413,14 +415,15 @@ def test_a_sweep_goes_evenly_through_the_candidates_of_each_round():
     for number in range(3):
         hold(own)
         positions, shown = own.data.positions, np.zeros(400, dtype=int)
-        above = own.state.candidates[positions] & (own.state.scores['evs'][positions] > 0.25)
-        before = np.zeros(400, dtype=bool) if own.state.shown is None else own.state.shown.copy()
-        for epoch in range(np.count_nonzero(above) // 40):
+        first = own.state.candidates[positions] & (own.state.scores['evs'][positions] > 0.25)
+        first &= True if own.state.shown is None else ~own.state.shown  # in earlier rounds
+        epochs = np.count_nonzero(first) // 40
+        assert epochs > 0
+        for epoch in range(epochs):
             chosen = own.draw(10 * number + epoch).indices
             assert own.state.candidates[positions[chosen]].all()
             shown[chosen] += 1
-        first = above & ~before
-        assert shown[above].max() == 1 and shown[first].min() == 1  # none twice; those not shown in earlier rounds all
+        assert shown.max() == 1 and shown[first].sum() == 40 * epochs
 
 
 def test_what_candidates_cannot_hold_is_refused_before_anything_is_scored():
@@ -610,15 +613,15 @@ def test_a_slow_round_widens_the_interval_and_says_so_once_per_change(monkeypatc
     held(0, 0.2)
     held(1, 100.0)  # it took much longer than foreseen, as the next round finds
     held(2, 100.0)
-    assert (own.state.plan.interval, own.state.next_round) == (8, 10)
+    assert (own.state.plan.interval, own.state.next_round) == (4, 6)
     held(6, 1.0)
-    assert (own.state.plan.interval, own.state.next_round) == (8, 14)
+    assert (own.state.plan.interval, own.state.next_round) == (4, 10)
     held(10, 1.0)
     assert (own.state.plan.interval, own.state.next_round) == (1, 11)
     changes = [text for text in said if 'apart' in text]
     assert [text.split(':')[0] for text in changes] == [
-        'Rounds are 8 apart from now on, not 1',
-        'Rounds are 1 apart from now on, not 8',
+        'Rounds are 4 apart from now on, not 1',
+        'Rounds are 1 apart from now on, not 4',
     ]
 
 
