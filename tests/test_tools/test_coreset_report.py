@@ -108,7 +108,7 @@ def test_the_page_of_a_detector_holds_everything_itself(reported):
     galleries, suspects = text.rsplit('Suspected label errors', 1)
     assert '· trimmed' in suspects and '· trimmed' not in galleries
     assert '38% of the time' in text and '20% less' in text  # 6 of 16 s; 16 against 10 / 0.5 s
-    assert '100% of the trimmed images are among them, and 67% of them are trimmed' in text
+    assert '100% of the trimmed images are among them, and 67% of those that could be chosen are trimmed' in text
 
 
 def test_charts_take_on_the_page_s_colours_and_stand_alone_in_their_own(reported):
