@@ -360,7 +360,7 @@ def install(target: str) -> None:
         'installing mmengine, mmcv, mmdetection, mmpretrain, runtimes and mmacs itself',
         # By force: the one that is there may have been built for another accelerator.
         pip('install', '--force-reinstall', '--no-deps', str(wheel)),
-        pip('install', '--no-build-isolation', '--editable', '.[onedl,deploy,test]'),
+        pip('install', '--no-build-isolation', '--editable', '.[onedl,deploy,docs,test]'),
         # The OpenCV installed last provides cv2; the other one needs libGL, which servers lack.
         pip('install', '--force-reinstall', '--no-deps', *pinned('opencv-python-headless')),
     )

@@ -1,0 +1,16 @@
+"""Has docstrings that name things in Sphinx's roles show them as code."""
+
+import re
+
+import griffe
+
+ROLE = re.compile(r':\w+:`~?\.*([^`]+)`')
+
+
+class Roles(griffe.Extension):
+    """Puts code in the place of roles such as ``:class:`mmacs.Scorer```."""
+
+    def on_object(self, *, obj, **others):
+        """Changes the docstring of an object."""
+        if obj.docstring:
+            obj.docstring.value = ROLE.sub(r'`\1`', obj.docstring.value)
