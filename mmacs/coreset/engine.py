@@ -512,7 +512,7 @@ class CoresetEngine:
         Raises:
             MmacsError: If it is of another data set, other columns or another fraction.
         """
-        self.state.load_state_dict(state)
+        self.state.load_state_dict({**state, 'plan': self._whole(state['plan'])})
         if state['data'] != self.data.fingerprint:
             raise MmacsError(
                 'cannot resume: names, order or annotations of the training images are not those that they were when '
@@ -547,6 +547,11 @@ class CoresetEngine:
                 f'Resumed the coreset of round {self.state.round}, digest {digest(self.sampler.indices)}.', 'current'
             )
 
+    def _whole(self, plan: Sequence[Any]) -> Plan:
+        """Returns a plan of a checkpoint; earlier versions had shorter ones, and always the precision of the config."""
+        missing = len(plan) < len(Plan._fields)
+        return Plan(*plan)._replace(precision=self._asked.precision) if missing else Plan(*plan)
+
     def _follow_plan(self, asked_before: Optional[Sequence[Any]]) -> None:
         """Has a resumed run hold its rounds as its config says, which may be another than the one that it began with.
 
@@ -559,7 +564,7 @@ class CoresetEngine:
             state.next_round = self.settings.schedule.warmup
         if asked_before is None:
             asked_before = asked if self.settings.cost.budget is not None else state.plan
-        if Plan(*asked_before) == asked:  # checkpoints of earlier versions have shorter plans
+        if self._whole(asked_before) == asked:
             return
         if state.round >= 0:
             state.next_round += asked.interval - state.plan.interval

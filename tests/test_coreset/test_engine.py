@@ -13,7 +13,7 @@ from mmengine.dataset import BaseDataset, RepeatDataset
 
 from mmacs.coreset import engine as module
 from mmacs.coreset.budget.cost import Cost
-from mmacs.coreset.budget.prediction import Costs
+from mmacs.coreset.budget.prediction import Costs, Plan
 from mmacs.coreset.budget.schedule import Schedule
 from mmacs.coreset.data import TrainingData
 from mmacs.coreset.engine import CoresetEngine, Round
@@ -714,6 +714,21 @@ def test_a_resumed_run_has_the_plan_of_its_config_unless_costs_changed_it():
     own = engine(rescore=0.5, interval=4)
     own.load_state_dict(old, 8)
     assert (own.state.plan, own.state.next_round) == (asked, 14)
+
+
+def test_a_resumed_run_whose_checkpoint_has_a_shorter_plan_keeps_what_costs_changed():
+    def fast():
+        own = engine(rescore=0.5, interval=4)
+        own._asked = own.state.plan = own._asked._replace(precision='bfloat16')
+        return own
+
+    old = engine(rescore=0.5, interval=4)
+    old.state.round, old.state.next_round, old.state.plan = 1, 20, Plan(16, 0.5, 0.75)
+    old = old.state_dict()
+    old['plan'], old['asked'] = old['plan'][:3], old['asked'][:3]  # before candidates and precision were a part of it
+    own = fast()
+    own.load_state_dict(old, 8)
+    assert (own.state.plan, own.state.next_round) == (Plan(16, 0.5, 0.75, 1.0, 'bfloat16'), 20)
 
 
 def test_a_resumed_run_keeps_the_seed_of_its_checkpoint_and_says_so(monkeypatch):
