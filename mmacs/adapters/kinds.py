@@ -18,6 +18,11 @@ class ClassifierOutputs(NamedTuple):
 class ClassifierAdapter(Adapter):
     """A classifier of images. :attr:`comparable` are those with exclusive classes."""
 
+    @property
+    def mixes_images(self) -> bool:
+        """Whether the images of a batch are mixed in training now, which a hook may switch."""
+        raise NotImplementedError
+
     def logits(self, outputs: Any) -> Tensor:
         """Returns the logits, float32, shape (B, K), in what the :meth:`hooked_module` returned.
 

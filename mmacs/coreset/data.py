@@ -131,8 +131,8 @@ class TrainingData:
         found = {os.fsdecode(path) or place: position for position, (path, place) in enumerate(keys)}
         if len(found) != len(self):
             raise MmacsError(
-                'images of this data set cannot be told apart while training, which harvest and unbiased need: '
-                'they have no img_path, or share one'
+                'images of this data set cannot be told apart while training, which harvest, unbiased and from_cache '
+                'need: they have no img_path, or share one'
             )
         return found
 

@@ -1,7 +1,6 @@
 """Adds what a model's teacher has to say to the losses that the model returns, without wrapping the model."""
 
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +9,12 @@ from torch.utils.hooks import RemovableHandle
 from mmacs.adapters.base import Calls
 from mmacs.adapters.kinds import ClassifierAdapter
 from mmacs.distillation.capture import Recorder, match_layers
-from mmacs.distillation.correspondence import prediction_losses, require_same_shape, student_adapter, teacher_adapter
+from mmacs.distillation.correspondence import prediction_losses, require_same_shape, student_adapter
 from mmacs.distillation.losses import FORMS, relative_error
+from mmacs.distillation.teachers import KeptTeacher, LiveTeacher, ReadLogits
 from mmacs.utils.checks import is_number, require_known, require_patterns
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.nested import tensors_of
-from mmacs.utils.random_state import kept_random_state
 
 
 class Distiller:
@@ -26,7 +25,8 @@ class Distiller:
 
     Args:
         model (nn.Module): The student, not wrapped for distributed training.
-        teacher (nn.Module): The teacher, frozen and in eval mode.
+        teacher (nn.Module or Callable): The teacher, frozen and in eval mode; or, of a classifier, what reads its
+            logits (B, K), given B data samples and K.
         same_start (bool): Whether the teacher is the model that the student started from.
         weight (float): Of the distillation terms, above 0. A classifier's loss against labels gets ``1 - weight``.
         temperature (float): Of the class distributions, above 0.
@@ -43,7 +43,7 @@ class Distiller:
     def __init__(
         self,
         model: nn.Module,
-        teacher: nn.Module,
+        teacher: Union[nn.Module, ReadLogits],
         same_start: bool = True,
         weight: float = 0.5,
         temperature: float = 1.0,
@@ -52,7 +52,8 @@ class Distiller:
         layers: Optional[Union[str, Sequence[str]]] = None,
         layer_weight: float = 1.0,
     ) -> None:
-        check_settings(weight, temperature, form, box_weight, layers, layer_weight)
+        runs = isinstance(teacher, nn.Module)
+        check_settings(weight, temperature, form, box_weight, layers, layer_weight, from_cache=not runs)
         self._student = student_adapter(model, same_start)
         self._replaces_labels = isinstance(self._student, ClassifierAdapter)
         if self._replaces_labels and weight > 1:
@@ -60,15 +61,11 @@ class Distiller:
         self.weight, self.temperature, self.form, self.box_weight = weight, temperature, form, box_weight
         self.layers = match_layers(model, layers) if layers else []
         self.layer_weight = layer_weight
-        modules = dict(teacher.named_modules())
-        for name in self.layers:
-            if name not in modules:
-                raise MmacsError(f'layers: the teacher has no layer {name!r} to correct the student with')
-        self._teacher = teacher_adapter(self._student, teacher)
-        names = [*self._student.heads, *self.layers]
+        self._teacher = (
+            LiveTeacher(self._student, teacher, self.layers) if runs else KeptTeacher(self._student, teacher)
+        )
         self.model, self.teacher = model, teacher
-        self._ours, self._theirs = Recorder(model, names), Recorder(teacher, names)
-        self._teacher_heads = [modules[name] for name in self._student.heads]
+        self._ours = Recorder(model, [*self._student.heads, *self.layers])
         self._handles: List[RemovableHandle] = []
 
     def attach(self) -> None:
@@ -95,18 +92,8 @@ class Distiller:
         if arguments.get('mode') != 'loss':
             return None
         ours = self._ours.stop()
-        theirs = self._run_teacher(arguments['inputs'], arguments['data_samples'], ours)
+        theirs = self._teacher.calls(arguments['inputs'], arguments['data_samples'], ours)
         return self.extended(losses, ours, theirs)
-
-    def _run_teacher(self, inputs: Tensor, data_samples: List[Any], ours: Calls) -> Calls:
-        self._theirs.start()
-        gpus = [inputs.device] if inputs.is_cuda else []
-        try:
-            with torch.no_grad(), kept_random_state(gpus), _as_in_training(self._teacher_heads):
-                self._teacher.run_like(inputs, data_samples, ours)
-        finally:
-            theirs = self._theirs.stop()
-        return theirs
 
     def extended(self, losses: Dict[str, Any], ours: Calls, theirs: Calls) -> Dict[str, Any]:
         """Returns the losses of the student with the distillation terms, weighted.
@@ -114,7 +101,7 @@ class Distiller:
         Args:
             losses (dict): What the model returned: tensors or lists of tensors.
             ours (Calls): What was recorded in the student.
-            theirs (Calls): What was recorded in the teacher.
+            theirs (Calls): The teacher's.
 
         Returns:
             dict: A new dict. A classifier's ``'loss'`` is in it as ``'loss_cls'``, since MMEngine logs the total as
@@ -126,7 +113,7 @@ class Distiller:
                 'loss_cls' if name == 'loss' else name: _scaled(value, 1 - self.weight) if 'loss' in name else value
                 for name, value in losses.items()
             }
-        predictions = self._student.predictions(ours), self._teacher.predictions(theirs)
+        predictions = self._student.predictions(ours), self._teacher.adapter.predictions(theirs)
         terms = prediction_losses(*predictions, self.temperature, self.form)
         weights = {'loss_distill_cls': self.weight, 'loss_distill_box': self.weight * self.box_weight}
         losses.update({name: weights[name] * value for name, value in terms.items()})
@@ -143,8 +130,12 @@ def check_settings(
     box_weight: float,
     layers: Optional[Union[str, Sequence[str]]],
     layer_weight: float,
+    from_cache: bool = False,
 ) -> None:
-    """Raise an :class:`~mmacs.utils.errors.MmacsError` unless the settings of a :class:`Distiller` are in range."""
+    """Raise an :class:`~mmacs.utils.errors.MmacsError` unless the settings of a :class:`Distiller` are in range.
+
+    With ``from_cache`` the teacher does not run.
+    """
     for name, value in (('weight', weight), ('temperature', temperature), ('layer_weight', layer_weight)):
         if not is_number(value) or value <= 0:
             raise MmacsError(f'{name} must be a number above 0, got {value!r}')
@@ -153,6 +144,11 @@ def check_settings(
     require_known('form', form, FORMS)
     if layers is not None:
         require_patterns('layers', layers)
+    if layers and from_cache:
+        raise MmacsError(
+            f"layers={layers!r} corrects features towards the teacher's, and a cache has its outputs alone: leave out "
+            f'layers or from_cache'
+        )
 
 
 def _arguments(args: Sequence[Any], kwargs: Dict[str, Any]) -> Dict[str, Any]:
@@ -175,20 +171,3 @@ def _layer_errors(name: str, ours: Calls, theirs: Calls) -> List[Tensor]:
     for student, teacher in zip(own, other):
         require_same_shape(f'outputs of layer {name!r}', student, teacher)
     return [relative_error(student, teacher) for student, teacher in zip(own, other)]
-
-
-@contextmanager
-def _as_in_training(heads: Sequence[nn.Module]) -> Iterator[None]:
-    """Tell heads themselves, not the layers inside, that they train.
-
-    Some code boxes otherwise then (FCOS in strides instead of pixels) or have further outputs (VFNet), as the
-    student's does; batch norm and dropout inside stay in eval mode.
-    """
-    modes = [(head, head.training) for head in heads]
-    for head in heads:
-        head.training = True
-    try:
-        yield
-    finally:
-        for head, training in modes:
-            head.training = training

@@ -100,6 +100,11 @@ class CoresetHook(Hook):
         self._resumed: Optional[Dict[str, Any]] = None
         self._run: Optional[CoresetRun] = None
 
+    @property
+    def run(self) -> Optional[CoresetRun]:
+        """The coreset of the run; None before it trains, and where nothing is scored."""
+        return self._run
+
     def before_run(self, runner: Runner) -> None:
         """Has a resumed run follow its config, and what is random depend on the seed and the step alone."""
         follow_config(runner)

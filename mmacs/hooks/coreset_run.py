@@ -4,15 +4,18 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+import numpy as np
 from mmengine.dist import get_world_size
 from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import nn
 
 from mmacs.coreset.data import TrainingData
 from mmacs.coreset.engine import CoresetEngine
 from mmacs.coreset.ground_truth import write_ground_truth
 from mmacs.coreset.resumed_state import sound_state
 from mmacs.coreset.round_record import in_words, remove_rounds, write_round, write_summary
-from mmacs.coreset.scoring.scoring_pass import ScoringPass
+from mmacs.coreset.scoring.proxy import Proxy
+from mmacs.coreset.scoring.scoring_pass import ReadTeacherOutputs, ScoringPass
 from mmacs.coreset.scoring.teacher_outputs import TeacherOutputs
 from mmacs.coreset.scoring.training_hook import TrainingHook
 from mmacs.coreset.settings import CoresetSettings
@@ -66,6 +69,7 @@ class CoresetRun:
         self._folder = Path(runner.work_dir) / 'coreset'
         self._cache_dir = cache_dir or Path(runner.work_dir) / 'teacher_cache'
         self._teacher: Optional[str] = None  # fingerprint of its weights
+        self._full_size: Optional[TeacherOutputs] = None  # where rounds score smaller images
         self._started = 0.0  # clock at the start of the epoch or iteration, moved on by what is not training
         self.by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
         loader = runner.train_dataloader
@@ -106,7 +110,7 @@ class CoresetRun:
         settings, engine = self._settings, self.engine
         if not settings.cost.harvest and settings.max_weight is None:
             return None
-        refuse_mixed_images(self._runner.cfg)
+        refuse_mixed_images(self._runner.cfg, 'harvest and unbiased need')
         return TrainingHook(
             unwrapped(self._runner),
             engine.data,
@@ -138,25 +142,29 @@ class CoresetRun:
         if self._settings.needs_teacher:
             teacher, self._teacher = run_teacher(runner, expected)
         if self._settings.needs_teacher and engine.awaits_round():
-            engine.teacher = TeacherOutputs(
-                self._cache_dir,
-                teacher,
-                self._settings.scorer,
-                self._settings.scored_columns,
-                weights=self._teacher,
-                data=engine.data.fingerprint,
-                contents=engine.data.contents,
-                meta=[base.metainfo for base in engine.data.images.bases],
-                pipeline=self._pipeline(),
-                # all of the model but the recipe: the teacher is in full precision
-                model=[full_precision_config(runner.cfg.model), runner.cfg.get('data_preprocessor')],
-            )
+            engine.teacher = self._outputs_of(teacher)
             if engine.state.round >= 0:  # what this round needed of it is on disk
                 engine.teacher.find(engine.scoring)
                 engine.teacher.release()
         on_main(lambda: remove_rounds(self._folder, after=engine.state.round))
         on_main(self._describe)
         engine.state.progress.selection_seconds += self._preparation + seconds_since(start)
+
+    def _outputs_of(self, teacher: nn.Module) -> TeacherOutputs:
+        cfg, data = self._runner.cfg, self.engine.data
+        return TeacherOutputs(
+            self._cache_dir,
+            teacher,
+            self._settings.scorer,
+            self._settings.scored_columns,
+            weights=self._teacher,
+            data=data.fingerprint,
+            contents=data.contents,
+            meta=[base.metainfo for base in data.images.bases],
+            pipeline=self._pipeline(),
+            # all of the model but the recipe: the teacher is in full precision
+            model=[full_precision_config(cfg.model), cfg.get('data_preprocessor')],
+        )
 
     def _describe(self) -> None:
         """Writes what reports need beside the rounds."""
@@ -236,6 +244,31 @@ class CoresetRun:
         self._leave_out(seconds_since(self._started))
         return held or (self.engine.sampler.sweep_start is None and self.engine.sweeps(self.now))
 
+    # ---------------------------------------------------------------- the teacher
+    def read_teacher(self, positions: np.ndarray) -> ReadTeacherOutputs:
+        """Returns what reads the teacher's outputs of some images at full size; where they are missing it runs.
+
+        They are those that rounds score by, unless rounds score smaller images. Call it in all processes.
+
+        Args:
+            positions (np.ndarray): The images, int64, ascending.
+        """
+        start, engine = time.perf_counter(), self.engine
+        scoring = engine.scoring.with_proxy(Proxy(precision=engine.scoring.proxy.precision))
+        if engine.scoring.proxy == scoring.proxy:
+            outputs = engine.teacher = engine.teacher or self._outputs_of(self._full_precision_model())
+        else:
+            outputs = self._full_size = self._full_size or self._outputs_of(self._full_precision_model())
+        outputs.find(scoring)
+        read = outputs.fill(scoring)
+        if outputs is self._full_size or not engine.awaits_round():
+            outputs.release()
+        self._charge_selection(seconds_since(start))
+        return read
+
+    def _full_precision_model(self) -> nn.Module:
+        return run_teacher(self._runner, self._teacher)[0]
+
     # ---------------------------------------------------------------- training forwards
     def hook_forward(self, data_samples: List[Any]) -> None:
         """Has the losses of the coming iteration weighted and its outputs scored, as long as there is a coreset."""
@@ -251,8 +284,7 @@ class CoresetRun:
             if complete:
                 self.flush()
             seconds = seconds_since(start)
-            self._leave_out(seconds)
-            self.engine.state.progress.selection_seconds += seconds
+            self._charge_selection(seconds)
 
     def flush(self) -> None:
         """Completes the state by the scores of the last iterations. Call it in all processes at once."""
@@ -271,6 +303,11 @@ class CoresetRun:
     def count_images(self) -> None:
         """Adds the images of an iteration."""
         self.engine.state.progress.trained_images += self._images_per_batch
+
+    def _charge_selection(self, seconds: float) -> None:
+        """Counts seconds that have just passed to selection, not to training."""
+        self._leave_out(seconds)
+        self.engine.state.progress.selection_seconds += seconds
 
     def _leave_out(self, seconds: float) -> None:
         """Has neither our own nor MMEngine's timer charge these seconds to training."""

@@ -11,11 +11,13 @@ from torch import nn
 
 from mmacs.distillation import Distiller
 from mmacs.distillation.distiller import check_settings
+from mmacs.hooks.cached_teacher import CachedTeacher
 from mmacs.hooks.loaded_checkpoint import check_fit
 from mmacs.hooks.run import unwrapped
 from mmacs.hooks.teacher import run_teacher
 from mmacs.registry import HOOKS, MODELS
 from mmacs.teacher.model import as_teacher, fingerprint, full_precision_weights
+from mmacs.utils.checks import require_switch
 from mmacs.utils.errors import MmacsError, reason
 
 STATE_KEY = 'mmacs_distillation'
@@ -51,6 +53,13 @@ class DistillationHook(Hook):
             model, and ``checkpoint``, a file or URL of its weights. It sees images that the student's data
             preprocessor has normalised. None takes the full-precision model that the run started from, also after a
             resume: the one that :class:`mmacs.CoresetHook` has.
+        from_cache (bool): Whether the teacher's predictions are read from what the rounds of :class:`mmacs.CoresetHook`
+            keep on disk, so that no teacher runs in training steps: for classifiers whose rounds score ``ds`` or
+            ``kl``, as most presets do, without ``layers`` and ``teacher``, on images that are not mixed. What the
+            teacher says of an image is then what it says of the view that is scored, that of the test pipeline,
+            however the image is cropped and flipped in training: the "fixed teacher" of Beyer et al. (2021), who
+            found it worse than one that sees what the student sees. Images that nothing is kept of, as in a warm-up,
+            are computed before a pass over them. Defaults to False.
 
     Raises:
         MmacsError: If an argument is out of range or unknown.
@@ -67,11 +76,19 @@ class DistillationHook(Hook):
         layers: Optional[Union[str, Sequence[str]]] = None,
         layer_weight: float = 1.0,
         teacher: Optional[Dict[str, Any]] = None,
+        from_cache: bool = False,
     ) -> None:
-        check_settings(weight, temperature, form, box_weight, layers, layer_weight)
+        require_switch('from_cache', from_cache)
+        check_settings(weight, temperature, form, box_weight, layers, layer_weight, from_cache)
         if teacher is not None and not (isinstance(teacher, Mapping) and set(teacher) == {'config', 'checkpoint'}):
             raise MmacsError(f'teacher must be a dict of config and checkpoint, and nothing else, got {teacher!r}')
+        if from_cache and teacher is not None:
+            raise MmacsError(
+                f'from_cache=True reads what is kept of the model that the run starts from, not of the teacher '
+                f'{teacher["checkpoint"]!r}: leave out teacher or from_cache'
+            )
         self.teacher = teacher
+        self.from_cache = from_cache
         self.settings = dict(
             weight=weight,
             temperature=temperature,
@@ -81,6 +98,7 @@ class DistillationHook(Hook):
             layer_weight=layer_weight,
         )
         self._resumed: Optional[Dict[str, Any]] = None
+        self._cached: Optional[CachedTeacher] = None
 
     def before_train(self, runner: Runner) -> None:
         """Get the teacher."""
@@ -93,10 +111,16 @@ class DistillationHook(Hook):
             self._fingerprint = fingerprint(full_precision_weights(teacher))
             if expected not in (None, self._fingerprint):
                 raise MmacsError(f'cannot resume: {self.teacher["checkpoint"]} is not the teacher that this run had')
-        self._distiller = Distiller(model, teacher, same_start=self.teacher is None, **self.settings)
+        source = teacher
+        if self.from_cache:
+            self._cached = CachedTeacher(runner)
+            source = self._cached.logits
+        self._distiller = Distiller(model, source, same_start=self.teacher is None, **self.settings)
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Have the losses of this iteration extended."""
+        if self._cached is not None:
+            self._cached.prepare(runner)
         self._distiller.attach()
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:

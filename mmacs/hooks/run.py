@@ -61,18 +61,24 @@ def saves_checkpoint_now(runner: Runner) -> bool:
     return any(hook.every_n_train_iters(runner, hook.interval) or hook.is_last_train_iter(runner) for hook in savers)
 
 
-def refuse_mixed_images(cfg: Config) -> None:
+def refuse_mixed_images(cfg: Config, who: str) -> None:
     """Refuse training pipelines in which one image stands for several.
+
+    Args:
+        cfg (Config): The run's.
+        who (str): Settings that need images as they are, and the verb: ``'harvest needs'``.
 
     Raises:
         MmacsError: If a transform mixes images; it is named.
     """
-    for kind in _transforms(cfg.train_dataloader):
+    for kind in training_transforms(cfg):
         if mixes_images(kind):
-            raise MmacsError(
-                f'harvest and unbiased need images that are not mixed in training, and {transform_name(kind)} mixes '
-                f'them'
-            )
+            raise MmacsError(f'{who} images that are not mixed in training, and {transform_name(kind)} mixes them')
+
+
+def training_transforms(cfg: Config) -> Iterator[Any]:
+    """Returns the types of all transforms of the training data."""
+    return _transforms(cfg.train_dataloader)
 
 
 def _transforms(cfg: Any) -> Iterator[Any]:

@@ -391,10 +391,10 @@ def test_batches_without_data_samples_are_told():
 def test_harvest_needs_images_that_are_not_mixed(steps, named):
     cfg = Config(dict(train_dataloader=dict(dataset=dict(type='A', datasets=[dict(type='B', pipeline=steps)]))))
     if named is None:
-        refuse_mixed_images(cfg)
+        refuse_mixed_images(cfg, 'harvest needs')
     else:
         with pytest.raises(MmacsError, match=f'not mixed in training, and {named} mixes them'):
-            refuse_mixed_images(cfg)
+            refuse_mixed_images(cfg, 'harvest needs')
 
 
 @pytest.mark.parametrize(('preset', 'redraw'), [('rs2', True), ('static', False)])

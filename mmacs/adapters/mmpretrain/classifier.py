@@ -35,11 +35,15 @@ class Classifier(ClassifierAdapter):
         exclusive = hasattr(head, 'loss_module') and not getattr(head.loss_module, 'use_sigmoid', False)
         return exclusive and len(signature(head.forward).parameters) == 1
 
+    @property
+    def mixes_images(self) -> bool:
+        """See :attr:`ClassifierAdapter.mixes_images`."""
+        return getattr(self.model.data_preprocessor, 'batch_augments', None) is not None
+
     def hooked_module(self) -> Optional[nn.Module]:
         """The head; None while images are mixed in training (which a hook may switch), or if it is told the labels."""
-        mixes = getattr(self.model.data_preprocessor, 'batch_augments', None) is not None
         adds_margin = hasattr(self.model.head, 'margins')  # ArcFace: logits of training are worse than in evaluation
-        return None if mixes or adds_margin else self.model.head
+        return None if self.mixes_images or adds_margin else self.model.head
 
     def outputs(self, inputs: Tensor, data_samples: List[Any]) -> ClassifierOutputs:
         """See :meth:`Adapter.outputs`."""

@@ -109,6 +109,20 @@ def spread_probabilities(kept: Dict[str, Tensor], num_classes: int) -> Tensor:
     return mean[:, None].repeat(1, num_classes).scatter(1, kept['classes'].long(), kept['probs'])
 
 
+def kept_logits(kept: Dict[str, Tensor], num_classes: int) -> Tensor:
+    """Returns logits whose softmax is what was kept of the teacher, its other classes equally likely.
+
+    Args:
+        kept (Dict[str, Tensor]): From :func:`keep_probabilities`.
+        num_classes (int): K.
+
+    Returns:
+        Tensor: Logarithms of probabilities, finite, since 0 counts as the smallest normal number of float32, shape
+        (B, K).
+    """
+    return spread_probabilities(kept, num_classes).clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
 def disagreement(probs: Tensor, kept: Dict[str, Tensor]) -> Tensor:
     """Returns how far quantization moved the prediction, ``DS = || p_q - p_T ||_2``, from what was kept of the teacher.
 
@@ -144,5 +158,4 @@ def relative_entropy(probs: Tensor, kept: Dict[str, Tensor]) -> Tensor:
         Tensor: Scores, at least 0 and finite, since a teacher's probability of 0 counts as the smallest normal number
         of float32, shape (B,).
     """
-    teacher = spread_probabilities(kept, probs.shape[1]).clamp_min(torch.finfo(torch.float32).tiny)
-    return (torch.xlogy(probs, probs) - torch.xlogy(probs, teacher)).sum(1).clamp_min(0)
+    return (torch.xlogy(probs, probs) - probs * kept_logits(kept, probs.shape[1])).sum(1).clamp_min(0)

@@ -21,6 +21,8 @@ class Scorer:
         kind (str): ``'detector'``, or ``'classifier'``: which :mod:`mmacs.coreset.presets` go with it.
         columns (Mapping[str, str]): Names of the columns it can compute, and what each says.
         teacher_columns (FrozenSet[str]): Those that need the teacher's outputs.
+        soft_label_columns (FrozenSet[str]): Those of them for which the teacher's class probabilities of each image
+            are kept, see :meth:`teacher_logits`; detectors have none.
         training_columns (FrozenSet[str]): Those that can be computed from what the :meth:`hooked_module` gives in
             training.
         weights (Mapping[str, str or float]): How much of each column makes up the importance unless the config says
@@ -34,6 +36,7 @@ class Scorer:
     kind = DETECTOR
     columns: Mapping[str, str] = {}
     teacher_columns: FrozenSet[str] = frozenset()
+    soft_label_columns: FrozenSet[str] = frozenset()
     training_columns: FrozenSet[str] = frozenset()
     weights: Mapping[str, Union[str, float]] = {'evs': 'beta', 'ds': '1 - beta'}
     plain_weights: Mapping[str, Union[str, float]] = {'evs': 1.0}
@@ -85,6 +88,19 @@ class Scorer:
 
         Returns:
             Dict[str, Tensor]: Named tensors, batch first; their other axes and their dtypes are those of all images.
+        """
+        raise NotImplementedError
+
+    def teacher_logits(self, teacher_outputs: Dict[str, Tensor], num_classes: int) -> Tensor:
+        """Returns the teacher's logits of a batch, to distil from.
+
+        Args:
+            teacher_outputs (Dict[str, Tensor]): What :meth:`teacher_outputs` gave for one of the
+                :attr:`soft_label_columns` at least.
+            num_classes (int): K.
+
+        Returns:
+            Tensor: Up to one constant per image, float32, shape (B, K).
         """
         raise NotImplementedError
 

@@ -12,6 +12,7 @@ from mmacs.coreset.scoring.probabilities import (
     disagreement,
     entropy_score,
     keep_probabilities,
+    kept_logits,
     last_layer_gradient_norm,
     margin_score,
     relative_entropy,
@@ -56,6 +57,7 @@ class ClassificationScorer(Scorer):
         'reducible_error': 'evs - teacher_error, the part of the error that quantization brought (after RHO-LOSS)',
     }
     teacher_columns = frozenset({'ds', 'kl', 'teacher_error', 'reducible_error'})
+    soft_label_columns = frozenset({'ds', 'kl'})
     training_columns = frozenset({'evs', 'margin', 'entropy', 'loss', 'correct'})
     weights = {'reducible_error': 'beta', 'ds': '1 - beta'}
 
@@ -91,10 +93,14 @@ class ClassificationScorer(Scorer):
         probs, kept = outputs.logits.softmax(1), {}
         if {'teacher_error', 'reducible_error'} & set(columns):
             kept['teacher_error'] = error_vector_score(probs, _labels(data_samples, probs.device))
-        if {'ds', 'kl'} & set(columns):
+        if self.soft_label_columns & set(columns):
             count = self.num_probs or (_LARGEST if probs.shape[1] > _FEW_CLASSES else _FEW_CLASSES)
             kept.update(keep_probabilities(probs, count))
         return kept
+
+    def teacher_logits(self, teacher_outputs: Dict[str, Tensor], num_classes: int) -> Tensor:
+        """See :meth:`Scorer.teacher_logits`; classes that were not kept have equal ones."""
+        return kept_logits(teacher_outputs, num_classes)
 
     def score(
         self,
