@@ -197,6 +197,16 @@ def test_a_classifiers_soft_loss_gives_way_to_the_labels(weight):
     assert_close(losses['accuracy_top-1'], hard['accuracy_top-1'])
     with pytest.raises(MmacsError, match='weight must be at most 1 for a classifier'):
         Distiller(model, teacher, weight=2.0)
+    distiller.detach()
+
+    def read(samples, num_classes):
+        assert num_classes == 5
+        order = [int(sample.gt_label) for sample in samples]
+        return teacher_logits[order].softmax(1).log()  # what a cache of probabilities gives
+
+    kept = Distiller(model, read, weight=weight, temperature=2.0)
+    kept.attach()
+    assert_close(model.parse_losses(model(**data, mode='loss'))[0], total)
 
 
 def test_layer_patterns(retinanet):
@@ -240,6 +250,14 @@ def test_unsupported_detectors(name, message):
     model = MODELS.build(cfg)
     with pytest.raises(MmacsError, match=message):
         Distiller(model, model)
+
+
+def test_a_teacher_that_does_not_run_has_no_places_and_no_features(retinanet):
+    model, _ = retinanet
+    with pytest.raises(MmacsError, match='from_cache distils classifiers, not a RetinaNet: .*: leave out from_cache'):
+        Distiller(model, lambda samples, num_classes: None)
+    with pytest.raises(MmacsError, match="layers='neck' corrects features .*: leave out layers or from_cache"):
+        Distiller(model, lambda samples, num_classes: None, layers='neck')
 
 
 def test_queries_of_another_detr_do_not_correspond():

@@ -9,7 +9,6 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mmacs.coreset.budget.prediction import Plan
@@ -20,7 +19,7 @@ from mmacs.hooks.run import refuse_mixed_images
 from mmacs.models.quantized_model import full_precision_config
 from mmacs.quantization import quantizers
 from mmacs.utils.errors import MmacsError
-from tests.conftest import REPO, change_coreset, run_config
+from tests.conftest import change_coreset, run_config
 
 from .test_run import load_checkpoint, rounds, weights
 
@@ -43,42 +42,6 @@ class HalfPrecision(OptimWrapper):
 
     def optim_context(self, model):
         return torch.autocast('cpu', torch.bfloat16)
-
-
-@pytest.fixture(scope='module')
-def tiles(tmp_path_factory):
-    return tmp_path_factory.mktemp('tiles')
-
-
-@pytest.fixture
-def classifier(tiles, tmp_path):
-    """Config of a small classifier on half of 64 tiles, 16 to a batch, without weights to start from."""
-
-    def config(name: str, epochs: int, **coreset) -> Config:
-        DefaultScope._instance_dict.clear()
-        cfg = Config.fromfile(REPO / 'configs' / 'cifar_resnet' / 'resnet20_embedded_w4a4_acs.py')
-        cfg.load_from = None
-        cfg.work_dir = str(tmp_path / name)
-        two_stages = dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,))
-        model = full_precision_config(cfg.model)
-        model['backbone'].clear()
-        model['backbone'].update(type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8, **two_stages)
-        model['head'].in_channels = 16
-        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-            loader.update(num_workers=0, persistent_workers=False, batch_size=16)
-            loader.dataset.update(data_root=str(tiles), spec=dict(num_train=128, num_test=10))
-            loader.dataset.pipeline = [dict(type='PackInputs')]
-        cfg.train_dataloader.dataset.indices = 64
-        cfg.train_dataloader.sampler.fraction = 0.5
-        cfg.train_cfg.update(max_epochs=epochs, val_interval=100)
-        cfg.param_scheduler = None
-        cfg.default_hooks.logger.interval = 1
-        change_coreset(cfg, schedule=dict(interval=1), cost=dict(force=True), selector=dict(type='mmacs.TopK'))
-        change_coreset(cfg, **coreset)
-        cfg.randomness = dict(seed=0)
-        return cfg
-
-    return config
 
 
 def detector(data: Path, work_dir: Path, epochs: int = 1, **coreset) -> Config:
@@ -284,8 +247,9 @@ def test_noise_is_counted_and_suspects_are_left_out_of_fast_scoring_beside_disti
     cfg = classifier('run', 2, constraints=dict(trim=0.25), cost=dict(resolution=0.5, precision='bfloat16'))
     data = cfg.train_dataloader.dataset
     cfg.train_dataloader.dataset = dict(type='mmacs.NoisyLabels', dataset=data, noise=dict(symmetric=0.3))
-    cfg.custom_hooks = [dict(type='mmacs.DistillationHook')]
+    cfg.custom_hooks = [dict(type='mmacs.DistillationHook', from_cache=True)]
     run(cfg)
+    assert len(list((tmp_path / 'run' / 'teacher_cache').glob('*/cache.json'))) == 2  # soft labels are of full size
     log, scalars = log_of(tmp_path / 'run'), scalars_of(tmp_path / 'run')
     for record, seen in zip(rounds(tmp_path / 'run'), scalars):
         chosen, noisy, trimmed = record['indices'], record['noisy'], record['trimmed']

@@ -195,6 +195,18 @@ def test_more_classes_than_int16_holds():
     assert disagreement(probs, kept).item() == 0
 
 
+def test_soft_labels_of_what_was_kept():
+    logits = torch.tensor([[0.0, 3.0, -2.0, 1.0, 200.0], [4.0, 0.0, 0.0, 0.0, -1.0]])
+    scorer = ClassificationScorer()
+    whole = scorer.teacher_logits(keep_probabilities(logits.softmax(1), 5), 5)
+    assert whole.isfinite().all()
+    torch.testing.assert_close(whole[1].div(3).softmax(0), logits[1].div(3).softmax(0))
+    kept = scorer.teacher_logits(keep_probabilities(logits.softmax(1), 2), 5).softmax(1)
+    torch.testing.assert_close(kept[1, 0], logits[1].softmax(0)[0])
+    torch.testing.assert_close(kept.sum(1), torch.ones(2))
+    assert kept[1, 2] == kept[1, 3] == kept[1, 4]  # beyond the two largest all are taken as equal
+
+
 @pytest.mark.parametrize('sharpness', [0.1, 1.0, 3.0, 8.0])
 def test_truncated_disagreement_errs_within_its_bounds(sharpness):
     ours, theirs = peaked(200, 300, 1, sharpness).double(), peaked(200, 300, 2, sharpness).double()
