@@ -28,21 +28,28 @@ class CachedTeacher:
         self._coreset = next((hook for hook in runner.hooks if isinstance(hook, CoresetHook)), None)
         settings = None if self._coreset is None else self._coreset.settings
         if settings is None:
-            raise MmacsError(
-                "from_cache=True reads what the rounds of CoresetHook keep of the teacher's outputs, and this run has "
-                'none'
-                + ('' if self._coreset is None else f' with preset={self._coreset.preset!r}')
-                + ': leave out from_cache'
+            why = (
+                'has no CoresetHook'
+                if self._coreset is None
+                else f'has preset={self._coreset.preset!r}, without rounds'
             )
-        self._model = unwrapped(runner)
-        self._scorer = scorer = settings.scorer
-        columns = settings.of(self._model).scored_columns
-        if not scorer.soft_label_columns & set(columns):
-            kept = ' or '.join(sorted(scorer.soft_label_columns)) or 'none of its columns'
             raise MmacsError(
-                f"from_cache=True needs the teacher's class probabilities, which {type(scorer).__name__} keeps for "
-                f'{kept}, and this run scores {", ".join(columns)}: give one of them a weight in importance, or leave '
-                f'out from_cache'
+                f"from_cache=True reads what the rounds of CoresetHook keep of the teacher's outputs, and this run "
+                f'{why}: leave out from_cache'
+            )
+        model = unwrapped(runner)
+        self._adapter = adapter_of(model)
+        self._scorer = scorer = settings.scorer
+        columns = settings.of(model).scored_columns
+        if not scorer.soft_label_columns & set(columns):
+            kept = ' or '.join(sorted(scorer.soft_label_columns))
+            keeps = (
+                f'keeps where it scores {kept}, and this run scores {", ".join(columns)}' if kept else 'does not keep'
+            )
+            weigh = f'give {kept} a weight in importance or ' if kept else ''
+            raise MmacsError(
+                f"from_cache=True needs the teacher's class probabilities, which {type(scorer).__name__} {keeps}: "
+                f'{weigh}leave out from_cache'
             )
         refuse_mixed_images(runner.cfg, 'from_cache needs')
         self._pass: Optional[Tuple[int, int]] = None  # epoch of the run and of the sampler
@@ -67,7 +74,7 @@ class CachedTeacher:
         Raises:
             MmacsError: If a data preprocessor mixes images.
         """
-        if adapter_of(self._model).mixes_images:
+        if self._adapter.mixes_images:
             raise MmacsError(
                 'from_cache needs images that are not mixed in training, and batch_augments of the data preprocessor '
                 'mixes them: leave out one of the two'

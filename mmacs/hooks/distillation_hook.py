@@ -1,13 +1,13 @@
 """Trains a quantized model on what its full-precision teacher predicts, beside the labels."""
 
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Union
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.hub import get_config
 from mmengine.runner import CheckpointLoader, Runner
-from torch import nn
+from torch import Tensor, nn
 
 from mmacs.distillation import Distiller
 from mmacs.distillation.distiller import check_settings
@@ -111,11 +111,12 @@ class DistillationHook(Hook):
             self._fingerprint = fingerprint(full_precision_weights(teacher))
             if expected not in (None, self._fingerprint):
                 raise MmacsError(f'cannot resume: {self.teacher["checkpoint"]} is not the teacher that this run had')
-        source = teacher
-        if self.from_cache:
-            self._cached = CachedTeacher(runner)
-            source = self._cached.logits
+        source = self._cached_logits if self.from_cache else teacher
         self._distiller = Distiller(model, source, same_start=self.teacher is None, **self.settings)
+        self._cached = CachedTeacher(runner) if self.from_cache else None
+
+    def _cached_logits(self, data_samples: List[Any], num_classes: int) -> Tensor:
+        return self._cached.logits(data_samples, num_classes)
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Have the losses of this iteration extended."""

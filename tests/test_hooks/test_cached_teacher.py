@@ -105,11 +105,11 @@ def test_what_no_cache_can_teach_is_refused_before_training(classifier):
     cut = classifier('cut', 1)
     cut.model.train_cfg = dict(augments=[dict(type='CutMix', alpha=1.0)])
     for cfg, message in (
-        (without, 'keep of the teacher.s outputs, and this run has none: leave out from_cache'),
-        (classifier('rs2', 1, preset='rs2'), "this run has none with preset='rs2': leave out from_cache"),
+        (without, 'keep of the teacher.s outputs, and this run has no CoresetHook: leave out from_cache'),
+        (classifier('rs2', 1, preset='rs2'), "this run has preset='rs2', without rounds: leave out from_cache"),
         (
             classifier('hard', 1, importance=dict(weights=dict(reducible_error=1.0))),
-            'ClassificationScorer keeps for ds or kl, and this run scores reducible_error: give one of them a weight',
+            'ClassificationScorer keeps where it scores ds or kl, and this run scores reducible_error: give ds',
         ),
         (mixed, 'from_cache needs images that are not mixed in training, and MosaicOfOne mixes them'),
         (cut, 'batch_augments of the data preprocessor mixes them'),
