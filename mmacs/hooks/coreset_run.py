@@ -260,7 +260,10 @@ class CoresetRun:
         else:
             outputs = self._full_size = self._full_size or self._outputs_of(self._full_precision_model())
         outputs.find(scoring)
-        read = outputs.fill(scoring)
+        cost = self._settings.cost
+        if outputs is engine.teacher and cost.candidates is None and cost.budget is None:
+            positions = np.arange(len(engine.data))  # rounds need all of them
+        read = outputs.fill(scoring, positions)
         if outputs is self._full_size or not engine.awaits_round():
             outputs.release()
         self._charge_selection(seconds_since(start))

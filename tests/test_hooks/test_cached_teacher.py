@@ -66,9 +66,10 @@ def test_soft_labels_of_the_cache_are_those_of_a_teacher_that_sees_the_same_view
         require_continued(cached, resumed, starts)
 
 
-def test_an_iteration_based_run_without_further_rounds_goes_on_with_a_lost_cache(classifier, tmp_path):
+def test_a_sweep_beyond_the_candidates_goes_on_in_the_middle(classifier, tmp_path):
     def config(name):
-        cfg = distilled(classifier(name, 1, schedule=dict(interval=4, full_data_last=6)), from_cache=True)
+        what = dict(schedule=dict(interval=4, full_data_last=6), cost=dict(candidates=1.25))
+        cfg = distilled(classifier(name, 1, cache_dir=str(tmp_path / 'cache'), **what), from_cache=True)
         cfg.train_dataloader.dataset.pipeline = [
             dict(type='mmpretrain.RandomFlip', prob=0.5),
             dict(type='RandomApply', transforms=[dict(type='mmpretrain.RandomErasing')], prob=0.5),
@@ -82,7 +83,8 @@ def test_an_iteration_based_run_without_further_rounds_goes_on_with_a_lost_cache
     assert 'view that is scored, whatever RandomFlip, RandomApply, RandomErasing make of it' in log_of(
         tmp_path / 'whole'
     )
-    resumed, rest = run(config('resumed'), tmp_path / 'whole' / 'iter_5.pth')  # its cache is made anew
+    assert len(list((tmp_path / 'cache').glob('*.parts/*/cache.json'))) > 2  # of two rounds, and of the sweep
+    resumed, rest = run(config('resumed'), tmp_path / 'whole' / 'iter_5.pth')
     assert rest == images[5:]
     require_continued(whole, resumed, [])
 
