@@ -2,9 +2,13 @@
 
 import inspect
 import re
+import runpy
 from pathlib import Path
 
-from mmacs import CoresetHook
+import pytest
+
+from mmacs import QUANTIZERS, SCORERS, SELECTORS, CoresetHook
+from mmacs.registry import HOOKS, MODELS
 
 REPO = Path(__file__).parents[1]
 
@@ -25,7 +29,19 @@ def test_the_failure_modes_name_tests_that_exist():
 
 def test_the_commands_of_the_documents_name_settings_of_the_coreset_hook():
     known = set(inspect.signature(CoresetHook).parameters) - {'others'}
-    documents = [REPO / 'README.md', *(REPO / 'docs').glob('*.md'), *(REPO / 'configs').rglob('*.md')]
+    documents = [REPO / 'README.md', *(REPO / 'docs').rglob('*.md'), *(REPO / 'configs').rglob('*.md')]
     text = ''.join(path.read_text() for path in documents)
     named = re.findall(r'default_hooks\.coreset\.(\w+)[.=]', text)
     assert named and set(named) <= known
+
+
+def test_the_config_reference_has_all_that_is_registered():
+    pytest.importorskip('mkdocs')
+    page = runpy.run_path(str(REPO / 'docs' / 'site' / 'reference.py'))
+    told = {registry: {name for name, _ in entries} for registry, entries in page['registered']().items()}
+    for registry, known in (('QUANTIZERS', QUANTIZERS), ('SCORERS', SCORERS), ('SELECTORS', SELECTORS)):
+        assert told[registry] == {name for name, kind in known.classes.items() if kind.__module__.startswith('mmacs.')}
+    for registry, known in (('HOOKS', HOOKS), ('MODELS', MODELS)):
+        known.get('any')  # imports what registers
+        ours = {name for name, kind in known.module_dict.items() if kind.__module__.startswith('mmacs.')}
+        assert told[registry] == ours

@@ -29,7 +29,7 @@ from tests.conftest import REPO
 PAGES = {str(path.relative_to(REPO)): path for path in [REPO / 'README.md', *sorted((REPO / 'docs').rglob('*.md'))]}
 CONFIGS = {str(path.relative_to(REPO)): path for path in sorted((REPO / 'configs').rglob('*.md'))}
 OF_A_MODEL = ('docs/deployment.md', 'docs/guides/recipes.md')  # whose Python supposes that there is a trained model
-CHAINED = {'docs/tutorials/export.md': 'docs/tutorials/detector.md'}  # a page that goes on with another one's files
+FOLLOWED_BY = {'docs/tutorials/detector.md': 'docs/tutorials/export.md'}  # a page that goes on with the other's files
 MARK = r'^<!-- (file|run|run by|not run): ([^\n]*) -->\n'
 BLOCK = re.compile(rf'(?:{MARK})?^( *)```(\w*)\n(.*?)^ *```$', re.MULTILINE | re.DOTALL)
 SETTINGS = ('model', 'train_dataloader', 'default_hooks', 'optim_wrapper')
@@ -172,15 +172,35 @@ def trained(folder: Path) -> dict:
     return dict(config=config, cfg=cfg, model=model.eval(), checkpoint=checkpoint)
 
 
+def notebook_cells() -> list:
+    """The code cells of the notebook of the quick start."""
+    cells = json.loads((REPO / 'docs' / 'quick_start.ipynb').read_text(encoding='utf-8'))['cells']
+    return [cell for cell in cells if cell['cell_type'] == 'code']
+
+
+def test_the_notebook_is_kept_without_outputs():
+    cells = notebook_cells()
+    assert len(cells) > 5 and not any(cell['outputs'] or cell['execution_count'] for cell in cells)
+
+
 @pytest.mark.thorough
-@pytest.mark.parametrize(
-    'page', [page for page, path in PAGES.items() if any(one.value == 'thorough' for one in blocks(path))]
-)
+def test_the_notebook_runs(place):
+    names = {'__name__': 'notebook'}
+    for cell in notebook_cells():
+        exec(''.join(cell['source']), names)
+    assert names['full_precision'] > 0.05 and names['quantized'] > 0.5 * names['full_precision']
+
+
+WHOLE = [page for page, path in PAGES.items() if any(one.value == 'thorough' for one in blocks(path))]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize('page', [page for page in WHOLE if page not in FOLLOWED_BY.values()])
 def test_whole_pages_run(page, place):
     names = {'__name__': 'page', **(trained(place) if page in OF_A_MODEL else {})}
     env = {**os.environ, 'PYTHONPATH': f'{REPO}:{place}', 'CUDA_VISIBLE_DEVICES': ''}
     env['PATH'] = f'{Path(sys.executable).parent}:{env["PATH"]}'
-    for path in [PAGES[name] for name in (CHAINED.get(page), page) if name]:
+    for path in [PAGES[name] for name in (page, FOLLOWED_BY.get(page)) if name]:
         for block in blocks(path):
             if block.mark in ('not run', 'run by'):
                 continue

@@ -27,7 +27,7 @@ docstrings of the classes that are registered.
 What a recipe holds is also told, with examples, in [recipes](../guides/recipes.md#keys-of-a-recipe); how images are
 chosen, in [selection](../guides/selection.md).
 """
-METHODS = '    options:\n      heading_level: 2\n      members: null\n      filters: ["!^_"]\n'
+METHODS = '      heading_level: 2\n      members: null\n      filters: ["!^_"]\n'
 GROUPS = (
     'mmacs.quantization.recipe.Recipe',
     'mmacs.coreset.selection.importance.Importance',
@@ -45,18 +45,32 @@ signatures and the config keys carry a promise: a change is in the [changelog](.
 
 
 def registered():
-    """Returns the paths of all classes that are registered, by registry, read from the decorators."""
-    found = {name: [] for name in REGISTRIES}
+    """Returns the names and paths of all that is registered, by registry, read from the calls of `register_module`."""
+    found = {registry: [] for registry in REGISTRIES}
     for path in sorted((ROOT / 'mmacs').rglob('*.py')):
         if 'register_module' not in (source := path.read_text(encoding='utf-8')):
             continue
-        module = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
-        for node in ast.parse(source).body:
-            for decorator in getattr(node, 'decorator_list', ()):
-                registry = ast.unparse(decorator).partition('.register_module(')[0]
-                if isinstance(node, ast.ClassDef) and registry in found:
-                    found[registry].append(f'{module}.{node.name}')
+        parts = path.relative_to(ROOT).with_suffix('').parts
+        module, tree = '.'.join(part for part in parts if part != '__init__'), ast.parse(source)
+        for node in ast.walk(tree):
+            own = getattr(node, 'name', '')
+            for call in getattr(node, 'decorator_list', [node.value] if isinstance(node, ast.Expr) else []):
+                registry = ast.unparse(call).partition('.register_module(')[0]
+                if registry not in found or not isinstance(call, ast.Call):
+                    continue
+                given = {keyword.arg: keyword.value for keyword in call.keywords}
+                name = next(iter(call.args), given.get('name'))
+                target = definition(module, given['module'].id) if 'module' in given else f'{module}.{own}'
+                found[registry].append((own if name is None else literal(name, tree), target))
     return found
+
+
+def literal(node, tree):
+    """Returns the value of a literal, or of the constant of the module that a name stands for."""
+    if isinstance(node, ast.Name):
+        assigned = (one for one in tree.body if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == node.id)
+        node = next(assigned).value
+    return ast.literal_eval(node)
 
 
 def syntax(module):
@@ -67,11 +81,16 @@ def syntax(module):
 
 
 def places(tree):
-    """Returns the names that a package imports when they are first used: a dict of modules."""
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '_PLACES':
-            return ast.literal_eval(node.value)
+    """Returns the names that a package imports when they are first used (`lazy_names`): tuples of them by module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict) and node.keys and all(map(is_module, node.keys)):
+            return ast.literal_eval(node)
     return {}
+
+
+def is_module(node):
+    """Says whether a node is the name of a module of ours, as a string."""
+    return isinstance(node, ast.Constant) and str(node.value).startswith('mmacs.')
 
 
 def exported():
@@ -92,19 +111,19 @@ def definition(module, name):
     return f'{module}.{name}'
 
 
-def directives(paths, options=''):
-    """Returns what mkdocstrings makes the documentation of objects of."""
-    return ''.join(f'\n::: {path}\n{options}' for path in paths)
+def directive(path, name='', options=''):
+    """Returns what mkdocstrings makes the documentation of an object of, under a name of its own or that of configs."""
+    heading = f'      heading: {name}\n      toc_label: {name}\n' if name else ''
+    return f'\n::: {path}\n' + (f'    options:\n{heading}{options}' if heading or options else '')
 
 
 def on_files(files, config):
     """Adds the pages."""
-    text, classes = CONFIG + directives(GROUPS), registered()
-    for registry, paths in classes.items():
-        text += f'\n## {REGISTRIES[registry]}\n' + directives(paths)
-    told = {*GROUPS, *(path for paths in classes.values() for path in paths)}
-    api = API + directives([path for path in exported() if path not in told], METHODS)
-    pages = {'reference/config.md': text, 'reference/api.md': api}
-    for uri, content in pages.items():
+    text, found = CONFIG + ''.join(map(directive, GROUPS)), registered()
+    for registry, entries in found.items():
+        text += f'\n## {REGISTRIES[registry]}\n' + ''.join(directive(path, name) for name, path in entries)
+    told = {*GROUPS, *(path for entries in found.values() for _, path in entries)}
+    api = API + ''.join(directive(path, options=METHODS) for path in exported() if path not in told)
+    for uri, content in {'reference/config.md': text, 'reference/api.md': api}.items():
         files.append(File.generated(config, uri, content=content))
     return files
