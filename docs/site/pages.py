@@ -4,7 +4,9 @@ import os
 import re
 from pathlib import Path
 
-from mkdocs.structure.files import File
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = ('CHANGELOG.md', 'CONTRIBUTING.md', 'SECURITY.md', 'configs/**/*.md', 'configs/**/*.py', 'configs/**/*.yml')
@@ -12,7 +14,7 @@ HOME = {'README.md': 'index.md'}  # what of the repository is another page of th
 LINK = re.compile(r'(!?)\[([^\[\]]*)\]\(([^)\s]+)\)')
 
 
-def on_files(files, config):
+def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the files outside of `docs`, under the paths that they have in the repository."""
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
@@ -20,12 +22,12 @@ def on_files(files, config):
     return files
 
 
-def on_page_markdown(markdown, page, config, files):
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Has relative links lead to pages of the site; of a file that is none, the text stays."""
     own = page.file.src_uri
     place = own if page.file.generated_by else f'docs/{own}'
 
-    def link(found):
+    def link(found: re.Match) -> str:
         image, text, target = found.groups()
         path, _, anchor = target.partition('#')
         if not path or ':' in path:

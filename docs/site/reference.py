@@ -2,8 +2,10 @@
 
 import ast
 from pathlib import Path
+from typing import Dict, List, Tuple
 
-from mkdocs.structure.files import File
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 REGISTRIES = {
@@ -44,7 +46,7 @@ signatures and the config keys carry a promise: a change is in the [changelog](.
 """
 
 
-def registered():
+def registered() -> Dict[str, List[Tuple[str, str]]]:
     """Returns the names and paths of all that is registered, by registry, read from the calls of `register_module`."""
     found = {registry: [] for registry in REGISTRIES}
     for path in sorted((ROOT / 'mmacs').rglob('*.py')):
@@ -65,7 +67,7 @@ def registered():
     return found
 
 
-def literal(node, tree):
+def literal(node: ast.expr, tree: ast.Module) -> str:
     """Returns the value of a literal, or of the constant of the module that a name stands for."""
     if isinstance(node, ast.Name):
         assigned = (one for one in tree.body if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == node.id)
@@ -73,14 +75,14 @@ def literal(node, tree):
     return ast.literal_eval(node)
 
 
-def syntax(module):
+def syntax(module: str) -> ast.Module:
     """Returns the syntax tree of a module or package."""
     path = ROOT.joinpath(*module.split('.'))
     source = path / '__init__.py' if path.is_dir() else path.with_suffix('.py')
     return ast.parse(source.read_text(encoding='utf-8'))
 
 
-def places(tree):
+def places(tree: ast.Module) -> Dict[str, Tuple[str, ...]]:
     """Returns the names that a package imports when they are first used (`lazy_names`): tuples of them by module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict) and node.keys and all(map(is_module, node.keys)):
@@ -88,18 +90,18 @@ def places(tree):
     return {}
 
 
-def is_module(node):
+def is_module(node: ast.expr) -> bool:
     """Says whether a node is the name of a module of ours, as a string."""
     return isinstance(node, ast.Constant) and str(node.value).startswith('mmacs.')
 
 
-def exported():
+def exported() -> List[str]:
     """Returns the paths of all that `mmacs` exports, but for registries."""
     table = places(syntax('mmacs')).items()
     return [definition(module, name) for module, names in table for name in names if not name.isupper()]
 
 
-def definition(module, name):
+def definition(module: str, name: str) -> str:
     """Returns the path of what a module of the package calls by a name: where its imports lead to."""
     tree = syntax(module)
     for other, names in places(tree).items():
@@ -111,13 +113,13 @@ def definition(module, name):
     return f'{module}.{name}'
 
 
-def directive(path, name='', options=''):
+def directive(path: str, name: str = '', options: str = '') -> str:
     """Returns what mkdocstrings makes the documentation of an object of, under a name of its own or that of configs."""
     heading = f'      heading: {name}\n      toc_label: {name}\n' if name else ''
     return f'\n::: {path}\n' + (f'    options:\n{heading}{options}' if heading or options else '')
 
 
-def on_files(files, config):
+def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages."""
     text, found = CONFIG + ''.join(map(directive, GROUPS)), registered()
     for registry, entries in found.items():
