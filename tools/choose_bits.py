@@ -9,7 +9,6 @@ def main() -> None:
     from pathlib import Path
 
     from rich.console import Console
-    from rich.progress import track
 
     from mmacs.cli import commands
     from mmacs.cli.quantized_run import calibrate_runner, conditions, load_quantized
@@ -29,6 +28,7 @@ def main() -> None:
     from mmacs.utils.checks import is_number
     from mmacs.utils.errors import MmacsError
     from mmacs.utils.files import write_whole
+    from mmacs.utils.progress import phase
 
     parser = commands.common_parser(
         "Choose the bit-width of each layer under a budget, which counts weights. A layer's inputs get the bits of its "
@@ -82,8 +82,9 @@ def main() -> None:
         validation.metric = record.metric
         calibrate_runner(runner)  # also of what is not chosen, so that nothing is missed below
         measuring = measure_drops(model, layers, record, work, validation.score, lambda: calibrate_runner(runner))
-        for _ in track(measuring, 'layers alone', total=count, console=Console(stderr=True)):
-            pass
+        with phase('sensitivity', count, 'evaluations') as under_way:
+            for _ in under_way.each(measuring):
+                pass
 
     drops = {
         layer: dict(zip(candidates, smooth_drops([record.drops[layer][bits] for bits in candidates])))

@@ -9,7 +9,6 @@ def main() -> None:
     from pathlib import Path
 
     from rich.console import Console
-    from rich.progress import track
 
     from mmacs.cli import commands
     from mmacs.cli.quantized_run import calibrate_runner, load_quantized
@@ -21,6 +20,7 @@ def main() -> None:
     from mmacs.quantization.analysis.sensitivity import only, quantizers_by_layer
     from mmacs.quantization.analysis.statistics import measure
     from mmacs.utils.files import write_whole
+    from mmacs.utils.progress import phase
     from mmacs.visualization.quantization import draw_report
 
     parser = commands.common_parser('Report what quantization does to each layer of a model')
@@ -42,23 +42,26 @@ def main() -> None:
     model = unwrapped(runner)
     if not all(quantizer.is_initialized() for _, quantizer in quantizers(model)):
         calibrate_runner(runner)
-    progress = Console(stderr=True)
 
     validation = Validation(runner, args.images)
     macs = count_macs(model, validation.forward_one)
-    batches = track(validation.loader, 'batches', console=progress)
-    statistics = measure(model, batches, validation.forward)
+    with phase('statistics of all layers', len(validation.loader), 'batches') as under_way:
+        statistics = measure(model, under_way.each(validation.loader), validation.forward)
 
     sensitivity, drops = {}, {}
     if args.sensitivity:
         part = Validation(runner, args.sensitivity)
-        with disabled(model):
-            full = part.score()
-        sensitivity = {'metric': part.metric, 'images': part.num_images, 'full_precision': full}
-        sensitivity['quantized'] = part.score()
-        for layer in track(quantizers_by_layer(model), 'layers alone', console=progress):
-            with only(model, [layer]):
-                drops[layer] = full - part.score()
+        layers = quantizers_by_layer(model)
+        with phase('sensitivity', 2 + len(layers), 'evaluations') as under_way:
+            with disabled(model):
+                full = part.score()
+            under_way.advance()
+            sensitivity = {'metric': part.metric, 'images': part.num_images, 'full_precision': full}
+            sensitivity['quantized'] = part.score()
+            under_way.advance()
+            for layer in under_way.each(layers):
+                with only(model, [layer]):
+                    drops[layer] = full - part.score()
 
     report = {
         'config': args.config,

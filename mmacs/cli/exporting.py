@@ -7,8 +7,6 @@ from typing import Any, Callable, Dict, List, Optional
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from mmacs.cli.quantized_run import calibrate_runner, load_quantized
@@ -25,6 +23,7 @@ from mmacs.evaluation.validation import Validation
 from mmacs.hooks.run import unwrapped
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import require_new
+from mmacs.utils.progress import phase
 
 BAR = 0.005  # of the metric, as a share, that a file may lie from the simulation
 ENOUGH_IMAGES = 500  # of fewer, of which one detection moves the metric, the bar is wider as chance is
@@ -42,7 +41,7 @@ def export_run(
     force: bool = False,
     **settings: Any,
 ) -> Dict[str, Any]:
-    """Export a trained model, prove the file, and write it with its report; a spinner says what is being done.
+    """Export a trained model, prove the file, and write it with its report.
 
     Args:
         cfg (Config): Its config.
@@ -65,21 +64,20 @@ def export_run(
     require_free(out, force, settings.get('format', 'qcdq'))
     for each in report_files(out):
         require_new(each, force)
-    columns = SpinnerColumn(), TextColumn('{task.description}'), TimeElapsedColumn()
-    with surroundings(cfg.work_dir), Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task('model', total=None)
+    with surroundings(cfg.work_dir), phase('export') as under_way:
 
         def stage(name: str) -> Callable[[str], None]:
-            progress.update(task, description=name)
-            return lambda what: progress.update(task, description=f'{name}: {what}')
+            under_way.say(name)
+            return lambda what: under_way.say(f'{name}, {what}')
 
+        under_way.say('model')
         runner = load_trained(cfg, checkpoint)
         model = unwrapped(runner)
         if calibrate:
-            progress.update(task, description='calibration')
+            under_way.say('calibration')
             calibrate_runner(runner)
         model.dataset_meta = {**(getattr(model, 'dataset_meta', None) or {}), **runner.val_dataloader.dataset.metainfo}
-        result = exported(model, config=cfg, advance=stage('export'), **settings)
+        result = exported(model, config=cfg, advance=stage('graph'), **settings)
         pictures = images_of(runner, result, images)
         about = {**machine(), 'config': str(cfg.filename), 'checkpoint': str(checkpoint)}
         report = {'file': str(out), 'about': about}

@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmacs.datasets.distinct_images import DistinctImages, is_plain
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import write_whole
+from mmacs.utils.progress import phase
 
 NO_CLASS = -1  # of an object whose annotation names none
 NO_OBJECTS = -1  # count of an image that has one label for all of it, or several, instead of objects
@@ -85,9 +86,11 @@ class _Row(NamedTuple):
 def _read(images: DistinctImages) -> Arrays:
     digest = hashlib.sha256()
     rows, chunks = map(_row, images.infos()), []
-    while chunk := list(islice(rows, _CHUNK)):
-        digest.update(''.join(row.facts for row in chunk).encode())
-        chunks.append(_columns(chunk))
+    with phase('reading annotations', len(images)) as under_way:
+        while chunk := list(islice(rows, _CHUNK)):
+            digest.update(''.join(row.facts for row in chunk).encode())
+            chunks.append(_columns(chunk))
+            under_way.advance(len(chunk))
     if not chunks:
         raise MmacsError('the training data set has no images')
     arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}

@@ -11,6 +11,7 @@ import numpy as np
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import atomic_path
+from mmacs.utils.progress import phase
 
 _MAX_CLASSES = 1_000_000
 
@@ -52,18 +53,19 @@ class GroundTruth(NamedTuple):
         paths: List[bytes] = []
         ends, labels, boxes, ignored = array('q'), array('q'), array('f'), bytearray()
         detection = False
-        for position, info in enumerate(images.infos()):
-            ids.append(info.get('img_id', info.get('img_path', position)))
-            paths.append(os.fsencode(info.get('img_path') or ''))
-            if 'instances' in info:
-                detection = True
-                for one in info['instances']:
-                    labels.append(one['bbox_label'])
-                    boxes.extend(one['bbox'])
-                    ignored.append(bool(one.get('ignore_flag')))
-            else:
-                labels.extend(np.ravel(info.get('gt_label', ())).tolist())
-            ends.append(len(labels))
+        with phase('collecting the ground truth', len(images)) as under_way:
+            for position, info in enumerate(under_way.each(images.infos())):
+                ids.append(info.get('img_id', info.get('img_path', position)))
+                paths.append(os.fsencode(info.get('img_path') or ''))
+                if 'instances' in info:
+                    detection = True
+                    for one in info['instances']:
+                        labels.append(one['bbox_label'])
+                        boxes.extend(one['bbox'])
+                        ignored.append(bool(one.get('ignore_flag')))
+                else:
+                    labels.extend(np.ravel(info.get('gt_label', ())).tolist())
+                ends.append(len(labels))
         if not detection:
             boxes, ignored = array('f', bytes(16 * len(labels))), bytearray(len(labels))
         return cls(

@@ -22,6 +22,7 @@ from mmacs.teacher.side_effects import without_side_effects
 from mmacs.utils.distributed import on_main, together
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import write_whole
+from mmacs.utils.progress import phase
 
 _FORMAT = 1  # of the files
 _SAMPLE = 32  # images whose way through the pipeline is looked at
@@ -120,7 +121,8 @@ def _hash(paths: List[bytes], backend_of: Callable[[str], Any], before: Optional
     hashes = np.zeros((len(paths), HASH_BYTES), np.uint8)
     stale = np.arange(len(paths))
     if before is not None:
-        states[:] = [_state(os.fsdecode(path), backend_of) for path in paths]
+        with phase('checking image files', len(paths), 'files') as under_way:
+            states[:] = [_state(os.fsdecode(path), backend_of) for path in under_way.each(paths)]
         same = (states == before.states).all(1) & states.any(1)
         hashes[same], states[~same] = before.hashes[same], 0
         stale = np.flatnonzero(~same)
@@ -132,10 +134,11 @@ def _hash(paths: List[bytes], backend_of: Callable[[str], Any], before: Optional
             states[number], found = _hash_file(os.fsdecode(paths[number]), backend_of)
             hashes[number] = np.frombuffer(found, np.uint8)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        chunks = (stale[start : start + _CHUNK] for start in range(0, len(stale), _CHUNK))
-        for _ in pool.map(work, chunks):  # raises what a thread raised
-            pass
+    reading = phase('reading image files', len(stale), 'files')
+    with reading as under_way, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        chunks = [stale[start : start + _CHUNK] for start in range(0, len(stale), _CHUNK)]
+        for chunk, _ in zip(chunks, pool.map(work, chunks)):  # raises what a thread raised
+            under_way.advance(len(chunk))
     return _Known(states, hashes)
 
 
@@ -194,7 +197,8 @@ def _loaded(images: DistinctImages, positions: np.ndarray, num_workers: int) -> 
             loader = DataLoader(
                 images, None, sampler=positions.tolist(), num_workers=num_workers, collate_fn=hash_inputs
             )
-            return b''.join(loader)
+            with phase('reading images', len(positions)) as under_way:
+                return b''.join(under_way.each(loader))
 
     return on_main(load)
 

@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Type, TypeVar
 from mmacs.utils.checks import require_whole
 from mmacs.utils.errors import MmacsError, unknown_name
 from mmacs.utils.files import writing
+from mmacs.utils.progress import phase
 
 MANIFEST = 'manifest.json'
 
@@ -62,7 +63,7 @@ def generate_once(root: Path, recipe: Dict[str, Any], write: Callable[[Path], No
     """
     if not _holds_something(root):
         try:
-            with writing(root, elsewhere='choose another data_root'):
+            with writing(root, elsewhere='choose another data_root'), phase(f'drawing the data set {root}'):
                 _write_beside(root, recipe, write)
         except MmacsError:
             if not _holds_something(root):
@@ -103,13 +104,14 @@ def _check(root: Path, recipe: Dict[str, Any]) -> None:
             f'{str(root)!r} holds another embedded data set ({changes}): '
             'choose another data_root, or delete the folder to have it drawn again'
         )
-    for name, checksum in checksums.items():
-        path = root / name
-        if not path.is_file() or _checksum(path) != checksum:
-            raise MmacsError(
-                f'the embedded data set {str(root)!r} is damaged ({name} is missing or altered): '
-                'delete the folder to have it drawn again'
-            )
+    with phase(f'checking the data set {root}', len(checksums), 'files') as under_way:
+        for name, checksum in under_way.each(checksums.items()):
+            path = root / name
+            if not path.is_file() or _checksum(path) != checksum:
+                raise MmacsError(
+                    f'the embedded data set {str(root)!r} is damaged ({name} is missing or altered): '
+                    'delete the folder to have it drawn again'
+                )
 
 
 def _checksum(path: Path) -> int:

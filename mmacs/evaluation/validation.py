@@ -17,6 +17,7 @@ from mmacs.coreset.image_contents import hash_inputs
 from mmacs.hooks.data_check import check_classes
 from mmacs.hooks.run import unwrapped
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.progress import phase
 
 
 class SpreadSampler(Sampler):
@@ -80,10 +81,11 @@ class Validation:
     def digest(self) -> str:
         """Hash of what the metric is measured on: the images as the model gets them, and their annotations."""
         digest = hashlib.sha256()
-        for index in self.indices:
-            info = self.loader.dataset.get_data_info(index)
-            digest.update(hash_inputs(self.loader.dataset[index]))
-            digest.update(encode([info.get('instances'), info.get('gt_label')]).encode())
+        with phase('reading validation images', len(self.indices)) as under_way:
+            for index in under_way.each(self.indices):
+                info = self.loader.dataset.get_data_info(index)
+                digest.update(hash_inputs(self.loader.dataset[index]))
+                digest.update(encode([info.get('instances'), info.get('gt_label')]).encode())
         return digest.hexdigest()[:16]
 
     def forward(self, batch: Any) -> Any:
@@ -110,10 +112,11 @@ class Validation:
             MmacsError: If the first time there is nothing to measure: no object in the images, or nothing detected.
         """
         self.model.eval()
-        for batch in self.loader:
-            self.evaluator.process(self.forward(batch), batch)
-        with quiet():
-            metrics: Dict[str, float] = self.evaluator.evaluate(self.num_images)
+        with phase('evaluation', len(self.loader), 'batches') as under_way:
+            for batch in under_way.each(self.loader):
+                self.evaluator.process(self.forward(batch), batch)
+            with quiet():
+                metrics: Dict[str, float] = self.evaluator.evaluate(self.num_images)
         if self.metric is None:
             self.metric, value = next(iter(metrics.items()), (None, math.nan))
             if not value >= 0:

@@ -16,6 +16,7 @@ from mmacs.registry import HOOKS
 from mmacs.teacher.side_effects import without_side_effects
 from mmacs.utils.checks import require_whole
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.progress import phase
 
 
 @HOOKS.register_module()
@@ -73,9 +74,10 @@ class BatchNormReestimationHook(Hook):
         model = trained if averaging is None else averaging.ema_model.module
         # numbered as the epoch or pass after the last
         loader = self._loader(runner.train_dataloader, runner.seed, runner.max_iters)
-        with without_side_effects(model):
+        with without_side_effects(model), phase('re-estimation of BatchNorm', len(loader), 'batches') as under_way:
+            batches = under_way.each(loader)
             count = reestimate_batch_norm(
-                model, loader, lambda batch: model(**model.data_preprocessor(batch, False), mode='tensor')
+                model, batches, lambda batch: model(**model.data_preprocessor(batch, False), mode='tensor')
             )
         if averaging is not None:
             # EMAHook validates averaged weights within the trained model, by default with the latter's buffers

@@ -37,6 +37,7 @@ from mmacs.utils.clock import seconds_since
 from mmacs.utils.distributed import on_main, together
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import DAY, remove_leftovers
+from mmacs.utils.progress import phase
 
 NO_SAMPLER = "CoresetHook needs train_dataloader.sampler=dict(type='mmacs.CoresetSampler', fraction=0.1)"
 
@@ -219,7 +220,8 @@ class CoresetRun:
         engine, runner, start = self.engine, self._runner, time.perf_counter()
         if not engine.sweeps(self.now):
             self.flush()
-            held = engine.begin(number)
+            with phase('choosing the coreset'):
+                held = engine.begin(number)
             self._use_weights()
             if held is not None:
                 unit, visit = ('epoch', 'epoch') if self.by_epoch else ('iteration', 'pass')

@@ -27,6 +27,7 @@ from mmacs.registry import HOOKS
 from mmacs.teacher.side_effects import without_side_effects
 from mmacs.utils.checks import require_patterns, require_whole
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.progress import Phase, phase
 
 STATE_KEY = 'mmacs_quantization'
 
@@ -181,15 +182,18 @@ class QuantizationHook(Hook):
         count = min(self.num_images, len(images))
         chosen = np.linspace(0, len(images) - 1, count).astype(int).tolist()
 
-        def batches():
+        def batches(under_way: Phase):
             for start in range(0, count, self.batch_size):
                 batch = [images[position] for position in chosen[start : start + self.batch_size]]
                 yield model.data_preprocessor(pseudo_collate(batch), False)
+                under_way.advance(len(batch))
 
         with without_side_effects(model):
-            missed = calibrate(model, batches(), lambda data: model(**data, mode='predict'))
+            with phase('calibration', count) as under_way:
+                missed = calibrate(model, batches(under_way), lambda data: model(**data, mode='predict'))
             if missed:  # branches that work in training alone, or only where something is detected
-                missed = calibrate(model, batches(), lambda data: _run_as_in_training(model, data))
+                with phase('calibration of what only training runs', count) as under_way:
+                    missed = calibrate(model, batches(under_way), lambda data: _run_as_in_training(model, data))
         for _, quantizer in quantizers(model):
             for tensor in quantizer.state_dict().values():
                 broadcast(tensor)

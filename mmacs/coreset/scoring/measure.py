@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmacs.coreset.scoring.scorers import Scorer
 from mmacs.coreset.scoring.scoring_pass import ReadTeacherOutputs, ScoringPass
 from mmacs.utils.clock import seconds_since
+from mmacs.utils.progress import phase
 
 
 def measure_costs(
@@ -43,16 +44,17 @@ def measure_costs(
     warm, timed = np.split(np.arange(min(images, (1 + num_batches) * batch)), [min(batch, images)])
     timed = timed if len(timed) else warm
     seconds = []
-    for positions in (warm, timed):
-        rows = FewRows()
-        start = time.perf_counter()
-        if teacher is not None and read_teacher is None:
-            scoring.teacher_outputs(scorer, teacher, columns, positions, rows.write)
-        teaching, start = seconds_since(start), time.perf_counter()
-        scoring.scores(scorer, model, positions, columns, read_teacher or rows.read)
-        scored, start = seconds_since(start), time.perf_counter()
-        scoring.scores(scorer, model, positions, [], None)
-        seconds = [span / len(positions) for span in (scored, teaching, seconds_since(start))]
+    with phase('measuring what scoring costs', 2, 'times') as under_way:
+        for positions in under_way.each((warm, timed)):
+            rows = FewRows()
+            start = time.perf_counter()
+            if teacher is not None and read_teacher is None:
+                scoring.teacher_outputs(scorer, teacher, columns, positions, rows.write)
+            teaching, start = seconds_since(start), time.perf_counter()
+            scoring.scores(scorer, model, positions, columns, read_teacher or rows.read)
+            scored, start = seconds_since(start), time.perf_counter()
+            scoring.scores(scorer, model, positions, [], None)
+            seconds = [span / len(positions) for span in (scored, teaching, seconds_since(start))]
     broadcast_object_list(seconds)
     return tuple(seconds)
 

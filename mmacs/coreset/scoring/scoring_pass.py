@@ -18,6 +18,7 @@ from mmacs.coreset.scoring.scores import round_scores
 from mmacs.teacher.side_effects import main_buffers, without_side_effects
 from mmacs.utils.distributed import together
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.progress import Phase, phase
 
 ReadTeacherOutputs = Callable[[np.ndarray], Dict[str, Tensor]]  # the teacher's, of positions
 
@@ -76,8 +77,9 @@ class ScoringPass:
         place[positions] = np.arange(len(positions))
         needs_teacher = bool(scorer.teacher_columns & set(columns))
         found = {name: torch.zeros(len(positions), dtype=torch.float64) for name in columns}
-        with together(), without_side_effects(model), main_buffers(model):
-            for batch, inputs, data_samples in self._batches(model, positions):
+        shown = phase('scoring', len(positions))
+        with together(), without_side_effects(model), main_buffers(model), shown as under_way:
+            for batch, inputs, data_samples in self._batches(model, positions, under_way):
                 rows = teacher_outputs(batch) if needs_teacher else {}
                 rows = {name: row.to(inputs.device) for name, row in rows.items()}
                 with self.proxy.autocast(inputs.device):
@@ -106,14 +108,17 @@ class ScoringPass:
 
         It is the share that :meth:`scores` gives the process of the same positions.
         """
-        with together(), without_side_effects(teacher):
-            for batch, inputs, data_samples in self._batches(teacher, positions):
+        shown = phase("the teacher's pass", len(positions))
+        with together(), without_side_effects(teacher), shown as under_way:
+            for batch, inputs, data_samples in self._batches(teacher, positions, under_way):
                 with self.proxy.autocast(inputs.device):
                     outputs = scorer.outputs(teacher, inputs, data_samples)
                 rows = scorer.teacher_outputs(teacher, outputs, data_samples, columns)
                 write(batch, {name: row.cpu() for name, row in rows.items()})
 
-    def _batches(self, model: nn.Module, positions: np.ndarray) -> Iterator[Tuple[np.ndarray, Tensor, List[Any]]]:
+    def _batches(
+        self, model: nn.Module, positions: np.ndarray, under_way: Phase
+    ) -> Iterator[Tuple[np.ndarray, Tensor, List[Any]]]:
         """This process's batches: positions, preprocessed images and data samples."""
         rank, world_size = get_dist_info()
         wanted = np.zeros(len(self.data), dtype=bool)
@@ -129,6 +134,7 @@ class ScoringPass:
             for part, inputs, data_samples in split_by_padded_shape(model, batch):
                 inputs, data_samples = self.proxy.shrink(inputs, data_samples, divisor)
                 yield members[part], inputs, data_samples
+            under_way.advance(world_size * len(members))  # the other processes have come as far
 
 
 def split_by_padded_shape(

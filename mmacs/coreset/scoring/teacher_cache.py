@@ -29,6 +29,7 @@ from mmacs.utils.distributed import everywhere, on_main
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import DAY, writing
 from mmacs.utils.lock import LOCK, holds, try_lock, unlock
+from mmacs.utils.progress import phase
 
 PARTS = '.parts'  # suffix of a folder whose caches are of one key
 
@@ -291,7 +292,8 @@ class CacheWriter:
         found = [layout for layout in layouts if layout is not None]
         if any(layout != found[0] for layout in found):
             raise MmacsError(f"the scorer's teacher outputs must have rows of one kind, processes wrote {found}")
-        with _writing(self._path, sum(path.stat().st_size for path in self._temporary.iterdir())):
+        needed = sum(path.stat().st_size for path in self._temporary.iterdir())
+        with _writing(self._path, needed), phase("writing the teacher's outputs"):
             arrays = {name: self._merge(name, *found[0][name], positions) for name in found[0]}
             about = {'format': _FORMAT, 'key': self._key, 'num_images': self._num_images, 'arrays': arrays}
             (self._temporary / 'cache.json').write_text(json.dumps(about, indent=2) + '\n')
@@ -376,10 +378,11 @@ def _fault(path: Path, key: str, num_images: int) -> Optional[str]:
 
 def _checksum(path: Path) -> int:
     """CRC-32 of a file."""
-    checksum = 0
-    with open(path, 'rb') as file:
+    checksum, blocks = 0, -(-path.stat().st_size // _BLOCK)
+    with open(path, 'rb') as file, phase("checking the teacher's outputs on disk", blocks, 'MiB') as under_way:
         while block := file.read(_BLOCK):
             checksum = zlib.crc32(block, checksum)
+            under_way.advance()
     return checksum
 
 
