@@ -17,6 +17,7 @@ from rich.table import Table
 
 from mmacs import cli
 from mmacs.cli.exporting import export_run, require_passed
+from mmacs.cli.screen import short_screen
 from mmacs.cli.surroundings import surroundings
 from mmacs.datasets.data_paths import move_data_root
 from mmacs.datasets.distinct_images import DistinctImages
@@ -52,7 +53,8 @@ def train(cfg: Config, start_from: Optional[Path] = None) -> Dict[str, Any]:
         cfg.resume = latest is not None
         cfg.load_from = latest or (str(start_from) if start_from else None)
         with surroundings(cfg.work_dir):
-            runner = Runner.from_cfg(cfg)
+            with short_screen():
+                runner = Runner.from_cfg(cfg)
             runner.train()
         if 'val/coco/bbox_mAP' not in runner.message_hub.log_scalars:  # it was killed after its last epoch
             runner.val()
@@ -68,7 +70,8 @@ def train(cfg: Config, start_from: Optional[Path] = None) -> Dict[str, Any]:
 def draw(cfg: Config, checkpoint: str, folder: Path) -> None:
     """Draw some detections of the validation split, and the most and least important images of the last round."""
     cfg.load_from, cfg.resume = checkpoint, False
-    runner = Runner.from_cfg(cfg)
+    with short_screen():
+        runner = Runner.from_cfg(cfg)
     runner.load_or_resume()
     draw_detections(runner.model, runner.build_dataloader(cfg.val_dataloader).dataset, folder / 'detections.png')
     train_set = runner.build_dataloader(cfg.train_dataloader).dataset

@@ -16,10 +16,12 @@ from mmengine.runner import Runner
 
 from mmacs.cli.config_file import Options, change_config, read_config
 from mmacs.cli.failures import parts
+from mmacs.cli.screen import short_screen
 from mmacs.datasets.data_paths import check_data, move_data_root
 from mmacs.hooks.batches import require_a_batch
 from mmacs.hooks.data_check import DataCheck
 from mmacs.hooks.resume_hook import follow_config
+from mmacs.hooks.summary_hook import summarise
 from mmacs.hooks.work_dir import take
 from mmacs.utils.checks import require_switch, require_whole
 from mmacs.utils.errors import MmacsError
@@ -40,6 +42,11 @@ def common_parser(description: str) -> argparse.ArgumentParser:
         action=Options,
         help='settings to change in the config, such as train_dataloader.sampler.fraction=0.1',
     )
+    parser.add_argument(
+        '--verbose',
+        action='store_true',
+        help="show on the screen what else goes to the log's file alone: versions, config, hooks, quantized layers",
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed.launch')
     return parser
@@ -54,6 +61,8 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
     cfg.launcher = args.launcher
+    if args.verbose:
+        cfg.log_level = 'DEBUG'
     if args.data_root is not None:
         move_data_root(cfg, args.data_root)
     if args.cfg_options is not None:
@@ -120,8 +129,10 @@ def build_runner(cfg: Config, loaders: List[str]) -> Runner:
         )
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         _start_cpu_processes(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with short_screen(cfg.get('log_level', 'INFO')):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     follow_config(runner)
+    summarise(runner)
     runner.register_hook(DataCheck())
     return runner
 

@@ -25,8 +25,10 @@ def run(main: Callable[[], None]) -> None:
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # for what loads past MMEngine
     try:
         check_frameworks()
-        from mmacs.utils.checkpoints import guard_loading  # here, so that a missing framework is one sentence
+        from mmacs.cli.screen import leave_out_chatter  # here, so that a missing framework is one sentence
+        from mmacs.utils.checkpoints import guard_loading
 
+        leave_out_chatter()
         guard_loading()
         main()
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ import numpy as np
 from mmengine.logging import print_log
 
 from mmacs.datasets.distinct_images import DistinctImages, is_plain
+from mmacs.utils.details import log_detail
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import write_whole
 from mmacs.utils.progress import phase
@@ -58,7 +59,7 @@ def read_annotations(images: DistinctImages, folder: Optional[os.PathLike] = Non
     path = None if key is None else Path(folder) / f'{key}.npz'
     arrays = None if path is None else _load(path)
     if arrays is None:
-        print_log(f'Reading the annotations of {len(images)} training images.', 'current')
+        log_detail(f'Reading the annotations of {len(images)} training images.')
         arrays = _read(images)
         if path is not None:
             _save(path, arrays)

@@ -89,6 +89,7 @@ class CoresetEngine:
         self._asked = self.state.plan
         self._exact = scoring
         self._teacher_seconds: Optional[float] = None  # per image at full resolution, None until measured
+        self._round_seconds: Optional[float] = None  # of a round after the first
         self._undrawn: Optional[Dict[str, float]] = None  # facts of a round that no coreset was drawn from yet
 
     # ---------------------------------------------------------------- when
@@ -108,6 +109,14 @@ class CoresetEngine:
         """Returns the epoch or iteration at which the coreset of this round ends."""
         last = self.settings.schedule.last(self.extent.end)
         return min(last, self.state.next_round) if self.awaits_round() else last
+
+    def seconds_to_come(self) -> float:
+        """Returns what the rounds to come will take if they take as long as the last one; 0 before the first one."""
+        state, held = self.state, self.state.round + 1
+        left = self.settings.schedule.rounds_left(state.next_round, state.plan.interval, held, self.extent.end)
+        if self._round_seconds is None:  # a resumed run knows what all of them took
+            return left * state.progress.selection_seconds / held if held else 0.0
+        return left * self._round_seconds
 
     # ---------------------------------------------------------------- rounds
     @property
@@ -130,13 +139,17 @@ class CoresetEngine:
             self.teacher.find(self.scoring)
         if is_first:
             self._measure(model, now, start)
-        positions, read_teacher = self.next_images(), None
+        positions, read_teacher, teaching = self.next_images(), None, time.perf_counter()
         if self.teacher is not None:
             needed = positions if state.candidates is not None else np.arange(len(self.data))
             read_teacher = self.teacher.fill(self.scoring, needed)
         began = time.perf_counter()
         facts = self.score(model, self.settings.importance.beta_at(now, self.extent.end), positions, read_teacher)
         seconds = seconds_since(began)
+        if state.candidates is None:
+            self._round_seconds = seconds * (state.plan.rescore if is_first else 1)
+        else:  # other candidates need the teacher, too
+            self._round_seconds = seconds_since(teaching)
         if is_first and not self.scoring.proxy.exact:
             facts.update(self.compare_proxy(model))
         if self.teacher is not None:

@@ -19,6 +19,7 @@ from mmacs.adapters.transforms import image_reader
 from mmacs.coreset.annotations import HASH_BYTES, Arrays
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.teacher.side_effects import without_side_effects
+from mmacs.utils.details import log_detail
 from mmacs.utils.distributed import on_main, together
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import write_whole
@@ -127,7 +128,7 @@ def _hash(paths: List[bytes], backend_of: Callable[[str], Any], before: Optional
         hashes[same], states[~same] = before.hashes[same], 0
         stale = np.flatnonzero(~same)
     if len(stale):
-        print_log(f'Reading {len(stale)} of {len(paths)} image files, to know them by their contents.', 'current')
+        log_detail(f'Reading {len(stale)} of {len(paths)} image files, to know them by their contents.')
 
     def work(numbers: np.ndarray) -> None:
         for number in numbers.tolist():

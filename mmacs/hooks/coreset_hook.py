@@ -5,7 +5,8 @@ from typing import Any, Dict, Optional, Union
 
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner.base_loop import BaseLoop
 
 from mmacs.coreset import presets
 from mmacs.coreset.settings import CoresetSettings, Group, check_settings
@@ -15,6 +16,8 @@ from mmacs.hooks.draws_hook import draw_by_step
 from mmacs.hooks.fraction import plan_epochs
 from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, saves_checkpoint_now
+from mmacs.hooks.summary_hook import summarise
+from mmacs.hooks.time_left_hook import add_to_time_left
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.registry import HOOKS
 from mmacs.utils.errors import MmacsError
@@ -109,6 +112,35 @@ class CoresetHook(Hook):
         """Has a resumed run follow its config, and what is random depend on the seed and the step alone."""
         follow_config(runner)
         draw_by_step(runner)
+        summarise(runner)
+
+    def summary(self, runner: Runner) -> Dict[str, str]:
+        """Returns rows of :class:`~mmacs.hooks.summary_hook.SummaryHook`."""
+        sampler = coreset_sampler(runner) if isinstance(runner._train_loop, BaseLoop) else None
+        if sampler is None:
+            return {}
+        by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
+        end = runner.max_epochs if by_epoch else runner.max_iters
+        images, unit = len(sampler.dataset), 'epoch' if by_epoch else 'iteration'
+        rows = {'chosen by': self._explanation()}
+        scored = 'nothing is scored'
+        if self.settings is not None:
+            times = self.settings.schedule.over(end).times(end)
+            begins = ', '.join(str(time + 1) for time in times[:12]) + (', ...' if len(times) > 12 else '')
+            rows['rounds'] = (
+                f'{len(times)}, each before {unit} {begins}' if len(times) > 1 else f'1, before {unit} {begins}'
+            )
+            later = round((len(times) - 1) * self.settings.cost.rescore * images)
+            scored = f'at most {images + later} are scored; seconds are predicted in the first round'
+        rows['cost'] = f'trains on {sampler.fraction:.3g} of the images that training on all takes; {scored}'
+        return rows
+
+    def _explanation(self) -> str:
+        if self.settings is None:
+            return presets.explain(self.preset)
+        own = presets.preset(self.preset, self.settings.scorer.kind)
+        changed = presets.changes(own, {name: self._given[name] for name in presets.GROUPS})
+        return f'{presets.explain(self.preset)}{f" The config changes of it: {changed}." if changed else ""}'
 
     def before_train(self, runner: Runner) -> None:
         """Makes the teacher, or takes up a resumed run's coreset."""
@@ -125,6 +157,7 @@ class CoresetHook(Hook):
             )
         self._run = CoresetRun(runner, self._settings_of(runner), self.cache_dir)
         self._run.start(self._resumed if runner.iter > 0 else None)
+        add_to_time_left(runner, self._run.engine.seconds_to_come)
         self._resumed = None
 
     def _settings_of(self, runner: Runner) -> CoresetSettings:
@@ -137,11 +170,6 @@ class CoresetHook(Hook):
                 f'goes on with the defaults of then (mmacs.TopK), not with preset={presets.DEFAULT!r}.'
             )
             return CoresetSettings.read(**self._given, before_presets=True)
-        own = presets.preset(self.preset, self.settings.scorer.kind)
-        changed = presets.changes(own, {name: self._given[name] for name in presets.GROUPS})
-        runner.logger.info(
-            f'{presets.explain(self.preset)}{f" The config changes of it: {changed}." if changed else ""}'
-        )
         return self.settings
 
     def _tell_sampler(self, runner: Runner) -> None:
@@ -157,8 +185,8 @@ class CoresetHook(Hook):
             )
         sampler.redraw = presets.redraws(self.preset)
         unused = [name for name in presets.GROUPS if self._given[name] is not None]
-        without = f' It has no use for {", ".join(unused)}.' if unused else ''
-        runner.logger.info(f'{presets.explain(self.preset)} Nothing is scored.{without}')
+        if unused:
+            runner.logger.warning(f'Preset {self.preset!r} scores nothing, and has no use for {", ".join(unused)}.')
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Holds a round, or draws again, if that is due; an iteration-based loop does so by itself."""

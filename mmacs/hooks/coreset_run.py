@@ -34,6 +34,7 @@ from mmacs.hooks.run_record import write_run
 from mmacs.hooks.teacher import run_teacher
 from mmacs.models.quantized_model import full_precision_config
 from mmacs.utils.clock import seconds_since
+from mmacs.utils.details import log_detail
 from mmacs.utils.distributed import on_main, together
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import DAY, remove_leftovers
@@ -104,7 +105,7 @@ class CoresetRun:
         if self.training_hook is not None:
             self.training_hook.weights(dry)
         chooser = type(settings.policy.selector).__name__
-        runner.logger.info(f'Importance of an image: {settings.importance}; {chooser} chooses by it.')
+        log_detail(f'Importance of an image: {settings.importance}; {chooser} chooses by it.')
         self._preparation = seconds_since(start)  # seconds
 
     def _build_training_hook(self) -> Optional[TrainingHook]:

@@ -1,6 +1,6 @@
 """Checks the checkpoint, calibrates before the first step, prints what is quantized."""
 
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -19,13 +19,16 @@ from mmacs.hooks.loaded_checkpoint import check_fit, refuse_unsound_progress, re
 from mmacs.hooks.nonfinite import NonfiniteWatch
 from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, unwrapped
+from mmacs.hooks.summary_hook import summarise
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.quantization import Specification, calibrate, layer_table, quantizers
+from mmacs.quantization.layers.base import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.synchronise import following_quantizers, synchronise_ranges
 from mmacs.registry import HOOKS
 from mmacs.teacher.side_effects import without_side_effects
 from mmacs.utils.checks import require_patterns, require_whole
+from mmacs.utils.details import log_detail
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.progress import Phase, phase
 
@@ -87,6 +90,22 @@ class QuantizationHook(Hook):
         check_run(runner)
         follow_config(runner)
         draw_by_step(runner)
+        summarise(runner)
+
+    def summary(self, runner: Runner) -> Dict[str, str]:
+        """Returns a row of :class:`~mmacs.hooks.summary_hook.SummaryHook`."""
+        model, bits = unwrapped(runner), {'weights': set(), 'activations': set()}
+        for name, quantizer in quantizers(model):
+            bits['weights' if name.endswith('weight_quantizer') else 'activations'].add(quantizer.bits)
+        layers = sum(isinstance(module, QuantizedLayer) for module in model.modules())
+        shown = ', '.join(
+            f'{what} in {" and ".join(map(str, sorted(found)))} bits' for what, found in bits.items() if found
+        )
+        return (
+            {'recipe': f'{_recipe(getattr(model, "recipe", None))}: {layers} layers quantized, {shown}'}
+            if shown
+            else {}
+        )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Refuse a checkpoint that doesn't fit, before it is loaded."""
@@ -141,7 +160,7 @@ class QuantizationHook(Hook):
         self._following = following_quantizers(model)
         if runner.cfg.get('compile'):
             _prepare_compiling(runner)
-        runner.logger.info(f'Quantized layers of {type(model).__name__}:\n{layer_table(model)}')
+        log_detail(f'Quantized layers of {type(model).__name__}:\n{layer_table(model)}')
 
     def after_run(self, runner: Runner) -> None:
         """Let other runs into the work dir."""
@@ -201,6 +220,14 @@ class QuantizationHook(Hook):
         runner.logger.info(f'Calibrated on {count} images.')
         if missed:
             runner.logger.warning(f'{len(missed)} quantizers saw no data while calibrating: {", ".join(missed[:5])}')
+
+
+def _recipe(recipe: Any) -> str:
+    """Returns a recipe in a few words: its preset and what it changes."""
+    if not isinstance(recipe, Mapping):
+        return str(recipe)
+    changes = ', '.join(name for name in recipe if name != 'preset')
+    return f'{recipe.get("preset", "own")}{f" with {changes} of its own" if changes else ""}'
 
 
 def _prepare_compiling(runner: Runner) -> None:

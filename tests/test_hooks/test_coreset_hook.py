@@ -373,7 +373,7 @@ def test_presets_that_score_nothing_only_tell_the_sampler(classifier, tmp_path, 
     assert {path.name for path in (tmp_path / preset).iterdir()}.isdisjoint({'coreset', 'teacher.pth', 'teacher_cache'})
     log = log_of(tmp_path / preset)
     assert f"Preset '{preset}': a random subset, drawn" in log
-    assert 'Nothing is scored. It has no use for selector, schedule, cost.' in log
+    assert f"Preset '{preset}' scores nothing, and has no use for selector, schedule, cost." in log
     resumed, rest = run(classifier('resumed', 2, preset=preset), tmp_path / preset / 'epoch_1.pth')
     assert rest == images[2:]
     first, second = weights(whole), weights(resumed)

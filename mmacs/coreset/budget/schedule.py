@@ -1,7 +1,7 @@
 """When rounds are held. Times are epochs, or iterations in an iteration-based loop."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Optional, Union
+from typing import Any, List, Optional, Union
 
 from mmacs.utils.checks import is_number, require_whole
 from mmacs.utils.errors import MmacsError
@@ -65,6 +65,17 @@ class Schedule:
     def awaits(self, next_round: int, held: int, end: int) -> bool:
         """Returns whether there will be another round after ``held`` rounds."""
         return next_round < self.last(end) and (self.rounds is None or held < self.rounds)
+
+    def times(self, end: int) -> List[int]:
+        """Returns when rounds are held in a run that ends at ``end``, if nothing changes their interval."""
+        return list(range(self.warmup, self.last(end), self.interval))[: self.rounds]
+
+    def rounds_left(self, next_round: int, interval: int, held: int, end: int) -> int:
+        """Returns how many rounds come after ``held`` rounds, the next at ``next_round``, others ``interval`` apart."""
+        if not self.awaits(next_round, held, end):
+            return 0
+        left = -((next_round - self.last(end)) // interval)  # rounded up
+        return left if self.rounds is None else min(left, self.rounds - held)
 
     def time_left(self, now: int, held: int, end: int) -> int:
         """Returns the time from now on, after ``held`` rounds, in which rounds are held; at least 1."""
