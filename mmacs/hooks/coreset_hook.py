@@ -126,13 +126,11 @@ class CoresetHook(Hook):
         scored = 'nothing is scored'
         if self.settings is not None:
             times = self.settings.schedule.over(end).times(end)
-            begins = ', '.join(str(time + 1) for time in times[:12]) + (', ...' if len(times) > 12 else '')
-            rows['rounds'] = (
-                f'{len(times)}, each before {unit} {begins}' if len(times) > 1 else f'1, before {unit} {begins}'
-            )
+            begins = ', '.join([*(str(time + 1) for time in times[:10]), *(['...'] if len(times) > 10 else [])])
+            rows['rounds'] = f'{len(times)}, before {unit} {begins}'
             later = round((len(times) - 1) * self.settings.cost.rescore * images)
-            scored = f'at most {images + later} are scored; seconds are predicted in the first round'
-        rows['cost'] = f'trains on {sampler.fraction:.3g} of the images that training on all takes; {scored}'
+            scored = f'rounds score at most {images + later} images; seconds are predicted in the first one'
+        rows['cost'] = f'{100 * sampler.fraction:.3g} % of the steps of training on all images; {scored}'
         return rows
 
     def _explanation(self) -> str:

@@ -98,14 +98,9 @@ class QuantizationHook(Hook):
         for name, quantizer in quantizers(model):
             bits['weights' if name.endswith('weight_quantizer') else 'activations'].add(quantizer.bits)
         layers = sum(isinstance(module, QuantizedLayer) for module in model.modules())
-        shown = ', '.join(
-            f'{what} in {" and ".join(map(str, sorted(found)))} bits' for what, found in bits.items() if found
-        )
-        return (
-            {'recipe': f'{_recipe(getattr(model, "recipe", None))}: {layers} layers quantized, {shown}'}
-            if shown
-            else {}
-        )
+        shown = [f'{what} in {" and ".join(map(str, sorted(found)))} bits' for what, found in bits.items() if found]
+        recipe = _recipe(getattr(model, 'recipe', None))
+        return {'recipe': f'{recipe}: {layers} layers quantized, {", ".join(shown)}'} if shown else {}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         """Refuse a checkpoint that doesn't fit, before it is loaded."""

@@ -79,7 +79,7 @@ def _rows(runner: Runner) -> Dict[str, str]:
         sampler = coreset_sampler(runner)
         if sampler is not None:
             mean = ' in the mean' if sampler.schedule is not None else ''
-            share = f'{sampler.fraction:.3g} of {len(sampler.dataset)}'
+            share = f'{100 * sampler.fraction:.3g} % of {len(sampler.dataset)}'
             rows['coreset'] = f'{sampler.mean_size} images in each epoch{mean}, {share}'
     for name, loop in (('validation data', runner._val_loop), ('test data', runner._test_loop)):
         if isinstance(loop, BaseLoop):
@@ -118,7 +118,8 @@ def _data(loader: DataLoader) -> str:
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
     place = f' in {root}' if root else ''
     many = f', {len(classes)} classes' if classes else ''
-    return f'{type(dataset).__name__}{place}: {len(loader.dataset)} images{many}; {loader.num_workers} workers'
+    workers = f'{loader.num_workers} worker{"" if loader.num_workers == 1 else "s"}'
+    return f'{type(dataset).__name__}{place}: {len(loader.dataset)} images{many}; {workers}'
 
 
 def _training(runner: Runner) -> str:

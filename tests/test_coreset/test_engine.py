@@ -556,11 +556,15 @@ def test_rounds_and_epochs_of_a_run(monkeypatch):
     schedule = dict(interval=2, warmup=1, rounds=2, full_data_last=1)
     own = engine({'evs': 1.0}, policy=Policy(GumbelTopK(), Constraints()), force=True, **schedule)
     monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
-    shown, reported = [], []
+    shown, reported, to_come = [], [], [own.seconds_to_come()]
     for epoch in range(8):
         if own.is_due(epoch):
             own.hold_round(None, epoch)
             assert own.state.next_round == epoch + 2
+            own._round_seconds = 5.0
+            to_come.append(own.seconds_to_come())
+            own._round_seconds, own.state.progress.selection_seconds = None, 4.0  # as after a resume
+            to_come.append(own.seconds_to_come())
         held = own.begin(epoch) if not own.sweeps(epoch) else None
         reported.append(None if held is None else (epoch, own.stays_until(), held.facts['scored']))
         shown.append(None if own.sampler.indices is None else own.sampler.indices.tolist())
@@ -568,6 +572,7 @@ def test_rounds_and_epochs_of_a_run(monkeypatch):
     assert len({tuple(indices) for indices in shown[1:7]}) == 6  # drawn anew in each epoch
     assert [found for found in reported if found] == [(1, 3, IMAGES), (3, 7, IMAGES)]
     assert own.state.progress.selection_seconds > 0
+    assert to_come == [0, 5, 4, 0, 0]
 
 
 def clock(kind):

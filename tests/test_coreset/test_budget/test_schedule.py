@@ -28,7 +28,11 @@ def calendar(own, end=12):
     ],
 )
 def test_when_rounds_are_held(settings, times):
-    assert calendar(Schedule(**{'interval': 3, **settings})) == times
+    own = Schedule(**{'interval': 3, **settings})
+    assert calendar(own) == own.times(12) == times
+    for held, at in enumerate(times):
+        assert own.rounds_left(at, own.interval, held, 12) == len(times) - held
+    assert own.rounds_left(times[-1] + own.interval, own.interval, len(times), 12) == 0
 
 
 def test_the_last_epochs_sweep():
