@@ -9,6 +9,7 @@ def main() -> None:
     from pathlib import Path
 
     from mmacs.cli.config_file import read_config
+    from mmacs.utils.progress import phase
     from mmacs.visualization.coreset_report.page import write_report
 
     parser = argparse.ArgumentParser(description='Report what a run picked as its coreset, why, and what it cost')
@@ -21,7 +22,9 @@ def main() -> None:
     )
     args = parser.parse_args()
     config = None if args.config is None else read_config(args.config)
-    print(f'wrote {write_report(args.work_dir, args.data_root, config)}')
+    with phase('report'):
+        page = write_report(args.work_dir, args.data_root, config)
+    print(f'wrote {page}')
 
 
 if __name__ == '__main__':

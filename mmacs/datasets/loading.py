@@ -15,6 +15,7 @@ from mmacs.datasets.class_names import listed, nearest, require_names, require_p
 from mmacs.datasets.image_files import is_local, read_size
 from mmacs.datasets.text_files import not_utf8, require_no_mark
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.progress import phase
 
 _LIBRARIES = ('mmengine', 'mmdet', 'mmpretrain', 'mmacs')
 _STEPS = ('COCOAPI', 'load_data_list', 'parse_data_info', '_parse_instance_info', 'filter_data')
@@ -103,7 +104,7 @@ class Loading:
         self._check_folders()
         if os.path.isfile(self.file):
             require_no_mark(self.file)
-        with self._explained('load_data_list', self._where):
+        with phase(f'reading {self.file}'), self._explained('load_data_list', self._where):
             infos = self._own['load_data_list']()
         if self.coco is not None:
             self._compare_labels()

@@ -39,16 +39,19 @@ def take_turns(sides: Mapping[str, Callable[[], Any]], repeats: int, device: tor
     Returns:
         Dict[str, List[float]]: Seconds of each turn, by name.
     """
+    from mmacs.utils.progress import phase  # here, so that a missing framework is answered with one sentence
+
     clock = time.process_time if device.type == 'cpu' and torch.get_num_threads() == 1 else time.perf_counter
     seconds: Dict[str, List[float]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):
-        for name, run in sides.items():
-            _wait(device)
-            start = clock()
-            run()
-            _wait(device)
-            if turn:
-                seconds[name].append(clock() - start)
+    with phase('measuring', repeats + 1, 'turns') as under_way:
+        for turn in under_way.each(range(repeats + 1)):
+            for name, run in sides.items():
+                _wait(device)
+                start = clock()
+                run()
+                _wait(device)
+                if turn:
+                    seconds[name].append(clock() - start)
     return seconds
 
 
