@@ -77,7 +77,7 @@ def export_run(
             under_way.say('calibration')
             calibrate_runner(runner)
         model.dataset_meta = {**(getattr(model, 'dataset_meta', None) or {}), **runner.val_dataloader.dataset.metainfo}
-        result = exported(model, config=cfg, advance=stage('graph'), **settings)
+        result = exported(model, config=cfg, advance=under_way.say, **settings)
         pictures = images_of(runner, result, images)
         about = {**machine(), 'config': str(cfg.filename), 'checkpoint': str(checkpoint)}
         report = {'file': str(out), 'about': about}
