@@ -179,6 +179,8 @@ def test_two_processes_choose_and_train_as_one_does(config, tmp_path):
         folder = tmp_path / str(count)
         cfg = config(str(count), scored=True, **{'train_cfg.max_epochs': 1})
         cfg.model.recipe = dict(RECIPES['learned'], rules=[dict(name='bbox_head.*', **following)])
+        cfg.train_dataloader.sampler.fraction = 0.5
+        cfg.default_hooks.coreset.cost = dict(candidates=1.5, force=True)
         cfg.custom_imports.imports.append('watch')
         cfg.custom_hooks = [dict(type='Watch', folder=str(folder))]
         cfg.dump(tmp_path / 'run.py')
@@ -189,7 +191,8 @@ def test_two_processes_choose_and_train_as_one_does(config, tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
         found[count] = [torch.load(folder / f'rank{rank}.pth', weights_only=True) for rank in range(count)]
     (coreset,), (same_coreset,) = (rounds(tmp_path / str(count)) for count in (1, 2))
-    for name in ('score_reducible_error', 'score_ds', 'indices'):
+    assert 0 < coreset['candidates'].mean() < 1
+    for name in ('candidates', 'score_reducible_error', 'score_ds', 'indices'):
         np.testing.assert_array_equal(same_coreset[name], coreset[name])
     (alone,), (one, other) = found[1], found[2]
     assert_equal(one['start'], other['start'])
