@@ -2,20 +2,19 @@
 
 import logging
 import time
-from dataclasses import replace
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
-from mmengine.dist import all_gather_object, broadcast_object_list
+from mmengine.dist import all_gather_object
 from mmengine.logging import print_log
 from torch import nn
 
-from mmacs.coreset.budget.cost import Known, in_words, look_ahead
-from mmacs.coreset.budget.prediction import Costs, Extent, Plan, Spent
+from mmacs.coreset.budget.prediction import Extent, Plan
 from mmacs.coreset.data import TrainingData
+from mmacs.coreset.pricing import Pricing
 from mmacs.coreset.rounds import due, merge_training_scores
 from mmacs.coreset.sampler import CoresetSampler
-from mmacs.coreset.scoring.measure import exact_scores, measure_costs, rank_correlations
+from mmacs.coreset.scoring.measure import exact_scores, rank_correlations
 from mmacs.coreset.scoring.proxy import Proxy
 from mmacs.coreset.scoring.scoring_pass import ReadTeacherOutputs, ScoringPass
 from mmacs.coreset.scoring.teacher_outputs import TeacherOutputs
@@ -88,7 +87,7 @@ class CoresetEngine:
         self.state = CoresetState(len(data), settings.columns, plan, settings.schedule.warmup)
         self._asked = self.state.plan
         self._exact = scoring
-        self._teacher_seconds: Optional[float] = None  # per image at full resolution, None until measured
+        self._pricing = Pricing(settings, self.extent, self.state, teacher)
         self._round_seconds: Optional[float] = None  # of a round after the first
         self._undrawn: Optional[Dict[str, float]] = None  # facts of a round that no coreset was drawn from yet
 
@@ -138,7 +137,9 @@ class CoresetEngine:
         if self.teacher is not None:
             self.teacher.find(self.scoring)
         if is_first:
-            self._measure(model, now, start)
+            self._pricing.measure(self.scoring, model, now, start)
+            if self.teacher is not None:
+                self.teacher.find(self.scoring)  # the plan may have changed resolution or precision
         positions, read_teacher, teaching = self.next_images(), None, time.perf_counter()
         if self.teacher is not None:
             needed = positions if state.candidates is not None else np.arange(len(self.data))
@@ -157,8 +158,7 @@ class CoresetEngine:
         facts['seconds'] = seconds_since(start)
         state.progress.selection_seconds += facts['seconds']
         if not is_first and facts['scored']:
-            area = state.plan.resolution**2
-            self._look_ahead(self._costs(seconds / facts['scored'] / area), now)
+            self._pricing.look_ahead(seconds / facts['scored'], now)
         state.next_round = now + state.plan.interval
         beta = {'beta': state.beta} if self.settings.importance.uses_beta else {}
         self._undrawn = {**beta, **facts}
@@ -247,75 +247,6 @@ class CoresetEngine:
             tops = [top_k(one, size) for one in mixed]  # of equal scores the same in both
             facts['proxy_overlap'] = len(np.intersect1d(*tops)) / size
         return facts
-
-    # ---------------------------------------------------------------- costs
-    def _measure(self, model: nn.Module, now: int, start: float) -> None:
-        """Measures costs before the first round, which began at ``start``, and settles the plan."""
-        budget, plan = self.settings.cost.share, self.state.plan
-        score, self._teacher_seconds, forward = self._seconds_of(model, self.scoring)
-        costs = self._costs(score, forward)
-        if budget is not None and plan.precision == 'float32':
-            costs = replace(costs, bfloat16=self._relative_cost_of_bfloat16(model, score))
-        self._look_ahead(costs, now, seconds_since(start))
-        if self.teacher is not None:
-            self.teacher.find(self.scoring)  # the plan may have changed resolution or precision
-
-    def _seconds_of(self, model: nn.Module, scoring: ScoringPass, num_batches: int = 3) -> Tuple[float, float, float]:
-        """Seconds of scoring, teacher and forward per image, at full resolution."""
-        known = None if self.teacher is None else self.teacher.read
-        teacher = self.teacher.model() if self.teacher is not None and known is None else None
-        settings, area = self.settings, scoring.proxy.resolution**2
-        seconds = measure_costs(scoring, settings.scorer, settings.scored_columns, model, teacher, known, num_batches)
-        return tuple(one / area for one in seconds)
-
-    def _relative_cost_of_bfloat16(self, model: nn.Module, score: float) -> Optional[float]:
-        """Returns seconds of scoring in bfloat16 over those in float32, ``score``; None where it cannot be had."""
-        scoring = self._exact.with_proxy(Proxy(self.state.plan.resolution, 'bfloat16'))
-        try:
-            return self._seconds_of(model, scoring, num_batches=1)[0] / score if score > 0 else None
-        except RuntimeError as error:  # an operation that knows float32 alone, such as a deformable convolution
-            print_log(f'Scoring in bfloat16 is no alternative: {" ".join(str(error).split())[:200]}', 'current')
-            return None
-
-    def _costs(self, score: float, forward: Optional[float] = None) -> Costs:
-        """Returns what is known of seconds per image at full resolution."""
-        progress, teacher = self.state.progress, self._teacher_seconds
-        if teacher is None:  # a resumed run has not measured it; it is as large a network
-            teacher = 0.0 if self.teacher is None else score
-        trained = progress.trained_images
-        step = progress.training_seconds / trained if trained and progress.training_seconds else None
-        return Costs(score, teacher, step, forward)
-
-    def _look_ahead(self, costs: Costs, now: int, uncounted: float = 0.0) -> None:
-        """Fits the plan to measured costs, and logs what the run is predicted to take.
-
-        Args:
-            costs (Costs): At full resolution.
-            now (int): Epoch or iteration.
-            uncounted (float): Seconds of selection that :attr:`CoresetState.progress` doesn't hold yet.
-        """
-        state, cost = self.state, self.settings.cost
-        progress = [costs, state.progress.selection_seconds, state.progress.training_seconds, uncounted]
-        broadcast_object_list(progress)  # clocks differ between processes; what is decided by them must not
-        costs, state.progress.selection_seconds, state.progress.training_seconds, uncounted = progress
-        if not costs.usable:
-            print_log('The clock gave no times to predict by: what the run takes is not known.', 'current')
-            return
-        spent = Spent(state.progress.selection_seconds + uncounted, state.progress.training_seconds)
-        known = Known(float(np.mean(state.rows['scored_at'] >= 0)), 1.0 if self.teacher is None else self.teacher.share)
-        trained = state.progress.trained_images > 0
-        before, schedule, held = state.plan, self.settings.schedule, state.round + 1
-        choice = look_ahead(cost, schedule, self.extent, costs, before, spent, now, held, trained, known)
-        state.plan = choice.plan
-        words = in_words(choice, cost.share, self.extent.coreset)
-        print_log(words, 'current', logging.INFO if choice.fits else logging.WARNING)
-        if cost.budget is None and choice.plan.interval != before.interval:
-            print_log(
-                f'Rounds are {choice.plan.interval} apart from now on, not {before.interval}: selection and training '
-                f'are not to take longer than training on all images, unless cost=dict(force=True).',
-                'current',
-                logging.WARNING,
-            )
 
     # ---------------------------------------------------------------- draws
     def dry_run(self) -> Selection:

@@ -12,6 +12,7 @@ import torch
 from mmengine.dataset import BaseDataset, RepeatDataset
 
 from mmacs.coreset import engine as module
+from mmacs.coreset import pricing
 from mmacs.coreset.budget.cost import Cost
 from mmacs.coreset.budget.prediction import Costs, Plan
 from mmacs.coreset.budget.schedule import Schedule
@@ -98,6 +99,7 @@ def engine(
     rescore=1.0,
     force=False,
     candidates=None,
+    end=8,
     **schedule,
 ):
     data = TrainingData.read(DistinctImages(RepeatDataset(data or Images(), 2), []))
@@ -110,7 +112,7 @@ def engine(
     )
     indices = len(data.positions)
     sampler = CoresetSampler(range(indices), fraction=min(size, indices) / indices, seed=seed)
-    return CoresetEngine(settings, data, GivenScores(data), sampler, end=8, per_unit=sampler.size)
+    return CoresetEngine(settings, data, GivenScores(data), sampler, end=end, per_unit=sampler.size)
 
 
 def hold(own, beta=0.5):
@@ -446,7 +448,7 @@ def test_scores_of_training_forwards_take_the_place_of_exact_ones_of_candidates(
 
 
 def test_a_run_goes_on_with_its_candidates(monkeypatch):
-    monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
+    monkeypatch.setattr(pricing, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
 
     def run(own, epochs, stop=None):
         shown = {}
@@ -555,7 +557,7 @@ def test_class_floors_take_objects_as_labels():
 def test_rounds_and_epochs_of_a_run(monkeypatch):
     schedule = dict(interval=2, warmup=1, rounds=2, full_data_last=1)
     own = engine({'evs': 1.0}, policy=Policy(GumbelTopK(), Constraints()), force=True, **schedule)
-    monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
+    monkeypatch.setattr(pricing, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
     shown, reported, to_come = [], [], [own.seconds_to_come()]
     for epoch in range(8):
         if own.is_due(epoch):
@@ -604,10 +606,9 @@ def test_no_clock_ends_a_run(monkeypatch, kind, budget):
 
 def test_a_slow_round_widens_the_interval_and_says_so_once_per_change(monkeypatch):
     said = []
-    monkeypatch.setattr(module, 'print_log', lambda text, *_: said.append(text))
-    monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
-    own = engine({'evs': 1.0}, size=200, interval=1)
-    own.extent = replace(own.extent, end=16)
+    monkeypatch.setattr(pricing, 'print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr(pricing, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
+    own = engine({'evs': 1.0}, size=200, interval=1, end=16)
 
     def held(epoch, seconds):
         """A round at an epoch, after which the run has spent these seconds on rounds, and 0.6 s per epoch."""
@@ -634,7 +635,7 @@ def test_what_tells_no_image_from_another_is_said_once_per_round(monkeypatch):
     said = []
     monkeypatch.setattr(module, 'print_log', lambda text, *_: said.append(text))
     own = engine({'evs': 1.0, 'ds': 1.0}, policy=Policy(GumbelTopK(), Constraints()), force=True, interval=2)
-    monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
+    monkeypatch.setattr(pricing, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
     monkeypatch.setattr(own.scoring, 'truth', lambda positions, column, number: RELEVANT[column][positions])
     for epoch in range(4):
         if own.is_due(epoch):
@@ -671,7 +672,7 @@ def test_where_all_images_are_equal_each_round_is_a_uniform_draw_of_the_seed(mon
 
     said = []
     monkeypatch.setattr(module, 'print_log', lambda text, *_: said.append(text))
-    monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
+    monkeypatch.setattr(pricing, 'measure_costs', lambda *arguments: (1e-3, 0.0, 1e-3))
     drawn = [*rounds(3), *rounds(4)]
     assert len(set(drawn)) == 12 and drawn[:6] == [*rounds(3)]
     assert 'Round 5: all images are equally important: chance alone chooses.' in said
@@ -682,15 +683,15 @@ def test_where_all_images_are_equal_each_round_is_a_uniform_draw_of_the_seed(mon
 def test_costs_are_at_full_resolution_and_the_step_is_measured_once_there_was_training(monkeypatch):
     seen = []
 
-    def look_ahead(cost, schedule, extent, costs, plan, *others, original=module.look_ahead):
+    def look_ahead(cost, schedule, extent, costs, plan, *others, original=pricing.look_ahead):
         seen.append(costs)
         return original(cost, schedule, extent, costs, plan, *others)
 
-    monkeypatch.setattr(module, 'look_ahead', look_ahead)
+    monkeypatch.setattr(pricing, 'look_ahead', look_ahead)
     own = engine()
     own.state.plan, own._exact.proxy = own.state.plan._replace(resolution=0.5), Proxy(0.5)
-    monkeypatch.setattr(module, 'measure_costs', lambda *arguments: (0.01, 0.02, 0.005))
-    own._measure(None, 0, time.perf_counter())
+    monkeypatch.setattr(pricing, 'measure_costs', lambda *arguments: (0.01, 0.02, 0.005))
+    own._pricing.measure(own.scoring, None, 0, time.perf_counter())
     own.state.progress.training_seconds, own.state.progress.trained_images = 6.0, 300
     own.hold_round(None, 0)  # which measures again
     own.hold_round(None, 4)
