@@ -58,12 +58,11 @@ def test_soft_labels_of_the_cache_are_those_of_a_teacher_that_sees_the_same_view
     assert 'it says of the view that is scored.' in log_of(tmp_path / 'cached')
 
     seen.clear()
-    for stop, starts in ((1, [2, 4]), (2, [4])):
-        again = config(f'from_{stop}', from_cache=True)
-        again.default_hooks.coreset.cache_dir = str(tmp_path / 'cached' / 'cache')
-        resumed, rest = run(again, tmp_path / 'cached' / f'epoch_{stop}.pth')
-        assert rest == images[2 * stop :] and not seen
-        require_continued(cached, resumed, starts)
+    again = config('resumed', from_cache=True)
+    again.default_hooks.coreset.cache_dir = str(tmp_path / 'cached' / 'cache')
+    resumed, rest = run(again, tmp_path / 'cached' / 'epoch_1.pth')
+    assert rest == images[2:] and not seen
+    require_continued(cached, resumed, [2, 4])
 
 
 def test_a_sweep_beyond_the_candidates_goes_on_in_the_middle(classifier, tmp_path):
