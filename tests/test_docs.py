@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmacs import QUANTIZERS, SCORERS, SELECTORS, CoresetHook
+from mmacs.coreset.presets import PRESETS
 from mmacs.registry import HOOKS, MODELS
 
 REPO = Path(__file__).parents[1]
@@ -45,3 +46,13 @@ def test_the_config_reference_has_all_that_is_registered():
         known.get('any')  # imports what registers
         ours = {name for name, kind in known.module_dict.items() if kind.__module__.startswith('mmacs.')}
         assert told[registry] == ours
+
+
+def test_the_guides_name_all_presets_selectors_and_quantizers():
+    selection, recipes = ((REPO / 'docs' / 'guides' / name).read_text() for name in ('selection.md', 'recipes.md'))
+    ours = [name for name, kind in SELECTORS.classes.items() if kind.__module__.startswith('mmacs.')]
+    assert not [name for name in PRESETS if f'`{name}`' not in selection]
+    assert not [name for name in ours if not re.search(rf'^\| `{name}\b', selection, re.MULTILINE)]
+    assert not [
+        name for name, kind in QUANTIZERS.classes.items() if f'`{name}`' not in recipes and 'mmacs.' in repr(kind)
+    ]
