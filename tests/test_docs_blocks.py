@@ -91,6 +91,8 @@ def place(tmp_path, monkeypatch):
 def check_config(file: Path) -> Config:
     """Reads a config, and its settings of mmacs."""
     cfg = Config.fromfile(file)
+    if './my_retinanet.py' in file.read_text():
+        assert {'mmacs', 'my_plugin'} <= set(cfg.custom_imports.imports)
     if cfg.get('model', {}).get('type') == 'mmacs.QuantizedModel':
         Recipe(cfg.model.recipe)
     for hook in cfg.get('default_hooks', {}).values():
