@@ -127,7 +127,7 @@ class CoresetHook(Hook):
         if self.settings is not None:
             times = self.settings.schedule.over(end).times(end)
             begins = ', '.join([*(str(time + 1) for time in times[:10]), *(['...'] if len(times) > 10 else [])])
-            rows['rounds'] = f'{len(times)}, before {unit} {begins}'
+            rows['rounds'] = f'{len(times)}, before {unit}{"s" if len(times) > 1 else ""} {begins}'
             later = round((len(times) - 1) * self.settings.cost.rescore * images)
             scored = f'rounds score at most {images + later} images; seconds are predicted in the first one'
         rows['cost'] = f'{100 * sampler.fraction:.3g} % of the steps of training on all images; {scored}'

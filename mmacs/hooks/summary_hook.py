@@ -69,6 +69,7 @@ def _trains(runner: Runner) -> bool:
 def _rows(runner: Runner) -> Dict[str, str]:
     rows = {
         'model': _model(runner),
+        'recipe': 'none: full precision',
         'starts from': _start(runner),
         'seed': str(runner.seed),
         'work dir': str(Path(runner.work_dir).absolute()),
@@ -129,11 +130,14 @@ def _training(runner: Runner) -> str:
     if isinstance(runner.train_loop, IterBasedTrainLoop):
         parts.append(f'{runner.max_iters} iterations')
     else:
-        parts.append(f'{runner.max_epochs} epochs of {len(loader)} iterations')
+        epochs = f'{runner.max_epochs} epoch{"" if runner.max_epochs == 1 else "s"}'
+        parts.append(f'{epochs} of {len(loader)} iterations')
     if batch is not None:
         processes = f' in each of {runner.world_size} processes' if runner.world_size > 1 else ''
         parts.append(f'batches of {batch}{processes}')
     optimizer = getattr(wrapper, 'optimizer', None)
     if optimizer is not None:
-        parts.append(f'{type(optimizer).__name__}, lr {optimizer.param_groups[0]["lr"]:g}, {type(wrapper).__name__}')
+        group = optimizer.param_groups[0]
+        rate = group.get('initial_lr', group['lr'])  # schedules may have begun with less
+        parts.append(f'{type(optimizer).__name__}, lr {rate:g}, {type(wrapper).__name__}')
     return '; '.join(parts)

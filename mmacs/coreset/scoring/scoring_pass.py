@@ -108,7 +108,7 @@ class ScoringPass:
 
         It is the share that :meth:`scores` gives the process of the same positions.
         """
-        shown = phase("the teacher's pass", len(positions))
+        shown = phase("teacher's pass", len(positions))
         with together(), without_side_effects(teacher), shown as under_way:
             for batch, inputs, data_samples in self._batches(teacher, positions, under_way):
                 with self.proxy.autocast(inputs.device):

@@ -1,0 +1,80 @@
+"""What a run says first."""
+
+import re
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+from mmacs.hooks.summary_hook import summarise
+
+
+class Model(BaseModel):
+    """A linear layer in the place of a backbone."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Linear(999, 10)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        raise AssertionError
+
+
+@pytest.fixture
+def runner(tmp_path):
+    loader = dict(dataset=[0] * 30, sampler=dict(type='DefaultSampler', shuffle=False), batch_size=4, num_workers=0)
+    cfg = Config(
+        dict(
+            model=Model(),
+            work_dir=str(tmp_path),
+            experiment_name=f'summary {tmp_path}',
+            train_dataloader={**loader, 'sampler': dict(type='mmacs.CoresetSampler', fraction=0.4)},
+            train_cfg=dict(by_epoch=True, max_epochs=3),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            val_dataloader=loader,
+            val_cfg={},
+            val_evaluator=dict(type='DumpResults', out_file_path='never.pkl'),
+            load_from='weights.pth',
+        )
+    )
+    one = Runner.from_cfg(cfg)
+    summarise(one)
+    summarise(one)
+    return one
+
+
+def summaries(runner):
+    text = Path(runner.logger.log_file).read_text()
+    return re.findall(r'INFO - (mmacs \S+ .*(?:\n  .*)*)', text)
+
+
+def test_a_run_is_summed_up_once_with_what_it_is_about_to_do(runner):
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.optim_wrapper.param_groups[0].update(initial_lr=0.1, lr=0.001)  # as a warm-up has it
+    runner._val_loop = runner.build_val_loop(runner._val_loop)
+    for _ in range(2):
+        runner.call_hook('before_run')
+    (text,) = summaries(runner)
+    title, *lines = text.splitlines()
+    rows = dict(re.split(r'\s{2,}', line.strip(), maxsplit=1) for line in lines)
+    assert title.endswith(' trains Model')
+    assert rows['model'] == 'Linear; 0.01 M parameters; on cpu'
+    assert rows['recipe'] == 'none: full precision'
+    assert rows['starts from'] == 'weights.pth'
+    assert rows['training data'] == 'list: 30 images; 0 workers'
+    assert rows['coreset'] == '12 images in each epoch, 40 % of 30'
+    assert rows['training'] == '3 epochs of 3 iterations; batches of 4; SGD, lr 0.1, OptimWrapper'
+    assert rows['work dir'] == runner.work_dir and rows['whole log'].startswith(runner.logger.log_file)
+    assert len(lines) <= 15
+
+
+def test_what_is_evaluated_alone_has_no_training(runner):
+    runner._val_loop = runner.build_val_loop(runner._val_loop)
+    runner.call_hook('before_run')
+    (text,) = summaries(runner)
+    assert text.splitlines()[0].endswith(' evaluates Model')
+    assert 'validation data' in text and 'training' not in text
