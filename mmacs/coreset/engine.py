@@ -73,7 +73,6 @@ class CoresetEngine:
         self.settings = settings = settings.over(end)
         self.data = data
         self.sampler = sampler
-        self.teacher = teacher
         sizes = None if sampler.sizes is None else sampler.sizes.tolist()
         trimmed = settings.policy.most_trimmed
         self.extent = Extent(end, per_unit, sampler.mean_size, len(data.positions), len(data), sizes, trimmed)
@@ -90,6 +89,15 @@ class CoresetEngine:
         self._pricing = Pricing(settings, self.extent, self.state, teacher)
         self._round_seconds: Optional[float] = None  # of a round after the first
         self._undrawn: Optional[Dict[str, float]] = None  # facts of a round that no coreset was drawn from yet
+
+    @property
+    def teacher(self) -> Optional[TeacherOutputs]:
+        """Where the teacher's outputs come from, if a column needs them; a run names it once it knows the weights."""
+        return self._pricing.teacher
+
+    @teacher.setter
+    def teacher(self, teacher: Optional[TeacherOutputs]) -> None:
+        self._pricing.teacher = teacher
 
     # ---------------------------------------------------------------- when
     def sweeps(self, now: int) -> bool:

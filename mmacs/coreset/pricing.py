@@ -36,7 +36,7 @@ class Pricing:
         self._settings = settings
         self._extent = extent
         self._state = state
-        self._teacher = teacher
+        self.teacher = teacher
         self._teacher_seconds: Optional[float] = None  # per image at full resolution, None until measured
 
     def measure(self, scoring: ScoringPass, model: nn.Module, now: int, start: float) -> None:
@@ -68,8 +68,8 @@ class Pricing:
 
     def _seconds_of(self, model: nn.Module, scoring: ScoringPass, num_batches: int = 3) -> Tuple[float, float, float]:
         """Seconds of scoring, teacher and forward per image, at full resolution."""
-        known = None if self._teacher is None else self._teacher.read
-        teacher = self._teacher.model() if self._teacher is not None and known is None else None
+        known = None if self.teacher is None else self.teacher.read
+        teacher = self.teacher.model() if self.teacher is not None and known is None else None
         settings, area = self._settings, scoring.proxy.resolution**2
         seconds = measure_costs(scoring, settings.scorer, settings.scored_columns, model, teacher, known, num_batches)
         return tuple(one / area for one in seconds)
@@ -87,7 +87,7 @@ class Pricing:
         """Returns what is known of seconds per image at full resolution."""
         progress, teacher = self._state.progress, self._teacher_seconds
         if teacher is None:  # a resumed run has not measured it; it is as large a network
-            teacher = 0.0 if self._teacher is None else score
+            teacher = 0.0 if self.teacher is None else score
         trained = progress.trained_images
         step = progress.training_seconds / trained if trained and progress.training_seconds else None
         return Costs(score, teacher, step, forward)
@@ -108,7 +108,7 @@ class Pricing:
             print_log('The clock gave no times to predict by: what the run takes is not known.', 'current')
             return
         spent = Spent(state.progress.selection_seconds + uncounted, state.progress.training_seconds)
-        taught = 1.0 if self._teacher is None else self._teacher.share
+        taught = 1.0 if self.teacher is None else self.teacher.share
         known = Known(float(np.mean(state.rows['scored_at'] >= 0)), taught)
         trained = state.progress.trained_images > 0
         before, schedule, held = state.plan, self._settings.schedule, state.round + 1
