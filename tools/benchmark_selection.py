@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument('--workers', type=int, default=0, help='of the data loaders')
     parser.add_argument('--data-root', help="folder of the data set, in place of the config's data_root")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings to change in the config')
-    parser.set_defaults(launcher='none', local_rank=0)
+    parser.set_defaults(launcher='none', local_rank=0, verbose=False)
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
