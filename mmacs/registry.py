@@ -47,4 +47,6 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 OPTIM_WRAPPERS = Registry(
     'optimizer wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmacs', locations=['mmacs.hooks.optim_wrapper']
 )
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmacs', locations=['mmacs.hooks'])
+HOOKS = Registry(
+    'hook', parent=MMENGINE_HOOKS, scope='mmacs', locations=['mmacs.hooks', 'mmacs.visualization.report_hooks']
+)

@@ -102,6 +102,12 @@ def tiny_coco(tmp_path) -> Path:
     return tmp_path / 'coco'
 
 
+def page_data(path: Path) -> dict:
+    """What the scripts of a page find in it."""
+    _, _, text = path.read_text().partition('<script type="application/json" id="data">')
+    return json.loads(text.partition('</script>')[0])
+
+
 def change_coreset(cfg: Config, **groups) -> None:
     """Change settings of a config's CoresetHook: within its groups, as a config that inherits it would."""
     hook = cfg.default_hooks.coreset

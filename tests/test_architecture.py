@@ -20,7 +20,8 @@ FLOORS = (
     ('datasets', 'models'),
     ('coreset', 'distillation', 'deploy'),
     ('hooks',),
-    ('evaluation', 'visualization'),
+    ('evaluation',),
+    ('visualization',),
     ('cli',),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -28,10 +28,10 @@ SIGNATURES = {
     'freeze_epoch=None)',
     'BatchNormReestimationHook': '(num_images=512)',
     'CoresetHook': '(scorer=None, importance=None, selector=None, constraints=None, schedule=None, cost=None, '
-    "scoring=None, unbiased=None, cache_dir=None, preset='mmacs', **others)",
+    "scoring=None, unbiased=None, cache_dir=None, preset='mmacs', report=False, **others)",
     'DistillationHook': "(weight=0.5, temperature=1.0, form='cross_entropy', box_weight=1.0, layers=None, "
     'layer_weight=1.0, teacher=None, from_cache=False)',
-    'QuantizationHook': '(num_images=64, batch_size=8, check_interval=50, start_anew=None)',
+    'QuantizationHook': '(num_images=64, batch_size=8, check_interval=50, start_anew=None, report=False)',
     'Quantizer': "(bits=4, signed=None, kind='activation', num_channels=1, num_levels=1, power_of_two=False)",
     'Recipe': "(recipe='w4a4')",
     'calibrate': '(model, batches, forward=None)',

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmacs import cli
+from mmacs.cli.coreset_reports import both_models
 from mmacs.cli.exporting import export_run, require_passed
 from mmacs.cli.screen import short_screen
 from mmacs.cli.surroundings import surroundings
@@ -68,12 +69,13 @@ def train(cfg: Config, start_from: Optional[Path] = None) -> Dict[str, Any]:
 
 
 def draw(cfg: Config, checkpoint: str, folder: Path) -> None:
-    """Draw some detections of the validation split, and the most and least important images of the last round."""
+    """Draw some detections of both models on the validation split, and images that the last round took or left out."""
     cfg.load_from, cfg.resume = checkpoint, False
     with short_screen():
         runner = Runner.from_cfg(cfg)
     runner.load_or_resume()
-    draw_detections(runner.model, runner.build_dataloader(cfg.val_dataloader).dataset, folder / 'detections.png')
+    val_set = runner.build_dataloader(cfg.val_dataloader).dataset
+    draw_detections(both_models(runner.model, folder), val_set, folder / 'detections.png')
     train_set = runner.build_dataloader(cfg.train_dataloader).dataset
     last_round = max((folder / 'coreset').glob('round_*.npz'))
     draw_extremes(last_round, DistinctImages(train_set, []), folder / 'importance.png')

@@ -126,7 +126,7 @@ def round_files(folder: Path) -> Dict[int, Path]:
 
 
 def remove_rounds(folder: Path, after: int) -> None:
-    """Remove what an earlier run in the same folder wrote of later rounds, its summary and, with all, its images.
+    """Remove what an earlier run in the same folder wrote of later rounds and at its end, and, with all, its images.
 
     Args:
         folder (Path): Folder of the round files.
@@ -139,6 +139,7 @@ def remove_rounds(folder: Path, after: int) -> None:
         for number, path in round_files(folder).items():
             if number > after:
                 path.unlink()
-        (folder / 'summary.json').unlink(missing_ok=True)
+        for name in ('summary.json', 'predictions.npz'):  # of a run's end
+            (folder / name).unlink(missing_ok=True)
         if after < 0:
             (folder / 'images.npz').unlink(missing_ok=True)

@@ -15,11 +15,12 @@ from mmacs.hooks.coreset_run import NO_SAMPLER, CoresetRun
 from mmacs.hooks.draws_hook import draw_by_step
 from mmacs.hooks.fraction import plan_epochs
 from mmacs.hooks.resume_hook import follow_config
-from mmacs.hooks.run import agree_on_seed, coreset_sampler, saves_checkpoint_now
+from mmacs.hooks.run import agree_on_seed, coreset_sampler, report_at_end, saves_checkpoint_now
 from mmacs.hooks.summary_hook import summarise
 from mmacs.hooks.time_left_hook import add_to_time_left
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.registry import HOOKS
+from mmacs.utils.checks import require_switch
 from mmacs.utils.errors import MmacsError
 
 STATE_KEY = 'mmacs_coreset'
@@ -66,6 +67,8 @@ class CoresetHook(Hook):
             time; None takes ``<work dir>/teacher_cache``. Outputs that were computed of other pixels are never taken:
             each image file is read once for that, and again when its size, inode or times change.
         preset (str): What the settings are changes of. Defaults to ``'mmacs'``.
+        report (bool): Whether the run ends with a page on what was chosen and why, with what the models find in some
+            images: ``<work dir>/coreset_report/index.html``, see ``tools/coreset_report.py``. Defaults to False.
         **others: Refused, with a hint at the group that a setting belongs to.
 
     Raises:
@@ -86,9 +89,12 @@ class CoresetHook(Hook):
         unbiased: Optional[Union[bool, float]] = None,
         cache_dir: Optional[str] = None,
         preset: str = presets.DEFAULT,
+        report: bool = False,
         **others: Any,
     ) -> None:
+        require_switch('report', report)
         self.preset = preset
+        self.report = report
         self._before_presets = False
         groups = dict(importance=importance, selector=selector, constraints=constraints, schedule=schedule, cost=cost)
         self._given = dict(groups, scorer=scorer, scoring=scoring, unbiased=unbiased, others=others)
@@ -97,6 +103,8 @@ class CoresetHook(Hook):
             self.settings = CoresetSettings.read(**self._given, preset=preset)
         else:
             check_settings(**self._given)
+            if report:
+                raise MmacsError(f'preset {preset!r} scores nothing: there is nothing to report, leave out report=True')
         if cache_dir is not None and (not isinstance(cache_dir, (str, Path)) or not str(cache_dir)):
             raise MmacsError(f'cache_dir must be the name of a folder, got {cache_dir!r}')
         self.cache_dir = cache_dir
@@ -143,6 +151,8 @@ class CoresetHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Makes the teacher, or takes up a resumed run's coreset."""
         take_work_dir(runner)
+        if self.report:
+            report_at_end(runner, 'CoresetReportHook')
         require_batches(runner)
         plan_epochs(runner)
         if self.settings is None:

@@ -172,7 +172,7 @@ class CoresetRun:
         """Writes what reports need beside the rounds."""
         data, dataset = self.engine.data, self._runner.train_dataloader.dataset
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
-        write_run(self._folder / 'run.json', self._runner.cfg)
+        write_run(self._folder / 'run.json', self._runner.cfg, self._settings)
         write_ground_truth(self._folder / 'ground_truth.npz', data.images, classes, data.fingerprint)
 
     def _resume(self, state: Dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from mmacs.hooks.draws_hook import draw_by_step
 from mmacs.hooks.loaded_checkpoint import check_fit, refuse_unsound_progress, refuse_unsound_steps
 from mmacs.hooks.nonfinite import NonfiniteWatch
 from mmacs.hooks.resume_hook import follow_config
-from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, unwrapped
+from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, report_at_end, unwrapped
 from mmacs.hooks.summary_hook import summarise
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.quantization import Specification, calibrate, layer_table, quantizers
@@ -27,7 +27,7 @@ from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.synchronise import following_quantizers, synchronise_ranges
 from mmacs.registry import HOOKS
 from mmacs.teacher.side_effects import without_side_effects
-from mmacs.utils.checks import require_patterns, require_whole
+from mmacs.utils.checks import require_patterns, require_switch, require_whole
 from mmacs.utils.details import log_detail
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.progress import Phase, phase
@@ -57,6 +57,8 @@ class QuantizationHook(Hook):
         start_anew (str or Sequence[str], optional): Patterns of the weights that may be missing in ``load_from``, or
             have another shape there, and then keep their initial values: ``'bbox_head.retina_cls.*'`` to start from a
             detector of other classes. They are named in the log. None requires all weights.
+        report (bool): Whether the run ends with a page on what quantization does to each layer, measured on 256
+            validation images: ``<work dir>/quant_report/index.html``, see ``tools/quant_report.py``. Defaults to False.
 
     Raises:
         MmacsError: If a value is out of range; when weights are loaded, if they do not fit.
@@ -70,7 +72,10 @@ class QuantizationHook(Hook):
         batch_size: int = 8,
         check_interval: int = 50,
         start_anew: Optional[Union[str, Sequence[str]]] = None,
+        report: bool = False,
     ) -> None:
+        require_switch('report', report)
+        self.report = report
         given = {'num_images': num_images, 'batch_size': batch_size, 'check_interval': check_interval}
         for name, value in given.items():
             require_whole(name, value)
@@ -133,6 +138,8 @@ class QuantizationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Calibrate what has no steps yet; print the table."""
         take_work_dir(runner)
+        if self.report:
+            report_at_end(runner, 'QuantizationReportHook')
         model = unwrapped(runner)
         sampler = coreset_sampler(runner)
         if sampler is not None:

@@ -55,6 +55,16 @@ def leave_out_of_timers(runner: Runner, seconds: float) -> None:
             hook.t += seconds
 
 
+def report_at_end(runner: Runner, name: str) -> None:
+    """Put a hook that writes a report at the end into a run that is about to train.
+
+    Args:
+        runner (Runner): The run.
+        name (str): Name of a hook of :mod:`mmacs.visualization.report_hooks`, which hooks know by its name alone.
+    """
+    runner.register_hook({'type': f'mmacs.{name}'})
+
+
 def saves_checkpoint_now(runner: Runner) -> bool:
     """Returns whether a checkpoint may follow this iteration of an iteration-based run."""
     savers = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch)

@@ -13,8 +13,9 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmacs.hooks.run import coreset_sampler
 from mmacs.quantization import quantizers
 from mmacs.utils.errors import MmacsError
+from mmacs.visualization.coreset_report.predictions import read_predictions
 from mmacs.visualization.coreset_report.run import read_run
-from tests.conftest import run_config
+from tests.conftest import page_data, run_config
 
 CONFIG = 'retinanet_r18_w4a4_acs.py'
 FLIPPED = [  # a scoring pipeline that draws at random
@@ -71,6 +72,7 @@ def weights(runner):
 
 def test_two_epochs_select_train_save_and_report(tiny_coco, tmp_path, trained):
     changes = {'default_hooks.coreset.selector': dict(type='mmacs.TopK')}
+    changes.update({f'default_hooks.{name}.report': True for name in ('coreset', 'quantization')})
     runner = train(run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained, **changes))
     # 10 images with objects, half of them: 5, two to a batch, two epochs
     assert runner.iter == 6
@@ -83,6 +85,8 @@ def test_two_epochs_select_train_save_and_report(tiny_coco, tmp_path, trained):
     with np.load(tmp_path / 'run' / 'coreset' / 'images.npz') as images:
         assert images['image_ids'].tolist() == [1, 2, 3, 5, 6, 7, 8, 10, 11, 12]
     told = read_run(tmp_path / 'run', None)  # what a report needs, without a config to execute
+    assert told.about['settings']['selector'] == 'TopK()' and 'interval=1' in told.about['settings']['schedule']
+    assert 'w4a4' in told.about['settings']['recipe']
     assert told.about['end'] == 2 and told.truth.ids.tolist() == [1, 2, 3, 5, 6, 7, 8, 10, 11, 12]
     checkpoint = load_checkpoint(tmp_path / 'run' / 'epoch_2.pth')
     assert checkpoint['mmacs_coreset']['indices'].tolist() == found[1]['indices'].tolist()
@@ -95,6 +99,13 @@ def test_two_epochs_select_train_save_and_report(tiny_coco, tmp_path, trained):
     assert 'overlap with the last coreset' in log
     scalars = next((tmp_path / 'run').glob('*/vis_data/scalars.json')).read_text()
     assert '"coreset/reducible_error"' in scalars
+    # the reports at the end: what both models find in each image, and each layer's values over its levels
+    page = page_data(tmp_path / 'run' / 'coreset_report' / 'index.html')
+    assert len(page['images']) == 10 and set(page['models']) == {'quantized', 'teacher'}
+    found = read_predictions(tmp_path / 'run' / 'coreset' / 'predictions.npz', 10)
+    assert [*found['teacher']] == [*found['quantized']] == [*range(10)]
+    layers = page_data(tmp_path / 'run' / 'quant_report' / 'index.html')['layers']
+    assert sum(sum(one['quantizers'][0]['histogram']['counts']) for one in layers) > 0
 
 
 def test_same_seed_same_coreset_and_same_weights(tiny_coco, tmp_path, trained):

@@ -1,7 +1,7 @@
 """What quantizers do to real values: clipping, levels in use, signal-to-noise ratio; measured batch by batch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 import torch
@@ -9,6 +9,27 @@ from torch import Tensor, nn
 
 from mmacs.quantization.convert import quantizers
 from mmacs.quantization.quantizers import Grid, Quantizer
+
+_BINS = 64
+
+
+@dataclass
+class Histogram:
+    """How many values lie where among the integers of their grid, before they are rounded and clipped.
+
+    Attributes:
+        low (float): Lower end, in steps; what lies below is counted in the first bin.
+        high (float): Upper end.
+        q_min (int): Integer of the lowest level; with several grids that of the first.
+        q_max (int): Integer of the highest level.
+        counts (List[int]): Values in each of 64 bins of equal width.
+    """
+
+    low: float
+    high: float
+    q_min: int
+    q_max: int
+    counts: List[int]
 
 
 class Tally:
@@ -23,12 +44,15 @@ class Tally:
         clipped (int): Number of values outside the range, by more than rounding errors of float32.
         signal (float): Sum of squares of the values, which is added up in float64.
         noise (float): Sum of squares of what quantization changed.
+        histogram (Histogram, optional): Of the values before they are quantized, over the levels of their own range;
+            None before the first update, and where levels form no grid.
     """
 
     def __init__(self, num_ranges: int = 1) -> None:
         self.num_ranges = num_ranges
         self.calls = self.count = self.clipped = 0
         self.signal = self.noise = 0.0
+        self.histogram: Optional[Histogram] = None
         self._used: Optional[Tensor] = None  # bool, (ranges, levels)
         self._distinct: Optional[List[Tensor]] = None  # of levels that form no grid, per range
 
@@ -54,11 +78,21 @@ class Tally:
         offset = torch.zeros_like(step) if offset is None else offset
         low, high = step * (grid.q_min - 1e-3) + offset, step * (grid.q_max + 1e-3) + offset
         self.clipped += int(((x < low) | (x > high)).sum())
+        self._count_bins(((x - offset) / step), grid)
         if self._used is None:
             self._used = torch.zeros(self.num_ranges, grid.q_max - grid.q_min + 1, dtype=torch.bool, device=y.device)
         level = ((y - offset) / step).round().long().sub_(grid.q_min).clamp_(0, self._used.shape[1] - 1)
         level += torch.arange(self.num_ranges, device=y.device)[:, None] * self._used.shape[1]
         self._used.view(-1)[level.view(-1)] = True
+
+    def _count_bins(self, places: Tensor, grid: Grid) -> None:
+        """Add values, as places among the integers of the grid; a quarter of the range is kept on each side of it."""
+        beside = max(1.0, (grid.q_max - grid.q_min + 1) / 4)
+        low, high = grid.q_min - 0.5 - beside, grid.q_max + 0.5 + beside
+        counts = torch.histc(places.clamp(low, high), _BINS, low, high).long().tolist()
+        if self.histogram is None:
+            self.histogram = Histogram(low, high, grid.q_min, grid.q_max, [0] * _BINS)
+        self.histogram.counts[:] = map(sum, zip(self.histogram.counts, counts))
 
     @property
     def levels(self) -> List[int]:
@@ -89,6 +123,8 @@ class QuantizerStatistics:
             level have as many ranges as there are levels, and use one.
         sqnr_db (float, optional): Signal-to-quantization-noise ratio in dB; None if there is no noise, no signal, or
             the quantizer holds weights of its own.
+        histogram (Histogram, optional): Of the values before they are quantized, of all ranges together; None if none
+            was met, or levels form no grid.
     """
 
     name: str
@@ -103,6 +139,7 @@ class QuantizerStatistics:
     dead_ranges: int
     num_ranges: int
     sqnr_db: Optional[float]
+    histogram: Optional[Histogram] = None
 
     @property
     def complaint(self) -> Optional[str]:
@@ -181,7 +218,15 @@ def _summary(name: str, quantizer: Quantizer, tallies: List[Tally]) -> Quantizer
         dead_ranges=sum(number < 2 for number in levels),
         num_ranges=len(levels),
         sqnr_db=None if quantizer.replaces_weight else sqnr_db(signal, noise),
+        histogram=_together([tally.histogram for tally in tallies if tally.histogram is not None]),
     )
+
+
+def _together(found: List[Histogram]) -> Optional[Histogram]:
+    """Returns the histogram of all ranges: as they have as many levels, they have as many bins, from the lowest on."""
+    if not found:
+        return None
+    return replace(found[0], counts=[sum(counts) for counts in zip(*(one.counts for one in found))])
 
 
 def _steps(quantizer: Quantizer) -> Optional[Tuple[float, float]]:

@@ -81,7 +81,7 @@ def course_charts(history: History, metric: Tuple[str, Dict[int, float]], unit: 
 
     yield Chart('beta', 'Beta', 'Each line is a round; its beta weighs the scores until the next.', draw_beta)
     name, values = metric
-    if len(values) > 1:
+    if values:
 
         def draw_metric(figure: Figure) -> None:
             axis = figure.subplots()

@@ -9,35 +9,43 @@ from tempfile import mkdtemp
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mmengine.config import Config
+from torch import nn
 
-from mmacs.utils.errors import printable
+from mmacs.coreset.ground_truth import GroundTruth
+from mmacs.coreset.selection.trimming import noise_counts
+from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.files import writing
 from mmacs.visualization.charts import Chart, inline, to_svg
 from mmacs.visualization.coreset_report.charts import cost_chart, course_charts, score_chart, usage_charts
 from mmacs.visualization.coreset_report.content_charts import content_charts
-from mmacs.visualization.coreset_report.contents import read_contents
-from mmacs.visualization.coreset_report.pictures import draw_galleries
-from mmacs.visualization.coreset_report.rounds import (
-    History,
-    Record,
-    columns,
-    read_image_ids,
-    read_metric,
-    read_round,
-    read_seconds,
-    round_files,
+from mmacs.visualization.coreset_report.contents import Contents
+from mmacs.visualization.coreset_report.predictions import MODELS, predict, read_predictions, write_predictions
+from mmacs.visualization.coreset_report.read import PREDICTIONS, read_rounds
+from mmacs.visualization.coreset_report.rounds import History, Record, columns, read_metric, read_seconds
+from mmacs.visualization.coreset_report.shown import choose_shown, describe_images, follow, suspects
+from mmacs.visualization.pages import render
+
+NUM_IMAGES = 200
+NO_PREDICTIONS = (
+    'What the models find in these images is not known: a run with coreset=dict(report=True) looks, or '
+    'tools/coreset_report.py with --config CONFIG --predict.'
 )
-from mmacs.visualization.coreset_report.run import read_run, require_same_images, run_of_config
 
+_HERE = Path(__file__).parent
 _MAX_ROUNDS = 6  # whose scores are drawn
+_MAX_SUSPECTS = 200  # in the table
 
 
-def write_report(work_dir: os.PathLike, data_root: Optional[str] = None, config: Optional[Config] = None) -> Path:
-    """Write the report of a run's coreset: ``<work_dir>/coreset_report/index.html`` and its pictures beside it.
+def write_report(
+    work_dir: os.PathLike,
+    data_root: Optional[str] = None,
+    config: Optional[Config] = None,
+    num_images: int = NUM_IMAGES,
+) -> Path:
+    """Write the report of a run's coreset: ``<work_dir>/coreset_report/index.html``, and its charts beside it.
 
-    The page holds its pictures itself. The folder is replaced as a whole, so that nobody sees half a report. Nothing of
+    The page holds all that it shows. The folder is replaced as a whole, so that nobody sees half a report. Nothing of
     the work dir is executed.
 
     Args:
@@ -45,6 +53,7 @@ def write_report(work_dir: os.PathLike, data_root: Optional[str] = None, config:
         data_root (str, optional): Where the training data lies; None is where the run had it.
         config (Config, optional): The run's config, of which its data set is built. Needed for runs of earlier
             versions, and for pictures of images that lie in no files of their own.
+        num_images (int): How many images to show; a page of 200 takes some 10 MB. Defaults to 200.
 
     Returns:
         Path: The page.
@@ -53,54 +62,125 @@ def write_report(work_dir: os.PathLike, data_root: Optional[str] = None, config:
         MmacsError: If there are no rounds or no data, or the data set is not that of the run.
     """
     work_dir = Path(work_dir)
-    files = round_files(work_dir)
-    run = read_run(work_dir, data_root) if config is None else run_of_config(config, data_root)
-    num_indices, num_images = int(run.truth.num_indices), len(run.truth.ends)
-    unit, end = run.about['unit'], run.about['end']
-    contents = read_contents(run.truth)
-
-    history = History.of((read_round(path, num_indices, num_images) for path in files), contents, unit)
-    numbers = np.unique(np.linspace(0, len(files) - 1, min(len(files), _MAX_ROUNDS)).round().astype(int)).tolist()
-    shown = {number: read_round(files[number], num_indices, num_images) for number in numbers}
-    last = shown[numbers[-1]]
-    last['image_ids'] = read_image_ids(files[-1], num_images)
-    require_same_images(run.truth, last['image_ids'])
+    rounds = read_rounds(work_dir, data_root, config)
+    run, last, history, contents = rounds.run, rounds.last, rounds.history, rounds.contents
+    count, num_indices = len(rounds.files), int(run.truth.num_indices)
+    numbers = np.unique(np.linspace(0, count - 1, min(count, _MAX_ROUNDS)).round().astype(int)).tolist()
+    drawn = {number: last if number == count - 1 else rounds.read(number) for number in numbers}
     seconds, metric = read_seconds(work_dir), read_metric(work_dir)
+
+    positions = choose_shown(last, num_images)
+    course = follow(rounds.read, count, last, positions)
+    predictions = read_predictions(work_dir / 'coreset' / PREDICTIONS, len(run.truth.ends))
+    info = None if run.no_pictures else run.info
+    images = describe_images(positions, last, course, history, run.truth, contents, info, predictions)
+    suspected = _suspects(last, run.truth, contents, positions)
 
     charts = {
         'cost': [cost_chart(history, seconds)],
-        'scores': [score_chart(name, shown) for name in columns(last)],
-        'course': [*course_charts(history, metric, unit, end), *usage_charts(history)],
+        'scores': [score_chart(name, drawn) for name in columns(last)],
+        'course': [*course_charts(history, metric, run.about['unit'], run.about['end']), *usage_charts(history)],
         'contents': [*content_charts(contents, last['chosen'], history)] if len(contents.image) else [],
     }
     report = work_dir / 'coreset_report'
     with writing(report, elsewhere='copy the work dir to where there is room'), _replaced(report) as folder:
-        page = {
-            'galleries': [] if run.no_pictures else draw_galleries(last, run.info, contents, folder),
-            'no_pictures': run.no_pictures,
-            'name': run.about['name'],
-            'date': datetime.fromtimestamp(files[-1].stat().st_mtime).strftime('%Y-%m-%d %H:%M'),
-            'facts': _facts(history, last, num_indices, metric, unit),
-            'settings': [*run.about['settings'].items()],
-            'table': _table(history, unit),
-            'cost': _cost_sentences(history, seconds, len(last['indices']) / num_indices),
-            'some_rounds': len(shown) < len(files),
-            'charts': {part: [_written(chart, folder) for chart in some] for part, some in charts.items()},
-        }
-        templates = Environment(
-            loader=FileSystemLoader(Path(__file__).parent),
-            autoescape=True,
-            finalize=_shown,
-            undefined=StrictUndefined,
-            trim_blocks=True,
+        page = render(
+            _HERE / 'page.html.j2',
+            [_HERE / 'gallery.css', _HERE / 'gallery.js'],
+            {
+                'images': images,
+                'total': len(run.truth.ends),
+                'count': count,
+                'rounds': course.rounds,
+                'before': [_before(history, number, run.about['unit']) for number in course.rounds],
+                'columns': course.columns,
+                'classes': contents.names,
+                'detection': contents.detection,
+                'models': {name: MODELS[name] for name in predictions},
+            },
+            images_text=_images_text(len(images), len(run.truth.ends), 'suspicion' in last),
+            no_pictures=run.no_pictures,
+            no_predictions='' if predictions else NO_PREDICTIONS,
+            columns=course.columns,
+            suspects=suspected,
+            suspects_text=_suspects_text(last, len(suspected)) if suspected else '',
+            name=run.about['name'],
+            date=datetime.fromtimestamp(rounds.files[-1].stat().st_mtime).strftime('%Y-%m-%d %H:%M'),
+            facts=_facts(history, last, num_indices, metric, run.about['unit']),
+            settings=[*run.about['settings'].items()],
+            config=run.config.splitlines(),
+            table=_table(history, run.about['unit']),
+            cost=_cost_sentences(history, seconds, len(last['indices']) / num_indices),
+            some_rounds=len(drawn) < count,
+            charts={part: [_written(chart, folder) for chart in some] for part, some in charts.items()},
         )
-        (folder / 'index.html').write_text(templates.get_template('page.html.j2').render(page), encoding='utf-8')
+        (folder / 'index.html').write_text(page, encoding='utf-8')
     return report / 'index.html'
 
 
-def _shown(value: Any) -> Any:
-    """Escapes control characters of all that the page shows but what is written for it; jinja escapes the rest."""
-    return printable(value) if type(value) is str else value
+def write_predicted_report(
+    work_dir: Path,
+    model: nn.Module,
+    images: DistinctImages,
+    data_root: Optional[str] = None,
+    config: Optional[Config] = None,
+    num_images: int = NUM_IMAGES,
+) -> Path:
+    """Write the report of a run with what its models find in the images that it shows, see :func:`write_report`.
+
+    Args:
+        work_dir (Path): Of the run; its teacher is taken from there.
+        model (nn.Module): The run's model, not wrapped, with its last weights; left as it is.
+        images (DistinctImages): The training images, through a deterministic pipeline.
+        data_root (str, optional): See :func:`write_report`.
+        config (Config, optional): See :func:`write_report`.
+        num_images (int): See :func:`write_report`.
+    """
+    shown = choose_shown(read_rounds(work_dir, data_root, config).last, num_images)
+    write_predictions(work_dir / 'coreset' / PREDICTIONS, predict(model, work_dir, images, shown))
+    return write_report(work_dir, data_root, config, num_images)
+
+
+def _before(history: History, number: int, unit: str) -> str:
+    return f'in round {number}, before {unit} {history.rounds[number]["at"] + 1}'
+
+
+def _images_text(shown: int, total: int, suspicion: bool) -> str:
+    if shown == total:
+        return f'All {total} images. Click one to enlarge it; the round tells what was known and chosen then.'
+    kinds = 'of highest and of lowest importance' + (', of highest suspicion' if suspicion else '')
+    return (
+        f'{shown} of {total} images: those {kinds} in the last round, and others spread over the order of importance. '
+        f'Click one to enlarge it; the round tells what was known and chosen then. In brackets: the share of all '
+        f'images that score less.'
+    )
+
+
+def _suspects(last: Record, truth: GroundTruth, contents: Contents, positions: np.ndarray) -> List[Dict[str, Any]]:
+    """Returns the rows of the table of suspected label errors, none if the run looked for none."""
+    if 'suspicion' not in last:
+        return []
+    places = {position: place for place, position in enumerate(positions.tolist())}
+    rows = suspects(last, truth, contents, _MAX_SUSPECTS)
+    words = (('trimmed', 'trimmed'), ('chosen', 'chosen'), ('noisy', 'label noise injected'))
+    for row in rows:
+        row['shown'] = places.get(row['position'])
+        row['state'] = ', '.join(word for key, word in words if row[key])
+    return rows
+
+
+def _suspects_text(last: Record, count: int) -> str:
+    trimmed = last['trimmed']
+    text = (
+        f'The {count} images whose labels look most wrong in the last round, by the error of the full-precision model'
+    )
+    text += f'. {np.count_nonzero(trimmed)} images are trimmed: they are not trained on.'
+    if 'noisy' in last:
+        found = noise_counts(last['chosen'], last['noisy'], trimmed)
+        text += f' {np.count_nonzero(last["noisy"])} images have label noise injected; '
+        text += f'{found["trim_precision"]:.0%} of the trimmed images are among them, and '
+        text += f'{found["trim_recall"]:.0%} of them are trimmed.'
+    return f'{text} tools/coreset_report.py --export writes the trimmed ones as a list of files, CSV, COCO or FiftyOne.'
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from mmacs.utils.errors import MmacsError, printable
 from mmacs.utils.json_file import read_object
 
 _KINDS: Dict[str, Any] = {'name': str, 'unit': str, 'end': int, 'data_root': (str, type(None)), 'settings': dict}
+_LONGEST_CONFIG = 200_000  # characters
 _NO_PICTURE = 'the images lie in no files of their own: say --config CONFIG to see them, which executes that config'
 
 
@@ -28,12 +29,14 @@ class Run(NamedTuple):
         truth (GroundTruth): Its images.
         info (Callable[[int], dict]): Returns what the data set knows of an image, as MMEngine's ``get_data_info``.
         no_pictures (str): Why there are no pictures of the images, empty where there are.
+        config (str): The text of its config, empty where there is none.
     """
 
     about: Dict[str, Any]
     truth: GroundTruth
     info: Callable[[int], Dict[str, Any]]
     no_pictures: str = ''
+    config: str = ''
 
 
 def read_run(work_dir: Path, data_root: Optional[str]) -> Run:
@@ -66,7 +69,16 @@ def read_run(work_dir: Path, data_root: Optional[str]) -> Run:
             raise MmacsError(f'cannot read image {path}: name the folder of the data with --data-root')
         return {'img_path': path, 'instances': truth.instances(position)}
 
-    return Run(about, truth, info, '' if all(truth.paths.tolist()) else _NO_PICTURE)
+    return Run(about, truth, info, '' if all(truth.paths.tolist()) else _NO_PICTURE, _config_text(work_dir, about))
+
+
+def _config_text(work_dir: Path, about: Dict[str, Any]) -> str:
+    """Returns the config that MMEngine wrote into the work dir, which is read as text alone."""
+    path = work_dir / f'{Path(about["name"]).name}.py'
+    try:
+        return path.read_text(encoding='utf-8')[:_LONGEST_CONFIG]
+    except (OSError, ValueError):
+        return ''
 
 
 def _read_about(path: Path) -> Dict[str, Any]:
@@ -102,7 +114,8 @@ def run_of_config(cfg: Config, data_root: Optional[str]) -> Run:
     if hasattr(dataset, 'full_init'):
         dataset.full_init()
     images = DistinctImages(dataset, [])
-    return Run(describe_run(cfg), GroundTruth.of(images, (dataset.metainfo or {}).get('classes') or ()), images.info)
+    truth = GroundTruth.of(images, (dataset.metainfo or {}).get('classes') or ())
+    return Run(describe_run(cfg), truth, images.info, config=cfg.pretty_text)
 
 
 def require_same_images(truth: GroundTruth, was: np.ndarray) -> None:

@@ -33,6 +33,10 @@ def test_counts_of_a_known_tensor():
     assert (tally.count, tally.clipped, tally.levels) == (5, 2, [3])
     assert tally.noise == pytest.approx(1 + 0.2**2 + 0.4**2)
     assert tally.signal == pytest.approx(9 + 4 + 0.2**2 + 1 + 1.4**2)
+    bins = tally.histogram
+    assert (bins.low, bins.high, bins.q_min, bins.q_max, sum(bins.counts)) == (-3.5, 2.5, -2, 1, 5)
+    width = (bins.high - bins.low) / len(bins.counts)
+    assert all(bins.counts[int((value - bins.low) / width)] for value in x[0].tolist())
 
 
 def test_batches_add_up():
@@ -45,6 +49,7 @@ def test_batches_add_up():
     assert (parts.count, parts.clipped, parts.levels) == (whole.count, whole.clipped, whole.levels)
     assert parts.noise == pytest.approx(whole.noise)
     assert whole.levels == [len(row.unique()) for row in y]
+    assert parts.histogram == whole.histogram and sum(whole.histogram.counts) == 120
     assert 0 < whole.clipped < whole.count
 
 

@@ -1,0 +1,58 @@
+"""Reports at the end of a run, which ``report=True`` of :class:`mmacs.CoresetHook` and others asks for.
+
+Those hooks know these by their names alone, so that training needs nothing of what draws.
+"""
+
+from pathlib import Path
+from typing import Callable
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmacs.datasets.distinct_images import DistinctImages
+from mmacs.hooks.run import deterministic_pipeline, unwrapped
+from mmacs.registry import HOOKS
+from mmacs.utils.distributed import on_main
+from mmacs.utils.errors import MmacsError
+
+
+@HOOKS.register_module()
+class CoresetReportHook(Hook):
+    """Writes what the models find in some images, and the page of :func:`~.coreset_report.page.write_report`."""
+
+    priority = 'LOWEST'  # after the last round, validation and summary are on disk
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the report in the main process."""
+        _written(runner, 'coreset', lambda: self._write(runner))
+
+    def _write(self, runner: Runner) -> Path:
+        from mmacs.visualization.coreset_report.page import write_predicted_report  # matplotlib takes a while
+
+        images = DistinctImages(runner.train_dataloader.dataset, deterministic_pipeline(runner.cfg))
+        return write_predicted_report(Path(runner.work_dir), unwrapped(runner), images)
+
+
+@HOOKS.register_module()
+class QuantizationReportHook(Hook):
+    """Writes what quantization does to each layer, as ``tools/quant_report.py`` does."""
+
+    priority = 'LOWEST'
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the report in the main process."""
+        _written(runner, 'quantization', lambda: self._write(runner))
+
+    def _write(self, runner: Runner) -> Path:
+        from mmacs.evaluation.layers import measure_layers
+        from mmacs.visualization.quantization_report import write_report
+
+        return write_report(measure_layers(runner), Path(runner.work_dir) / 'quant_report')
+
+
+def _written(runner: Runner, what: str, write: Callable[[], Path]) -> None:
+    """Write a report and say where it is; a run that is complete doesn't fail for one that can't be written."""
+    try:
+        runner.logger.info(f'Report of the {what}: {on_main(write)}')
+    except MmacsError as error:
+        runner.logger.error(f'The report of the {what} could not be written: {error}')
