@@ -72,7 +72,10 @@
       box.append(page.element('span', {}, 'no picture'));
       return [box, null];
     }
-    if (kind !== 'thumb') box.style.aspectRatio = `${image.width} / ${image.height}`;
+    if (kind !== 'thumb') {
+      box.style.aspectRatio = `${image.width} / ${image.height}`;
+      box.style.maxWidth = `calc(${(75 * image.width) / image.height}vh)`; // all of it is in sight
+    }
     const drawing = page.drawing('svg', { viewBox: `0 0 ${image.width} ${image.height}` });
     box.append(page.element('img', { src: image.picture, alt: `${image.name}: ${image.content}`, loading: 'lazy', decoding: 'async' }), drawing);
     return [box, drawing];
