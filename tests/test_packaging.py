@@ -66,7 +66,9 @@ def test_the_wheel_holds_what_users_need_and_nothing_else(wheel):
     expected = {name for name in expected if '__pycache__' not in name}
     expected |= {'mmacs/.mim/tools/train.py', 'mmacs/.mim/model-index.yml', 'mmacs/py.typed'}
     expected |= {
-        str(path.relative_to(REPO)) for suffix in ('j2', 'js', 'css', 'cpp') for path in (REPO / 'mmacs').rglob(f'*.{suffix}')
+        str(path.relative_to(REPO))
+        for suffix in ('j2', 'js', 'css', 'cpp')
+        for path in (REPO / 'mmacs').rglob(f'*.{suffix}')
     }
     assert expected <= names
     assert not [name for name in names if re.search(r'(^|/)tests/|\.pyc$|gone\.py$|bootstrap\.log', name)]

@@ -381,6 +381,8 @@ def test_presets_that_score_nothing_only_tell_the_sampler(classifier, tmp_path, 
     assert all(torch.equal(first[key], second[key]) for key in first)
     with pytest.raises(MmacsError, match='by a run without CoresetHook, or with a preset that scores nothing'):
         run(classifier('scored', 2), tmp_path / preset / 'epoch_1.pth')
+    with pytest.raises(MmacsError, match=f"preset '{preset}' scores nothing: there is nothing to report"):
+        CoresetHook(preset=preset, report=True)
 
 
 def test_a_run_that_began_before_there_were_presets_keeps_its_defaults(classifier, tmp_path):
