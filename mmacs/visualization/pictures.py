@@ -56,9 +56,13 @@ def draw_extremes(round_file: os.PathLike, images: DistinctImages, path: os.Path
     """
     record = read_round(Path(round_file), len(images.positions), len(images))
     scores = columns(record)
-    shares = {name: (rankdata(values, 'min', nan_policy='omit') - 1) / len(values) for name, values in scores.items()}
+    shares = {
+        name: (rankdata(values, 'min', nan_policy='omit') - 1) / max(1, np.count_nonzero(np.isfinite(values)))
+        for name, values in scores.items()
+    }
     order = np.argsort(-record['importance'], kind='stable')
-    trimmed = record.get('trimmed', np.zeros(len(order), dtype=bool))
+    order = order[np.isfinite(record['importance'][order])]  # others were not to choose among
+    trimmed = record.get('trimmed', np.zeros(len(images), dtype=bool))
     rows = {
         'Chosen, of highest importance': order[record['chosen'][order]][:count],
         'Left out, of lowest importance': order[~record['chosen'][order] & ~trimmed[order]][::-1][:count],
@@ -78,7 +82,7 @@ def draw_extremes(round_file: os.PathLike, images: DistinctImages, path: os.Path
         return Panel(read_image(info), _truth(info, names), _TRUTH, reasons)
 
     title = f'Coreset selection before epoch {int(record["epoch"]) + 1}: {np.count_nonzero(record["chosen"])} of '
-    title += f'{len(order)} images. In brackets: the share of images that score less.'
+    title += f'{len(images)} images. In brackets: the share of images that score less.'
     _save(
         {head: [panel(position) for position in some.tolist()] for head, some in rows.items() if len(some)}, title, path
     )

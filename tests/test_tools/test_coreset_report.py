@@ -71,7 +71,9 @@ def write_detection_run(folder):
     noisy = np.arange(10) < 3
     scores = dict(score_kl=np.linspace(0, 1, 10, dtype=np.float32), suspicion=noisy.astype(np.float32))
     scores['importance'] = np.linspace(1, 0, 10)  # the first two are the most important, and trimmed
-    write_rounds(run, IDS, **scores, noisy=noisy, trimmed=np.arange(10) < 2)
+    scores['importance'][9] = scores['score_kl'][9] = scores['suspicion'][9] = np.nan  # no candidate
+    candidates = np.arange(10) < 9
+    write_rounds(run, IDS, **scores, noisy=noisy, trimmed=np.arange(10) < 2, candidates=candidates)
     summary = dict(fraction=0.5, images=5, training_seconds=10.0, selection_seconds=6.0)
     (run / 'coreset' / 'summary.json').write_text(json.dumps(summary))
     scalars = run / '1' / 'vis_data' / 'scalars.json'
@@ -109,10 +111,10 @@ def test_the_page_of_a_detector_holds_everything_itself(reported):
     assert '&lt;script&gt;' in text and r'\x1b[2K{{ 7 }}$x' in text and '&lt;i&gt;AP' in text
     assert {'Score evs', 'Score kl', 'Importance', 'Objects per image', 'Scores and crowds'} < set(page.heads)
     assert '38% of the time' in text and '20% less' in text  # 6 of 16 s; 16 against 10 / 0.5 s
-    assert '100% of the trimmed images are among them, and 67% of them are trimmed' in text
+    assert '100% of the trimmed images are among them, and 67% of those that could be chosen are trimmed' in text
     assert 'raise SystemExit' not in text and '_base_' not in text and 'DenseDetectionScorer' in text  # its own config
     suspects = text[text.index('id="suspected"') : text.index('id="rounds"')]
-    assert re.findall(r'<td class="text">(\d+)</td>', suspects) == [str(rank) for rank in range(1, 11)]
+    assert re.findall(r'<td class="text">(\d+)</td>', suspects) == [str(rank) for rank in range(1, 10)]
     assert suspects.count('trimmed, label noise injected') == 2 and suspects.index('001.png') < suspects.index(
         '005.png'
     )
@@ -124,6 +126,7 @@ def test_the_page_tells_of_each_image_what_rounds_and_models_knew(reported):
     first, second, *_ = data['images']
     assert (first['id'], first['name'], first['chosen'], first['times']) == ('1', '001.png', [True] * 3, 3)
     assert first['scores'][2][data['columns'].index('importance')] == 1
+    assert data['images'][9]['scores'][2][data['columns'].index('importance')] is None  # no candidate
     assert first['found']['quantized'][0] == [5, 5, 30, 30, 1, 0.9] and 'found' in second and second['found'] == {}
     picture = base64.b64decode(first['picture'].removeprefix('data:image/webp;base64,'))
     with Image.open(io.BytesIO(picture)) as image:

@@ -101,7 +101,7 @@ def _csv(record: Record, positions: np.ndarray, files: List[str], rounds: Rounds
     writer.writerow(['id', 'file', 'labels', 'chosen', 'rounds_chosen', *scores, *marks])
     for position, file in zip(positions.tolist(), files):
         numbers = [int(record['chosen'][position]), int(rounds.history.times[position])]
-        numbers += [float(values[position]) for values in scores.values()]
+        numbers += [_number(values[position]) for values in scores.values()]
         numbers += [int(record[mark][position]) for mark in marks]
         labels = content_of(position, rounds.contents)
         writer.writerow([name_of(position, record, rounds.run.truth)['id'], file, labels, *numbers])
@@ -157,7 +157,7 @@ def _fiftyone(
                 'tags': tags,
                 '_media_type': 'image',
                 'coreset_id': name_of(position, record, truth)['id'],
-                **{f'coreset_{name}': float(values[position]) for name, values in scores.items()},
+                **{f'coreset_{name}': _number(values[position]) for name, values in scores.items()},
                 'coreset_rounds': int(rounds.history.times[position]),
                 'ground_truth': label(rows, size, names, False),
                 **{
@@ -176,6 +176,11 @@ def _fiftyone(
         'info': {},
         'samples': samples,
     }
+
+
+def _number(value: float) -> Optional[float]:
+    """Returns a score, None where an image has none."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _truth_rows(truth: GroundTruth, position: int) -> np.ndarray:

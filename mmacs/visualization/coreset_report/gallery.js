@@ -120,7 +120,7 @@
   const shown = (number) => (number == null ? '–' : Number(number.toPrecision(3)).toString());
   const percent = (number) => (number == null ? '' : ` (${Math.round(100 * number)}%)`);
   const marks = (image) => [
-    image.chosen[state.round] ? 'chosen' : 'not chosen',
+    image.chosen[state.round] ? 'chosen' : value(image, 'importance') == null ? 'not among the candidates' : 'not chosen',
     ...(image.trimmed ? ['trimmed'] : []), ...(image.noisy ? ['label noise injected'] : []),
   ].join(' · ');
   const scoreRows = (image) => [
@@ -143,7 +143,7 @@
       const ranked = share(image, columns.includes(state.order) ? state.order : 'importance');
       return keep(image) && (state.label === '' || image.labels.has(Number(state.label)))
         && (text === '' || image.name.toLowerCase().includes(text) || image.id.toLowerCase().includes(text))
-        && (ranked == null || (ranked >= low && ranked <= high));
+        && (ranked == null ? low <= 0 && high >= 1 : ranked >= low && ranked <= high);
     });
     const sign = state.descending ? -1 : 1;
     const compare = (x, y) => (typeof x === 'string' ? x.localeCompare(y, undefined, { numeric: true }) : x - y);

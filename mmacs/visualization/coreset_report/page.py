@@ -176,10 +176,11 @@ def _suspects_text(last: Record, count: int) -> str:
     )
     text += f'. {np.count_nonzero(trimmed)} images are trimmed: they are not trained on.'
     if 'noisy' in last:
-        found = noise_counts(last['chosen'], last['noisy'], trimmed)
+        found = noise_counts(last['chosen'], last['noisy'], trimmed, last.get('candidates'))
         text += f' {np.count_nonzero(last["noisy"])} images have label noise injected; '
         text += f'{found["trim_precision"]:.0%} of the trimmed images are among them, and '
-        text += f'{found["trim_recall"]:.0%} of them are trimmed.'
+        of_them = 'of them' if 'candidates' not in last else 'of those that could be chosen'
+        text += f'{found["trim_recall"]:.0%} {of_them} are trimmed.'
     return f'{text} tools/coreset_report.py --export writes the trimmed ones as a list of files, CSV, COCO or FiftyOne.'
 
 

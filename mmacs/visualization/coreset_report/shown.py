@@ -33,17 +33,31 @@ def choose_shown(record: Record, count: int) -> np.ndarray:
         np.ndarray: Positions, int64, ascending, shape (min(count, M),): of highest and of lowest importance, of highest
         suspicion where there is any, and the others evenly spread over the order of importance.
     """
-    by_importance = np.argsort(-record['importance'], kind='stable')
+    by_importance = np.argsort(
+        -record['importance'], kind='stable'
+    )  # what has none, since it was no candidate, is last
     if count >= len(by_importance):
         return np.arange(len(by_importance))
     part = max(1, count // 4)
-    wanted = [by_importance[:part], by_importance[::-1][:part]]
+    ranked = by_importance[np.isfinite(record['importance'][by_importance])]
+    wanted = [ranked[:part], ranked[::-1][:part]]
     if 'suspicion' in record:
-        wanted.append(np.argsort(-record['suspicion'], kind='stable')[:part])
+        wanted.append(_most_suspicious(record)[:part])
     found = list(dict.fromkeys(np.concatenate(wanted).tolist()))[:count]
     rest = by_importance[~np.isin(by_importance, found)]
     spread = np.linspace(0, len(rest) - 1, count - len(found)).round().astype(int)
     return np.sort(np.concatenate([np.asarray(found, dtype=np.int64), rest[spread]]))
+
+
+def _most_suspicious(record: Record) -> np.ndarray:
+    """Returns the images that could be suspected, the most suspicious first."""
+    order = np.argsort(-record['suspicion'], kind='stable')
+    return order[np.isfinite(record['suspicion'][order])]
+
+
+def shares_below(values: np.ndarray) -> np.ndarray:
+    """Returns of each value the share of all that are lower, NaN for NaN; float64, the same shape."""
+    return (rankdata(values, 'min', nan_policy='omit') - 1) / max(1, np.count_nonzero(np.isfinite(values)))
 
 
 class Course(NamedTuple):
@@ -84,8 +98,7 @@ def follow(read: Callable[[int], Record], count: int, last: Record, positions: n
             if column in names:
                 at = names.index(column)
                 course.scores[place, :, at] = values[positions]
-                ranks = (rankdata(values, 'min', nan_policy='omit') - 1) / len(values)
-                course.shares[place, :, at] = ranks[positions]
+                course.shares[place, :, at] = shares_below(values)[positions]
     return course
 
 
@@ -201,7 +214,7 @@ def _number(value: float) -> Optional[float]:
 
 def suspects(record: Record, truth: GroundTruth, contents: Contents, count: int) -> List[Dict[str, Any]]:
     """Returns the images that look mislabelled in a round, the most suspicious first, at most ``count`` of them."""
-    order = np.argsort(-record['suspicion'], kind='stable')[:count]
+    order = _most_suspicious(record)[:count]
     return [
         {
             'rank': rank,
