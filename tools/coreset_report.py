@@ -11,6 +11,7 @@ def main() -> None:
     from mmacs.cli.config_file import read_config
     from mmacs.cli.coreset_reports import predicted_report
     from mmacs.utils.errors import MmacsError
+    from mmacs.utils.progress import phase
     from mmacs.visualization.coreset_report.export import KINDS, SUFFIXES, export_images
     from mmacs.visualization.coreset_report.page import NUM_IMAGES, write_report
     from mmacs.visualization.coreset_report.read import read_rounds
@@ -54,7 +55,8 @@ def main() -> None:
     elif args.pictures is not None and args.predict is None:
         raise MmacsError('--pictures shows what the models detect: say --predict')
     elif args.predict is None:
-        path = write_report(args.work_dir, args.data_root, config, args.images)
+        with phase('report'):
+            path = write_report(args.work_dir, args.data_root, config, args.images)
     elif config is None:
         raise MmacsError('--predict builds the model of a config: say --config CONFIG')
     else:

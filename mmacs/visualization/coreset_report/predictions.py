@@ -16,6 +16,7 @@ from mmacs.teacher.side_effects import without_side_effects
 from mmacs.utils.checkpoint_file import read_checkpoint
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import write_whole
+from mmacs.utils.progress import phase
 
 MODELS = {'model': 'model', 'quantized': 'quantized model', 'teacher': 'full-precision model'}  # what they are called
 _LOWEST_SCORE = 0.1
@@ -38,10 +39,11 @@ def predict(model: nn.Module, work_dir: Path, images: DistinctImages, positions:
         MmacsError: If an image can't be read, or the model gives neither detections nor class scores.
     """
     quantized = next(quantizers(model), None) is not None
-    found = {'quantized' if quantized else 'model': _predict(model, images, positions)}
+    name = 'quantized' if quantized else 'model'
+    found = {name: _predict(model, images, positions, name)}
     teacher = read_teacher(model, work_dir)
     if teacher is not None:
-        found['teacher'] = _predict(teacher, images, positions)
+        found['teacher'] = _predict(teacher, images, positions, 'teacher')
     return found
 
 
@@ -61,11 +63,11 @@ def read_teacher(model: nn.Module, work_dir: Path) -> Optional[nn.Module]:
 
 
 @torch.no_grad()
-def _predict(model: nn.Module, images: DistinctImages, positions: np.ndarray) -> Found:
+def _predict(model: nn.Module, images: DistinctImages, positions: np.ndarray, name: str) -> Found:
     found: Found = {}
-    with without_side_effects(model):
+    with without_side_effects(model), phase(f'what the {MODELS[name]} finds', len(positions)) as under_way:
         model.eval()
-        for position in positions.tolist():
+        for position in under_way.each(positions.tolist()):
             (result,) = model.test_step(pseudo_collate([images[position]]))
             found[position] = _rows(result)
     return found
