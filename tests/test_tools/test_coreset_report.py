@@ -160,6 +160,7 @@ def test_exports_are_what_other_tools_read(reported, command, tmp_path):
     config = Config.fromfile(reported / 'a<b>&c.py')
     whole = DATASETS.build(config.train_dataloader.dataset)
     assert [chosen.get_data_info(place)['img_path'] for place in range(len(chosen))] == listed
+    assert [chosen.get_data_info(place)['img_id'] for place in range(5)] == IDS[:5]
     for place in range(5):
         ours, theirs = chosen.get_data_info(place)['instances'], whole.get_data_info(place)['instances']
         assert [one['bbox'] for one in ours] == [one['bbox'] for one in theirs]

@@ -103,17 +103,23 @@ def _csv(record: Record, positions: np.ndarray, files: List[str], rounds: Rounds
         numbers = [int(record['chosen'][position]), int(rounds.history.times[position])]
         numbers += [_number(values[position]) for values in scores.values()]
         numbers += [int(record[mark][position]) for mark in marks]
-        labels = content_of(position, rounds.contents)
-        writer.writerow([name_of(position, record, rounds.run.truth)['id'], file, labels, *numbers])
+        texts = name_of(position, record, rounds.run.truth)['id'], file, content_of(position, rounds.contents)
+        writer.writerow([*map(_no_formula, texts), *numbers])
     return buffer.getvalue()
 
 
+def _no_formula(text: str) -> str:
+    """Returns a text from the data as one that spreadsheets don't compute."""
+    return f"'{text}" if text.startswith(('=', '+', '-', '@')) else text
+
+
 def _coco(truth: GroundTruth, contents: Contents, positions: np.ndarray, files: List[str]) -> Dict[str, Any]:
-    """Returns boxes as they were trained on, in COCO's form; classes are numbered from 1 in the order of the config."""
+    """Returns boxes as they were trained on, in COCO's form: classes are numbered from 1, images have their own ids."""
     if not truth.detection:
         raise MmacsError('COCO is a form for objects with boxes, and these images have labels alone: take csv or list')
     images, annotations = [], []
-    for number, (position, file) in enumerate(zip(positions.tolist(), files), start=1):
+    for position, file in zip(positions.tolist(), files):
+        number = int(truth.ids[position]) if truth.ids.dtype.kind in 'iu' else position + 1
         width, height = _size(file)
         images.append({'id': number, 'file_name': file, 'width': width, 'height': height})
         for one in truth.instances(position):
