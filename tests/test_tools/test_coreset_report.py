@@ -115,9 +115,8 @@ def test_the_page_of_a_detector_holds_everything_itself(reported):
     assert 'raise SystemExit' not in text and 'DenseDetectionScorer' in text  # its own config
     suspects = text[text.index('id="suspected"') : text.index('id="rounds"')]
     assert re.findall(r'<td class="text">(\d+)</td>', suspects) == [str(rank) for rank in range(1, 10)]
-    assert suspects.count('trimmed, label noise injected') == 2 and suspects.index('001.png') < suspects.index(
-        '005.png'
-    )
+    assert suspects.count('trimmed, chosen, label noise injected') == 2
+    assert suspects.index('001.png') < suspects.index('005.png')
 
 
 def test_the_page_tells_of_each_image_what_rounds_and_models_knew(reported):
