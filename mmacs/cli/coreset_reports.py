@@ -1,5 +1,6 @@
 """The report of a coreset with what the models of its run find: model, weights and data of a config."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Dict, Optional
 
@@ -12,6 +13,8 @@ from torch import nn
 from mmacs.datasets.data_paths import move_data_root
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.run import deterministic_pipeline
+from mmacs.quantization import quantizers
+from mmacs.quantization.recipe import FULL_PRECISION_BITS
 from mmacs.utils.checkpoints import latest_checkpoint
 from mmacs.utils.errors import MmacsError
 from mmacs.visualization.coreset_report.page import write_predicted_report
@@ -73,4 +76,11 @@ def both_models(model: nn.Module, work_dir: Path) -> Dict[str, nn.Module]:
     teacher = read_teacher(model, work_dir)
     if teacher is None:
         return {'model': model}
-    return {'full precision': teacher, 'quantized': model}
+    bits = [_usual_bits(model, kind) for kind in ('weight', 'activation')]
+    return {'full precision': teacher, 'quantized, W{}A{}'.format(*bits): model}
+
+
+def _usual_bits(model: nn.Module, kind: str) -> int:
+    """Returns the bit-width that most quantizers of a kind have, 32 if there are none."""
+    counts = Counter(quantizer.bits for _, quantizer in quantizers(model) if quantizer.kind == kind)
+    return counts.most_common(1)[0][0] if counts else FULL_PRECISION_BITS

@@ -42,7 +42,7 @@ class Panel(NamedTuple):
     lines: Sequence[str] = ()
 
 
-def draw_extremes(round_file: os.PathLike, images: DistinctImages, path: os.PathLike, count: int = 4) -> None:
+def draw_extremes(round_file: os.PathLike, images: DistinctImages, path: os.PathLike, count: int = 3) -> None:
     """Draw rows of images with their annotations: the most important chosen ones, the least important ones left out.
 
     Below each stand its scores with the share of images that score less, which is the reason. Where the round trimmed
@@ -52,7 +52,7 @@ def draw_extremes(round_file: os.PathLike, images: DistinctImages, path: os.Path
         round_file (os.PathLike): A ``round_<n>.npz`` that :class:`mmacs.CoresetHook` wrote.
         images (DistinctImages): The images of that run.
         path (os.PathLike): The PNG to write.
-        count (int): Images per row. Defaults to 4.
+        count (int): Images per row. Defaults to 3.
     """
     record = read_round(Path(round_file), len(images.positions), len(images))
     scores = columns(record)
@@ -78,8 +78,9 @@ def draw_extremes(round_file: os.PathLike, images: DistinctImages, path: os.Path
         reasons = [
             f'{name} {values[position]:.3g} (above {shares[name][position]:.0%})' for name, values in scores.items()
         ]
-        names = (images.bases[0].metainfo or {}).get('classes', ())
-        return Panel(read_image(info), _truth(info, names), _TRUTH, reasons)
+        name = Path(info.get('img_path') or f'image {images.image_id(position)}').name
+        classes = (images.bases[0].metainfo or {}).get('classes', ())
+        return Panel(read_image(info), _truth(info, classes), _TRUTH, [name, *reasons])
 
     title = f'Coreset selection before epoch {int(record["epoch"]) + 1}: {np.count_nonzero(record["chosen"])} of '
     title += f'{len(images)} images. In brackets: the share of images that score less.'

@@ -13,7 +13,7 @@
     const total = counts.reduce((sum, one) => sum + one, 0);
     counts.forEach((count, place) => {
       const centre = low + ((place + 0.5) * (high - low)) / counts.length;
-      const height = count ? Math.max(1, (HEIGHT * count) / most) : 0;
+      const height = count ? Math.max(1, HEIGHT * Math.sqrt(count / most)) : 0; // beside the zeros of a ReLU, others show
       const bar = page.drawing('rect', { class: centre < first - 0.5 || centre > last + 0.5 ? 'bar clipped' : 'bar',
         x: place * width + 0.3, y: HEIGHT - height, width: width - 0.6, height });
       const told = page.drawing('title');
@@ -33,7 +33,7 @@
     dialog.replaceChildren(
       page.element('header', {}, page.element('h2', { id: 'layer-name' }, layer.name),
         page.element('button', { type: 'button', onclick: () => dialog.close() }, 'Close')),
-      page.element('p', {}, 'Values before quantization, in steps of their own range; lines are the levels that they are rounded to. Orange lies outside of the range and is clipped; what lies further out is in the last bar.'),
+      page.element('p', {}, 'Values before quantization, in steps of their own range; lines are the levels that they are rounded to; heights are square roots of counts. Orange lies outside of the range and is clipped; what lies further out is in the last bar.'),
       page.element('div', { class: 'histograms' }, ...layer.quantizers.map((one) => page.element('section', {},
         page.element('h3', {}, one.kind), page.element('p', {}, one.text),
         one.histogram ? histogram(one.histogram) : page.element('p', {}, 'It met no values, or its levels form no grid.')))));
