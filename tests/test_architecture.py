@@ -23,6 +23,7 @@ FLOORS = (
     ('evaluation',),
     ('visualization',),
     ('cli',),
+    ('__main__',),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FRAMEWORKS = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'torchvision')

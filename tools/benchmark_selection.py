@@ -36,8 +36,8 @@ def build_run(args: argparse.Namespace, folder: Path) -> Any:
     Raises:
         MmacsError: If the training data are several data sets.
     """
-    from mmacs.cli.commands import build_runner, load_config
     from mmacs.cli.quantized_run import calibrate_runner
+    from mmacs.cli.runs import build_runner, load_config
     from mmacs.utils.errors import MmacsError
 
     args.work_dir = str(folder)
@@ -166,7 +166,6 @@ def predicted(costs: Tuple[float, float, float], fraction: float, epochs: int, *
 
 def main() -> None:
     """Parse the options, measure, print."""
-    from mmengine.config import DictAction
     from rich.console import Console
     from rich.table import Table
 
@@ -178,7 +177,7 @@ def main() -> None:
     parser.add_argument('--epochs', type=int, default=120, help='of the runs whose total is predicted')
     parser.add_argument('--workers', type=int, default=0, help='of the data loaders')
     parser.add_argument('--data-root', help="folder of the data set, in place of the config's data_root")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings to change in the config')
+    parser.add_argument('--cfg-options', nargs='+', action='extend', help='settings to change in the config')
     parser.set_defaults(launcher='none', local_rank=0, verbose=False)
     args = parser.parse_args()
 

@@ -1,68 +1,9 @@
-"""Report what a run's coreset was, why, and what it cost: ``python tools/coreset_report.py WORK_DIR``."""
+"""Report what a run's coreset was, why, and what it cost: ``python tools/coreset_report.py WORK_DIR``.
+
+The same as ``mmacs report coreset``.
+"""
 
 from mmacs import cli
 
-
-def main() -> None:
-    """Parse the options, write the page or an export, print its path."""
-    import argparse  # here, so that a missing framework is answered with one sentence
-    from pathlib import Path
-
-    from mmacs.cli.config_file import read_config
-    from mmacs.cli.coreset_reports import predicted_report
-    from mmacs.utils.errors import MmacsError
-    from mmacs.utils.progress import phase
-    from mmacs.visualization.coreset_report.export import KINDS, SUFFIXES, export_images
-    from mmacs.visualization.coreset_report.page import NUM_IMAGES, write_report
-    from mmacs.visualization.coreset_report.read import read_rounds
-
-    parser = argparse.ArgumentParser(description='Report what a run picked as its coreset, why, and what it cost')
-    parser.add_argument('work_dir', type=Path, help='work dir of a run with mmacs.CoresetHook')
-    parser.add_argument('--data-root', help='folder of the data set, in place of where the run had it')
-    parser.add_argument(
-        '--config',
-        help='config of the run, which is executed; needed for --predict, for runs of earlier versions, and for '
-        'pictures of images that lie in no files of their own',
-    )
-    parser.add_argument(
-        '--images', type=int, default=NUM_IMAGES, metavar='N', help=f'images to show; default: {NUM_IMAGES}'
-    )
-    parser.add_argument(
-        '--predict',
-        nargs='?',
-        const='',
-        metavar='CHECKPOINT',
-        help='also show what the models find in the images; CHECKPOINT is the newest in the work dir by default',
-    )
-    parser.add_argument(
-        '--pictures',
-        type=Path,
-        metavar='FOLDER',
-        help='with --predict, also draw detections.png (both models, validation images) and importance.png (images '
-        'taken and left out, and why)',
-    )
-    parser.add_argument('--export', choices=[*SUFFIXES], help='in place of a page, write images in the form of others')
-    parser.add_argument('--of', choices=KINDS, default=KINDS[0], help='images to export; default: chosen')
-    parser.add_argument('--round', type=int, metavar='N', help='round to export; default: the last')
-    parser.add_argument('--out', type=Path, help='file to export to; default: one in the work dir')
-    args = parser.parse_args()
-    config = None if args.config is None else read_config(args.config)
-    if args.images < 1:
-        raise MmacsError(f'--images must be at least 1, got {args.images}')
-    if args.export is not None:
-        rounds = read_rounds(args.work_dir, args.data_root, config)
-        path = export_images(rounds, args.work_dir, args.export, args.of, args.round, args.out)
-    elif args.pictures is not None and args.predict is None:
-        raise MmacsError('--pictures shows what the models detect: say --predict')
-    elif args.predict is None:
-        with phase('report'):
-            path = write_report(args.work_dir, args.data_root, config, args.images)
-    elif config is None:
-        raise MmacsError('--predict builds the model of a config: say --config CONFIG')
-    else:
-        path = predicted_report(args.work_dir, args.predict, args.data_root, config, args.images, args.pictures)
-    print(f'wrote {path}')
-
-
 if __name__ == '__main__':
-    cli.run(main)
+    cli.run_command('report coreset')

@@ -1,67 +1,9 @@
-"""Evaluate a checkpoint or an exported file: ``python tools/test.py CONFIG CHECKPOINT``."""
+"""Evaluate a checkpoint or an exported file: ``python tools/test.py CONFIG CHECKPOINT``.
+
+The same as ``mmacs test``.
+"""
 
 from mmacs import cli
 
-
-def main() -> None:
-    """Parse the options, build the runner, evaluate."""
-    from pathlib import Path
-
-    import matplotlib  # here, so that a missing framework is answered with one sentence
-    from mmengine.runner import CheckpointLoader
-
-    from mmacs.cli import commands
-    from mmacs.cli.augmentation import augment_testing
-    from mmacs.cli.exported import put_exported, require_classes
-    from mmacs.cli.surroundings import surroundings
-    from mmacs.deploy.exportable import SUFFIXES
-    from mmacs.deploy.runtimes import BACKENDS
-    from mmacs.hooks.quantization_hook import STATE_KEY
-    from mmacs.hooks.run import unwrapped
-    from mmacs.quantization import quantizers
-    from mmacs.utils.errors import MmacsError
-
-    parser = commands.common_parser('Evaluate a checkpoint or an exported file')
-    parser.add_argument('checkpoint', help='path of the checkpoint, or of an exported file, .onnx or .xml')
-    parser.add_argument(
-        '--backend',
-        choices=BACKENDS,
-        help='what runs an exported file; default: onnxruntime, or openvino for .xml',
-    )
-    parser.add_argument('--show-dir', help="folder for pictures of detections, within the run's folder")
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation, by default with mirror images')
-    args = parser.parse_args()
-    cfg = commands.load_config(args)
-    is_exported = Path(args.checkpoint).suffix in SUFFIXES
-    cfg.load_from, cfg.resume = args.checkpoint, False
-    if is_exported:
-        put_exported(cfg, args.checkpoint, args.backend)
-    elif args.backend:
-        raise MmacsError(f'--backend runs exported files ({", ".join(SUFFIXES)}), and {args.checkpoint} is none')
-    if args.tta:
-        augment_testing(cfg)
-    if args.show_dir:
-        matplotlib.rcParams['text.parse_math'] = False  # names of classes may hold dollar signs
-        hook = cfg.default_hooks.get('visualization') or {'type': None}
-        if hook['type'] == 'DetVisualizationHook':
-            hook.update(draw=True, test_out_dir=args.show_dir)
-        elif hook['type'] == 'VisualizationHook':  # MMPreTrain's
-            hook.update(enable=True, out_dir=args.show_dir)
-        else:
-            raise MmacsError("--show-dir needs MMDetection's or MMPreTrain's hook as default_hooks.visualization")
-    with surroundings(cfg.work_dir):
-        runner = commands.build_runner(cfg, ['test_dataloader'])
-        if is_exported:
-            require_classes(runner)
-        elif next(quantizers(unwrapped(runner)), None) is None:
-            checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
-            if STATE_KEY in checkpoint:
-                raise MmacsError(
-                    'this checkpoint is of a quantized model, and the config of one in full precision: use the config '
-                    'that it was trained with, of which there is a copy beside it'
-                )
-        runner.test()
-
-
 if __name__ == '__main__':
-    cli.run(main)
+    cli.run_command('test')

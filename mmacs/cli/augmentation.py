@@ -4,7 +4,7 @@ from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
-from mmacs.cli.commands import check_loader
+from mmacs.cli.runs import check_loader
 from mmacs.utils.errors import MmacsError
 
 # What MMDetection's and MMPreTrain's own tools/test.py take where a config has no tta_model.

@@ -8,7 +8,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmacs.cli.commands import require_one_process
+from mmacs.cli.runs import require_one_process
 from mmacs.models.quantized_model import full_precision_config
 from mmacs.quantization import disabled, quantizers
 from mmacs.quantization.analysis.cost import bit_operations, count_macs, model_bytes

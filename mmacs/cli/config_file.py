@@ -7,7 +7,7 @@ import traceback
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
-from typing import Any, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.config.utils import _get_package_and_cfg_path
@@ -18,26 +18,26 @@ from mmacs.utils.errors import MmacsError, causes, reason, shortened
 _READ, _MERGE = Config._file2dict.__code__, Config._merge_a_into_b.__code__
 
 
-class Options(DictAction):
-    """``--cfg-options KEY=VALUE ...``, as MMEngine reads them."""
+def read_options(options: Sequence[str]) -> Dict[str, Any]:
+    """Returns the settings of ``--cfg-options KEY=VALUE ...``, as MMEngine reads them; the last of a key counts.
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *args: Any) -> None:
-        """Adds the options to a namespace.
-
-        Raises:
-            MmacsError: If one has no value, or one that is neither a number, a word nor a list of them.
-        """
-        for option in values:
-            if not option.partition('=')[1] or option.startswith('='):
-                raise MmacsError(f'--cfg-options takes KEY=VALUE, such as train_cfg.max_epochs=3, got {option!r}')
-            try:
-                super().__call__(parser, namespace, [option], *args)
-            except Exception as error:
-                raise MmacsError(
-                    f'--cfg-options reads numbers, words and lists of them, not {option!r}: give the keys of a dict '
-                    f'one by one, as in a.b.c=value, or write it into a config (a recipe also into a JSON file: '
-                    f'model.recipe=recipe.json)'
-                ) from error
+    Raises:
+        MmacsError: If one has no value, or one that is neither a number, a word nor a list of them.
+    """
+    found = argparse.Namespace(settings=None)
+    read = DictAction([], 'settings')
+    for option in options:
+        if not option.partition('=')[1] or option.startswith('='):
+            raise MmacsError(f'--cfg-options takes KEY=VALUE, such as train_cfg.max_epochs=3, got {option!r}')
+        try:
+            read(None, found, [option])
+        except Exception as error:
+            raise MmacsError(
+                f'--cfg-options reads numbers, words and lists of them, not {option!r}: give the keys of a dict '
+                f'one by one, as in a.b.c=value, or write it into a config (a recipe also into a JSON file: '
+                f'model.recipe=recipe.json)'
+            ) from error
+    return found.settings or {}
 
 
 def read_config(file: os.PathLike) -> Config:

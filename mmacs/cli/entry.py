@@ -1,6 +1,6 @@
-"""How the commands under ``tools/`` answer a user's mistake: with one sentence.
+"""How commands are run, and how they answer a user's mistake: with one sentence.
 
-Imports no framework by itself, so that a missing one is such a mistake too.
+Imports no framework by itself, so that ``--help`` takes no time and a missing one is such a mistake too.
 """
 
 import os
@@ -16,20 +16,32 @@ _ANY = 'any sentence'
 
 
 def run(main: Callable[[], None]) -> None:
+    """Run a command that needs the frameworks, as :func:`guarded`."""
+    guarded(lambda: with_frameworks(main))
+
+
+def with_frameworks(main: Callable[[], None]) -> None:
+    """Run what needs the frameworks.
+
+    Checkpoints are loaded with ``weights_only=True`` whatever the caller of ``torch.load`` asks for.
+    """
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # for what loads past MMEngine
+    check_frameworks()
+    from mmacs.cli.screen import leave_out_chatter  # here, so that a missing framework is one sentence
+    from mmacs.utils.checkpoints import guard_loading
+
+    leave_out_chatter()
+    guard_loading()
+    main()
+
+
+def guarded(main: Callable[[], None]) -> None:
     """Run a command; answer a user's mistake with one sentence on stderr and exit status 1, without a traceback.
 
     What is no such mistake keeps its traceback, and a sentence says so after it. Of several processes that make the
-    same mistake one says it. Checkpoints are loaded with ``weights_only=True`` whatever the caller of ``torch.load``
-    asks for.
+    same mistake one says it.
     """
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # for what loads past MMEngine
     try:
-        check_frameworks()
-        from mmacs.cli.screen import leave_out_chatter  # here, so that a missing framework is one sentence
-        from mmacs.utils.checkpoints import guard_loading
-
-        leave_out_chatter()
-        guard_loading()
         main()
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
@@ -61,9 +73,11 @@ def explain(error: BaseException) -> Optional[str]:
     own = _own(error)
     if own is not None:
         return own
-    from mmacs.cli.failures import failure  # here, since it needs the frameworks
+    sentence = None
+    if 'mmengine' in sys.modules:  # else it did nothing
+        from mmacs.cli.failures import failure  # here, since it needs the frameworks
 
-    sentence = failure(error)
+        sentence = failure(error)
     if sentence is None and isinstance(error, OSError) and error.filename is not None:
         return f'cannot use {error.filename}: {error.strerror}'
     return sentence

@@ -5,7 +5,7 @@ from typing import Any, Optional
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from mmacs.cli.commands import require_one_process
+from mmacs.cli.runs import require_one_process
 from mmacs.datasets.class_names import require_same
 from mmacs.hooks.run import unwrapped
 

@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmacs.cli.commands import build_runner, require_one_process
+from mmacs.cli.runs import build_runner, require_one_process
 from mmacs.datasets.data_paths import check_data
 from mmacs.evaluation.validation import quiet
 from mmacs.hooks.quantization_hook import QuantizationHook

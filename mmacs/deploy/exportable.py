@@ -6,6 +6,7 @@ from typing import Dict, Tuple
 
 from torch import nn
 
+from mmacs.deploy.forms import FORMATS, SUFFIXES, TARGETS
 from mmacs.deploy.integers import MAX_BITS
 from mmacs.deploy.packages import require
 from mmacs.quantization import quantizers
@@ -14,9 +15,6 @@ from mmacs.utils.checks import require_known, require_switch, require_whole
 from mmacs.utils.errors import MmacsError, shortened
 from mmacs.utils.files import require_new
 
-FORMATS = ('qcdq', 'qonnx')
-TARGETS = ('cpu', 'tensorrt')
-SUFFIXES = ('.onnx', '.xml')
 LARGEST_SIDE = 16384  # pixels
 OLDEST: Dict[str, Tuple[int, ...]] = {'torch': (2, 9), 'onnx': (1, 19), 'onnxscript': (0, 7), 'onnx_ir': (0, 1, 10)}
 

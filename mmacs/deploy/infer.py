@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from mmacs.deploy.exported_file import open_exported
+from mmacs.deploy.forms import BACKENDS
 from mmacs.deploy.metadata import Metadata, Preprocessing
 from mmacs.deploy.preprocessing import in_one_batch, prepared
-from mmacs.deploy.runtimes import BACKENDS
 from mmacs.utils.errors import MmacsError, printable, reason
 from mmacs.utils.files import atomic_path
 
@@ -46,21 +46,34 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m mmacs.deploy.infer', description='Run an exported file on a picture'
     )
-    parser.add_argument('file', help='the exported file, .onnx, or .xml for OpenVINO')
-    parser.add_argument('picture', help='the picture')
-    parser.add_argument('--out', help='picture to draw the detections on')
-    parser.add_argument('--threshold', type=float, default=0.3, help='lowest score that is shown; default: 0.3')
-    parser.add_argument('--backend', choices=BACKENDS, help='default: onnxruntime, or openvino for .xml')
+    add_options(parser)
     args = parser.parse_args(arguments)
     try:
-        _run(args)
+        infer(args)
     except MmacsError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     return 0
 
 
-def _run(args: argparse.Namespace) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument('file', help='the exported file, .onnx, or .xml for OpenVINO')
+    parser.add_argument('picture', help='the picture')
+    parser.add_argument('--out', help='picture to draw the detections on')
+    parser.add_argument('--threshold', type=float, default=0.3, help='lowest score that is shown; default: 0.3')
+    parser.add_argument('--backend', choices=BACKENDS, help='default: onnxruntime, or openvino for .xml')
+
+
+def infer(args: argparse.Namespace) -> None:
+    """Print what an exported file finds on a picture, and draw it if asked to.
+
+    Args:
+        args (Namespace): Of :func:`add_options`.
+
+    Raises:
+        MmacsError: If the file, the picture or an option is not what it must be.
+    """
     if not 0 <= args.threshold <= 1:
         raise MmacsError(f'--threshold is a score from 0 to 1, got {args.threshold}')
     out = None if args.out is None else Path(args.out)

@@ -22,7 +22,7 @@ from mmacs.utils.errors import MmacsError
 class DataCheck(Hook):
     """Compares the classes of data sets, heads and metrics before a run starts; counts images of another size.
 
-    :func:`mmacs.cli.commands.build_runner` adds it to each run, and :class:`mmacs.QuantizationHook` does what it does
+    :func:`mmacs.cli.runs.build_runner` adds it to each run, and :class:`mmacs.QuantizationHook` does what it does
     under other commands.
     """
 

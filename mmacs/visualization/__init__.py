@@ -1,3 +1,7 @@
-from mmacs.visualization.pictures import draw_detections, draw_extremes
+"""Pictures, plots and pages; each is imported when it is first used, so that options can name what there is."""
 
-__all__ = ['draw_detections', 'draw_extremes']
+from mmacs.utils.lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(  # noqa: PLE0604
+    __name__, {'mmacs.visualization.pictures': ('draw_detections', 'draw_extremes')}
+)

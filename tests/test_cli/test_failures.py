@@ -9,8 +9,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmacs import cli
-from mmacs.cli.commands import build_runner
 from mmacs.cli.config_file import change_config, read_config
+from mmacs.cli.runs import build_runner
 from mmacs.quantization import quantize_model
 from mmacs.utils.errors import MmacsError
 from tests.conftest import run_config

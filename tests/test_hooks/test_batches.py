@@ -5,8 +5,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmacs.cli import commands
-from mmacs.cli.commands import build_runner, compute_in_bfloat16
+from mmacs.cli import runs
+from mmacs.cli.runs import build_runner, compute_in_bfloat16
 from mmacs.models.quantized_model import full_precision_config
 from mmacs.quantization import quantizers
 from mmacs.utils.errors import MmacsError
@@ -42,7 +42,7 @@ def config(tiles, tmp_path):
 
 def train(cfg):
     runner = build_runner(cfg, ['train_dataloader', 'val_dataloader'])
-    commands.train(runner)
+    runs.train(runner)
     return runner
 
 

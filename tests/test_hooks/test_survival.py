@@ -38,7 +38,7 @@ RANDOM_KILLS = 4
 
 # Importing the frameworks takes seconds: one process with one thread does that, and runs are forks of it.
 PRELOADED = ['mmdet.datasets', 'mmdet.engine', 'mmdet.evaluation', 'mmdet.models', 'mmdet.visualization', 'pytest']
-PRELOADED += ['mmacs.cli.commands', 'mmacs.coreset.scoring.scorers', 'mmacs.hooks', 'mmacs.models.quantized_model']
+PRELOADED += ['mmacs.cli.runs', 'mmacs.coreset.scoring.scorers', 'mmacs.hooks', 'mmacs.models.quantized_model']
 
 STEP = 'mmengine.optim.OptimWrapper.update_params'
 SAVED = 'mmengine.hooks.checkpoint_hook.is_main_process'

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader
 
-from mmacs.cli.commands import take_work_dir as take_for
+from mmacs.cli.runs import take_work_dir as take_for
 from mmacs.hooks import work_dir as module
 from mmacs.hooks.loaded_checkpoint import refuse_unsound_progress, refuse_unsound_steps
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir

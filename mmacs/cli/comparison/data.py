@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmacs.cli.commands import check_loader
+from mmacs.cli.runs import check_loader
 from mmacs.coreset.annotations import read_annotations
 from mmacs.datasets.data_paths import check_data
 from mmacs.datasets.distinct_images import DistinctImages

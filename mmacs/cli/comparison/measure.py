@@ -14,9 +14,9 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmacs.cli import commands
-from mmacs.cli.commands import build_runner, take_work_dir
+from mmacs.cli import runs
 from mmacs.cli.quantized_run import calibrate_runner, load_quantized
+from mmacs.cli.runs import build_runner, take_work_dir
 from mmacs.cli.surroundings import surroundings
 from mmacs.quantization import disabled
 from mmacs.utils.checkpoints import latest_checkpoint
@@ -88,7 +88,7 @@ def train(cfg: Config, *hooks: Hook) -> Dict[str, float]:
         runner = build_runner(cfg, ['train_dataloader', 'val_dataloader'])
         for hook in hooks:
             runner.register_hook(hook)
-        commands.train(runner)
+        runs.train(runner)
         return _plain(runner.val())
 
 

@@ -7,10 +7,10 @@ from typing import Dict, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 
+from mmacs.deploy.forms import BACKENDS
 from mmacs.deploy.packages import require
 from mmacs.utils.errors import MmacsError, reason, unknown_name
 
-BACKENDS = ('onnxruntime', 'openvino')
 # the last executes files of its own format, for the proof
 TITLES = {'onnxruntime': 'ONNX Runtime', 'openvino': 'OpenVINO', 'qonnx': 'QONNX executor'}
 

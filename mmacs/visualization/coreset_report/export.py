@@ -14,13 +14,11 @@ from mmacs.coreset.ground_truth import GroundTruth
 from mmacs.utils.errors import MmacsError, unknown_name
 from mmacs.utils.files import write_whole
 from mmacs.visualization.coreset_report.contents import Contents
+from mmacs.visualization.coreset_report.forms import KINDS, SUFFIXES
 from mmacs.visualization.coreset_report.predictions import Predictions, read_predictions
 from mmacs.visualization.coreset_report.read import PREDICTIONS, Rounds
 from mmacs.visualization.coreset_report.rounds import Record, columns
 from mmacs.visualization.coreset_report.shown import content_of, name_of
-
-SUFFIXES = {'list': '.txt', 'csv': '.csv', 'coco': '.json', 'fiftyone': '.fiftyone.json'}
-KINDS = ('chosen', 'suspected')
 
 
 def export_images(

@@ -20,13 +20,13 @@ from mmacs.visualization.charts import Chart, inline, to_svg
 from mmacs.visualization.coreset_report.charts import cost_chart, course_charts, score_chart, usage_charts
 from mmacs.visualization.coreset_report.content_charts import content_charts
 from mmacs.visualization.coreset_report.contents import Contents
+from mmacs.visualization.coreset_report.forms import NUM_IMAGES
 from mmacs.visualization.coreset_report.predictions import MODELS, predict, read_predictions, write_predictions
 from mmacs.visualization.coreset_report.read import PREDICTIONS, read_rounds
 from mmacs.visualization.coreset_report.rounds import History, Record, columns, read_metric, read_seconds
 from mmacs.visualization.coreset_report.shown import choose_shown, describe_images, follow, suspects
 from mmacs.visualization.pages import render
 
-NUM_IMAGES = 200
 NO_PREDICTIONS = (
     'What the models find in these images is not known: a run with coreset=dict(report=True) looks, or '
     'tools/coreset_report.py with --config CONFIG --predict.'

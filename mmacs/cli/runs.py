@@ -1,4 +1,4 @@
-"""The options, checks and runner that training and testing share."""
+"""The config, checks and runner that training and testing share."""
 
 import argparse
 import atexit
@@ -14,7 +14,7 @@ from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmacs.cli.config_file import Options, change_config, read_config
+from mmacs.cli.config_file import change_config, read_config, read_options
 from mmacs.cli.failures import parts
 from mmacs.cli.screen import short_screen
 from mmacs.datasets.data_paths import check_data, move_data_root
@@ -28,28 +28,6 @@ from mmacs.utils.errors import MmacsError
 
 # of a run that names no others: None leaves them out
 _MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
-
-
-def common_parser(description: str) -> argparse.ArgumentParser:
-    """Parser with the options that training and testing share, those that MMDetection users expect."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='path of the config')
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints; default: work_dirs/<name of the config>')
-    parser.add_argument('--data-root', help="folder of the data set, in place of the config's data_root")
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=Options,
-        help='settings to change in the config, such as train_dataloader.sampler.fraction=0.1',
-    )
-    parser.add_argument(
-        '--verbose',
-        action='store_true',
-        help="show on the screen what else goes to the log's file alone: versions, config, hooks, quantized layers",
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed.launch')
-    return parser
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -66,7 +44,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.data_root is not None:
         move_data_root(cfg, args.data_root)
     if args.cfg_options is not None:
-        change_config(cfg, args.cfg_options)
+        change_config(cfg, read_options(args.cfg_options))
     if 'recipe' in cfg:
         raise MmacsError('recipe belongs to the model: model=dict(recipe=...), or --cfg-options model.recipe=...')
     if args.work_dir is not None:
