@@ -17,6 +17,7 @@ from mmacs.version import __version__
 
 # Words of each command, whose module is mmacs.cli.commands.<words>
 COMMANDS = (
+    'init',
     'train',
     'test',
     'report coreset',
@@ -28,8 +29,9 @@ COMMANDS = (
     'choose-bits',
     'flops',
     'publish',
+    'models',
 )
-_WITHOUT_FRAMEWORKS = ('infer',)
+_WITHOUT_FRAMEWORKS = ('infer', 'models')
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:

@@ -13,6 +13,9 @@ from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
 from torch import nn
 
+from mmacs.cli.supported import MODELS as SUPPORTED
+from mmacs.cli.supported import SCORERS
+from mmacs.coreset.settings import CoresetSettings
 from mmacs.quantization import calibrate, disabled, quantize_model, quantizers
 
 from .test_convert import tensors
@@ -25,6 +28,7 @@ NARROW_HEADS = {f'roi_head.bbox_head.{stage}.fc_out_channels': 64 for stage in r
 SHALLOW = {'backbone.depth': 18, 'neck.in_channels': [64, 128, 256, 512]}
 SHALLOW_THREE_LEVELS = {'backbone.depth': 18, 'neck.in_channels': [128, 256, 512]}
 SHALLOW_ONE_LEVEL = {'backbone.depth': 18, 'neck.in_channels': [512]}
+NARROW = {'backbone.depth': 18, 'backbone.base_channels': 8, 'neck.in_channels': [8, 16, 32, 64]}
 # An untrained classifier is sure of nothing; without detections the mask head would not run.
 SOME_DETECTIONS = {'test_cfg.rcnn.score_thr': 0.0, 'test_cfg.rcnn.max_per_img': 5}
 # Shipped config, side of the images in pixels, changes for speed that leave every kind of layer in place.
@@ -33,6 +37,10 @@ DETECTORS = {
     'SSD': ('ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py', 320, {}),
     'FCOS': ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 64, SHALLOW),
     'ATSS': ('atss/atss_r50_fpn_1x_coco.py', 64, SHALLOW),
+    'GFL': ('gfl/gfl_r50_fpn_1x_coco.py', 64, NARROW),
+    'TOOD': ('tood/tood_r50_fpn_1x_coco.py', 64, NARROW),
+    'FoveaBox': ('foveabox/fovea_r50_fpn_4xb4-1x_coco.py', 64, NARROW),
+    'RepPoints': ('reppoints/reppoints-moment_r50_fpn_1x_coco.py', 64, NARROW),
     'VFNet': ('vfnet/vfnet_r50_fpn_1x_coco.py', 64, SHALLOW),
     'YOLOX': ('yolox/yolox_tiny_8xb8-300e_coco.py', 64, {}),
     'RTMDet': ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 128, {}),
@@ -40,6 +48,11 @@ DETECTORS = {
     'FasterRCNN': ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 64, {**SHALLOW, **FEW_PROPOSALS, **NARROW_HEAD}),
     'CascadeRCNN': ('cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 64, {**FEW_PROPOSALS, **NARROW_HEADS}),
     'DETR': ('detr/detr_r50_8xb2-150e_coco.py', 64, {**SHALLOW_ONE_LEVEL, **ONE_OF_EACH_STAGE}),
+    'DABDETR': (
+        'dab_detr/dab-detr_r50_8xb2-50e_coco.py',
+        64,
+        {**NARROW, 'neck.in_channels': [64], 'num_queries': 20, **ONE_OF_EACH_STAGE},
+    ),
     'DeformableDETR': (
         'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
         64,
@@ -111,6 +124,14 @@ def build(name):
     return model.eval(), data
 
 
+def require_scored(name, model):
+    """Require that a coreset can be chosen as `mmacs models` says of a model."""
+    path = {**DETECTORS, **CLASSIFIERS}[name][0]
+    (kind,) = [row.kind for row in SUPPORTED.values() if row.config.partition('::')[2] == path]
+    settings = CoresetSettings.read(scorer=dict(type=f'mmacs.{SCORERS[kind]}'))
+    settings.scorer.check(model, settings.scored_columns)
+
+
 def run(model, data, mode):
     """A forward on a batch of its own: models write into annotations."""
     return model(**copy.deepcopy(data), mode=mode)
@@ -177,6 +198,7 @@ def test_calibrates_and_trains_a_step(name):
     with torch.no_grad():
         expected = tensors(run(model, data, 'tensor'))
     quantize_model(model)
+    require_scored(name, model)
     assert calibrate(model, [data], lambda images: run(model, images, 'predict')) == []
     with torch.no_grad():
         quantized = tensors(run(model, data, 'tensor'))

@@ -1,0 +1,30 @@
+"""List the models that are supported, and what works with each."""
+
+import argparse
+
+from mmacs.cli.supported import MODELS, SCORERS
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument('--kind', choices=list(SCORERS), help='models of this kind alone')
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table('model', 'kind', 'quantized training', 'coreset, scored by', 'export', 'tested with')
+    for name, row in MODELS.items():
+        if args.kind in (None, row.kind):
+            export = 'yes' if row.exports else 'not tested'
+            table.add_row(name, row.kind, 'yes', SCORERS[row.kind], export, row.config)
+    console = Console()
+    console = console if console.is_terminal else Console(width=180)
+    console.print(table)
+    console.print(
+        'Other models, also your own, are converted layer by layer; what is not known of one is told in one sentence.\n'
+        'What becomes of its layers: mmacs report quantization CONFIG.',
+        highlight=False,
+    )
