@@ -18,11 +18,13 @@ class Supported(NamedTuple):
         kind (str): A key of :data:`SCORERS`: what scores it.
         config (str): The config that tests build it from.
         exports (bool): Whether tests export it and compare the file with the model.
+        scored (bool): Whether the scorer of its kind knows its head, as the default selection needs.
     """
 
     kind: str
     config: str
     exports: bool = False
+    scored: bool = True
 
 
 MODELS: Dict[str, Supported] = {
@@ -38,7 +40,7 @@ MODELS: Dict[str, Supported] = {
     'YOLOX': Supported('one-stage', 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', True),
     'RTMDet': Supported('one-stage', 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', True),
     'RTMDet-Ins': Supported('one-stage', 'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py'),
-    'CenterNet': Supported('one-stage', 'mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py'),
+    'CenterNet': Supported('one-stage', 'mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py', scored=False),
     'CondInst': Supported('one-stage', 'mmdet::condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py'),
     'Faster R-CNN': Supported('two-stage', 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', True),
     'Cascade R-CNN': Supported('two-stage', 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'),

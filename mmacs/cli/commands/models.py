@@ -19,7 +19,8 @@ def main(args: argparse.Namespace) -> None:
     for name, row in MODELS.items():
         if args.kind in (None, row.kind):
             export = 'yes' if row.exports else 'not tested'
-            table.add_row(name, row.kind, 'yes', SCORERS[row.kind], export, row.config)
+            scorer = SCORERS[row.kind] if row.scored else "random, preset='rs2'"
+            table.add_row(name, row.kind, 'yes', scorer, export, row.config)
     console = Console()
     console = console if console.is_terminal else Console(width=180)
     console.print(table)
