@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
 from torch import nn
@@ -133,7 +134,7 @@ def build(name):
         data = model.data_preprocessor(data, False)
     model.init_weights()
     if name == 'TOOD':
-        model.bbox_head.epoch = 0  # which a hook of MMDetection's sets
+        MessageHub.get_current_instance().update_info('epoch', 0)  # as MMEngine does in a run
     return model.eval(), data
 
 
