@@ -62,6 +62,7 @@ def test_the_wheel_holds_what_users_need_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         metadata = archive.read(f'mmacs-{__version__}.dist-info/METADATA').decode()
+        scripts = archive.read(f'mmacs-{__version__}.dist-info/entry_points.txt').decode()
     expected = {f'mmacs/.mim/{path.relative_to(REPO)}' for path in (REPO / 'configs').rglob('*.*')}
     expected = {name for name in expected if '__pycache__' not in name}
     expected |= {'mmacs/.mim/tools/train.py', 'mmacs/.mim/model-index.yml', 'mmacs/py.typed'}
@@ -71,6 +72,7 @@ def test_the_wheel_holds_what_users_need_and_nothing_else(wheel):
         for path in (REPO / 'mmacs').rglob(f'*.{suffix}')
     }
     assert expected <= names
+    assert 'mmacs = mmacs.cli:main' in scripts and f'mmacs-{__version__}.dist-info/licenses/LICENSE' in names
     assert not [name for name in names if re.search(r'(^|/)tests/|\.pyc$|gone\.py$|bootstrap\.log', name)]
     required = re.findall(r'^Requires-Dist: ([\w-]+)(?!.*extra)', metadata, re.MULTILINE)
     assert not [name for name in required if re.search(r'mm(engine|cv|det|pretrain)', name)]

@@ -63,7 +63,7 @@ def write_config(
     Raises:
         MmacsError: If the config cannot be read, inherited or built, is of a quantized model, or the file is there.
     """
-    named = named_recipe(recipe)
+    named_recipe(recipe)  # refuses an unknown one before anything else
     packaged = '::' in config
     base = Path(config.partition('::')[2] if packaged else config)
     coreset = '' if fraction == 1 else '_acs'
@@ -74,7 +74,7 @@ def write_config(
     require_new(file, force)
     cfg = _inheritable(config, packaged)
     inherited = config if packaged else Path(os.path.relpath(base, file.parent)).as_posix()
-    written = _lines(cfg, inherited, base.stem, checkpoint, named, fraction)
+    written = _lines(cfg, inherited, base.stem, checkpoint, recipe, fraction)
     with atomic_path(file) as temporary:
         temporary.write_text('\n'.join(written.lines) + '\n')
         layers = _load_once(temporary)
@@ -111,7 +111,7 @@ def _inheritable(config: str, packaged: bool) -> Config:
     return cfg
 
 
-def _lines(cfg: Config, inherited: str, name: str, checkpoint: Optional[str], recipe: dict, fraction: float) -> Written:
+def _lines(cfg: Config, inherited: str, name: str, checkpoint: Optional[str], named: str, fraction: float) -> Written:
     """Returns the lines of the new config.
 
     Args:
@@ -119,10 +119,10 @@ def _lines(cfg: Config, inherited: str, name: str, checkpoint: Optional[str], re
         inherited (str): What ``_base_`` names.
         name (str): Of the user's config, which MMEngine calls its run.
         checkpoint (str, optional): See :func:`write_config`.
-        recipe (dict): The recipe.
+        named (str): The recipe, see :func:`write_config`.
         fraction (float): See :func:`write_config`.
     """
-    kind_of_model = cfg.model.type
+    recipe, kind_of_model = named_recipe(named), cfg.model.type
     model = build_model(_copy(cfg))
     lines, said = [f'_base_ = {inherited!r}', ''], []
     plugins = (cfg.get('custom_imports') or {}).get('imports') or []
@@ -140,7 +140,7 @@ def _lines(cfg: Config, inherited: str, name: str, checkpoint: Optional[str], re
     hooks = ["    quantization=dict(type='mmacs.QuantizationHook'),"]
     adapter = adapter_of(model)
     kind = next((kind for of, kind in _KINDS.items() if isinstance(adapter, of)), None)
-    said.insert(0, f'{kind_of_model}, {_described(kind)}, is quantized by the recipe {_written(recipe)}')
+    said.insert(0, f'{kind_of_model}, {_described(kind)}, is quantized by the recipe {named}')
     if fraction < 1:
         lines.append(
             f"train_dataloader = dict(sampler=dict(_delete_=True, type='mmacs.CoresetSampler', fraction={fraction:g}))"
@@ -173,8 +173,8 @@ def _copy(cfg: Config) -> Config:
 
 
 def _described(kind: Optional[str]) -> str:
-    named = {'query': 'a query-based detector', 'classifier': 'a classifier', None: 'of a kind that is not known here'}
-    return named.get(kind, f'a {kind} detector')
+    kinds = {'query': 'a query-based detector', 'classifier': 'a classifier', None: 'of a kind that is not known here'}
+    return kinds.get(kind, f'a {kind} detector')
 
 
 def _written(recipe: dict) -> str:

@@ -67,7 +67,14 @@ def test_plugins_of_the_base_stay(init, tmp_path):
     assert cfg.optim_wrapper.constructor == 'mmacs.QuantizationOptimWrapperConstructor'
     assert cfg.optim_wrapper.optimizer.type == 'SGD'
     assert len((tmp_path / 'own_w4a4_acs.py').read_text().splitlines()) <= 14
-    for fact in ('OwnDetector, a one-stage detector', 'own_plugin', 'epoch_7.pth', 'frozen_stages=1', 'loaded once'):
+    for fact in (
+        'OwnDetector, a one-stage detector',
+        'recipe w4a4',
+        'own_plugin',
+        'epoch_7.pth',
+        'frozen_stages=1',
+        'loaded once',
+    ):
         assert fact in said
     assert said.endswith('next: mmacs train own_w4a4_acs.py\n')
 

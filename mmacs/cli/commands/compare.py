@@ -1,7 +1,8 @@
-"""Compare ways to choose images, and quantizers: a grid of methods, fractions, recipes and seeds, in a small YAML file.
+"""Compare ways to choose images, and quantizers.
 
-Raw rows go to docs/results/GRID.csv, table and plots to work_dirs/compare/GRID. Safe to run again: what is done is
-skipped, also if it was done on another machine, and a killed run goes on from its last epoch. See configs/comparisons.
+A grid of methods, fractions, recipes and seeds, in a small YAML file, is filled run by run. Raw rows go to
+docs/results/GRID.csv, table and plots to work_dirs/compare/GRID. Safe to run again: what is done is skipped,
+also if it was done on another machine, and a killed run goes on from its last epoch. See configs/comparisons.
 """
 
 import argparse

@@ -1,4 +1,7 @@
-"""Write the config that quantizes a model of yours and trains it on a coreset: a few lines that inherit your own."""
+"""Write a config that inherits yours, quantizes its model and trains it on a coreset.
+
+It says what it chose, and loads the file once before that takes its name. What your config imports is imported still.
+"""
 
 import argparse
 
