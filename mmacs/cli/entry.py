@@ -43,10 +43,13 @@ def guarded(main: Callable[[], None]) -> None:
     """
     try:
         main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(141)
         sentence = explain(error)
         if sentence is None:
             if _said_elsewhere():  # the others lost the connection to the process that said it
@@ -56,6 +59,16 @@ def guarded(main: Callable[[], None]) -> None:
         if _first_to_say(sentence):
             print(f'error: {printable(sentence)}', file=sys.stderr)
         sys.exit(1)
+
+
+def _nobody_reads() -> bool:
+    """Returns whether what reads the output has ended, as ``mmacs --help | head -1`` does; nothing more is written."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which is flushed once more at the end
+        return True
+    return False
 
 
 def _print_escaped(error: BaseException) -> None:

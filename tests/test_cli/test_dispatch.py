@@ -33,6 +33,15 @@ def test_no_help_imports_anything_heavy():
     assert all(f'\n  {command} ' in overview for command in COMMANDS)
 
 
+def test_output_that_nobody_reads_ends_quietly():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, '-m', 'mmacs', '--help']
+    done = subprocess.run(command, env=os.environ, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, '')
+
+
 def fails(capsys, *words):
     with pytest.raises(SystemExit) as stop:
         cli.main(words)
