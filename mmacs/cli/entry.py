@@ -4,6 +4,7 @@ Imports no framework by itself, so that ``--help`` takes no time and a missing o
 """
 
 import os
+import select
 import sys
 import traceback
 from datetime import timedelta
@@ -63,12 +64,12 @@ def guarded(main: Callable[[], None]) -> None:
 
 def _nobody_reads() -> bool:
     """Returns whether what reads the output has ended, as ``mmacs --help | head -1`` does; nothing more is written."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), select.POLLOUT)
+    broken = any(event & select.POLLERR for _, event in pipe.poll(0))
+    if broken:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which is flushed once more at the end
-        return True
-    return False
+    return broken
 
 
 def _print_escaped(error: BaseException) -> None:
