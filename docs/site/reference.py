@@ -1,6 +1,7 @@
 """Writes the pages of the reference from the sources: what configs can name, and what `mmacs` exports."""
 
 import ast
+import runpy
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -39,6 +40,19 @@ GROUPS = (
     'mmacs.coreset.settings.Images',
     'mmacs.coreset.budget.fraction.FractionSchedule',
 )
+SUPPORTED = """# Supported models
+
+What tests convert and train at low bits, score, and export, by name. This page is made of the table that `mmacs models`
+prints.
+
+| model | kind | scored by | exported file | tested with |
+|---|---|---|---|---|
+"""
+OTHERS = """
+"Not tested" says no more than that. Other models, also your own, are converted layer by layer; what is not known of one
+is told in one sentence, and `mmacs report quantization CONFIG` shows what becomes of its layers. What a file holds of
+each detector is in [deployment](../deployment.md#what-a-file-detects).
+"""
 API = """# Python reference
 
 What `mmacs` exports, but for what a config names: that is in the [config reference](config.md). These names, their
@@ -119,6 +133,16 @@ def directive(path: str, name: str = '', options: str = '') -> str:
     return f'\n::: {path}\n' + (f'    options:\n{heading}{options}' if heading or options else '')
 
 
+def supported() -> str:
+    """Returns the table of models that are supported."""
+    table = runpy.run_path(str(ROOT / 'mmacs' / 'cli' / 'supported.py'))
+    rows = ''
+    for name, row in table['MODELS'].items():
+        scorer = f'`{table["SCORERS"][row.kind]}`' if row.scored else "random alone, `preset='rs2'`"
+        rows += f'| {name} | {row.kind} | {scorer} | {"yes" if row.exports else "not tested"} | `{row.config}` |\n'
+    return SUPPORTED + rows + OTHERS
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages."""
     text, found = CONFIG + ''.join(map(directive, GROUPS)), registered()
@@ -126,6 +150,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text += f'\n## {REGISTRIES[registry]}\n' + ''.join(directive(path, name) for name, path in entries)
     told = {*GROUPS, *(path for entries in found.values() for _, path in entries)}
     api = API + ''.join(directive(path, options=METHODS) for path in exported() if path not in told)
-    for uri, content in {'reference/config.md': text, 'reference/api.md': api}.items():
-        files.append(File.generated(config, uri, content=content))
+    for page, content in {'config': text, 'api': api, 'models': supported()}.items():
+        files.append(File.generated(config, f'reference/{page}.md', content=content))
     return files
