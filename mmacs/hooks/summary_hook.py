@@ -136,7 +136,7 @@ def _training(runner: Runner) -> str:
         processes = f' in each of {runner.world_size} processes' if runner.world_size > 1 else ''
         parts.append(f'batches of {batch}{processes}')
     optimizer = getattr(wrapper, 'optimizer', None)
-    if optimizer is not None:
+    if isinstance(optimizer, torch.optim.Optimizer):  # it is still its config where nothing is trained
         group = optimizer.param_groups[0]
         rate = group.get('initial_lr', group['lr'])  # schedules may have begun with less
         parts.append(f'{type(optimizer).__name__}, lr {rate:g}, {type(wrapper).__name__}')
