@@ -22,7 +22,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmacs import SCORERS, Recipe, calibrate
-from mmacs.deploy import pack
+from mmacs.cli.dispatch import COMMANDS
 from mmacs.registry import HOOKS, MODELS
 from tests.conftest import REPO
 
@@ -155,6 +155,8 @@ def test_commands_name_tools_options_and_configs_that_exist():
                         unknown = [option for option in options if f"'{option}'" not in tool]
                         assert not unknown, (block.place, word, unknown)
                         checked += 1
+                    if word == 'mmacs':
+                        assert ' '.join(words[number + 1 : number + 3]).startswith(COMMANDS), (block.place, line)
                     if re.fullmatch(r'configs/[a-z0-9_/]+\.(py|yml)', word):
                         assert (REPO / word).is_file(), (block.place, word)
     assert checked > 50
@@ -162,6 +164,8 @@ def test_commands_name_tools_options_and_configs_that_exist():
 
 def trained(folder: Path) -> dict:
     """A quantized model, its config, checkpoint and packed form, and a picture, under the names that pages use."""
+    from mmacs.deploy import pack  # needs the extra `deploy`
+
     config = str(REPO / 'configs' / 'retinanet' / 'retinanet_r18_embedded_w4a4.py')
     cfg = Config.fromfile(config)
     model = MODELS.build(cfg.model)
