@@ -211,7 +211,8 @@
     const image = found[place];
     const panels = sets.map(([name, words]) => panel(image, name, words));
     const step = (by) => page.element('button', { type: 'button', disabled: !found[place + by], onclick: () => enlarge(place + by) }, by < 0 ? '← previous' : 'next →');
-    const whole = detection ? [] : [frame(image, 'large')[0]];
+    const parts = panels.map(([part]) => part);
+    const shownParts = detection ? parts : [frame(image, 'large')[0], page.element('div', {}, ...parts)];
     dialog.replaceChildren(
       page.element('header', {}, page.element('h2', { id: 'enlarged-name' }, image.name),
         page.element('div', { class: 'row' }, step(-1), ' ', step(1), ' ',
@@ -223,7 +224,7 @@
         ...scoreRows(image).map(([name, text]) => page.element('span', {}, `${name} `, page.element('b', {}, text)))),
       page.element('p', {}, Object.keys(models).length && detection
         ? `Detections with a score of ${state.threshold} and more; solid where they overlap an object of their class by a half, dashed and red where not; missed objects are dotted.` : ''),
-      page.element('div', { class: 'panels' }, ...whole, ...panels.map(([part]) => part)));
+      page.element('div', { class: 'panels' }, ...shownParts));
     if (!dialog.open) dialog.showModal();
     panels.forEach(([, placed]) => placed());
   };
