@@ -62,7 +62,7 @@ def export_images(
     elif form == 'csv':
         text = _csv(record, positions, files, rounds)
     elif form == 'coco':
-        text = json.dumps(_coco(truth, contents, positions, files), indent=1)
+        text = json.dumps(_coco(truth, contents, positions, files))
     else:
         found = read_predictions(work_dir / 'coreset' / PREDICTIONS, len(truth.ends))
         text = json.dumps(_fiftyone(record, positions, files, rounds, found), indent=1)
