@@ -210,6 +210,7 @@ def test_a_classifier_has_labels_but_no_objects(command, tmp_path):
         assert 'Classes' in heads and 'Importance' in heads
         assert not {'Objects per image', 'Object sizes', 'Churn', 'Suspected label errors'} & set(heads)
         assert 'The run has not finished' in text
+        assert 'Coreset of resnet20_embedded_w4a4_acs' in text  # as the run told, not as the config is called
         assert 'no objects' not in text
         images = page_data(run / 'coreset_report' / 'index.html')['images']
         assert len(images) == 60 and all(len(image['truth']) == 1 for image in images)

@@ -34,7 +34,7 @@ NO_PREDICTIONS = (
 
 _HERE = Path(__file__).parent
 _MAX_ROUNDS = 6  # whose scores are drawn
-_MAX_SUSPECTS = 200  # in the table
+_MIN_SUSPECTS, _MAX_SUSPECTS = 12, 200  # in the table
 
 
 def write_report(
@@ -161,7 +161,8 @@ def _suspects(last: Record, truth: GroundTruth, contents: Contents, positions: n
     if 'suspicion' not in last:
         return []
     places = {position: place for place, position in enumerate(positions.tolist())}
-    rows = suspects(last, truth, contents, _MAX_SUSPECTS)
+    count = max(_MIN_SUSPECTS, len(last['trimmed']) // 20, np.count_nonzero(last['trimmed']))
+    rows = suspects(last, truth, contents, min(count, _MAX_SUSPECTS))
     words = (('trimmed', 'trimmed'), ('chosen', 'chosen'), ('noisy', 'label noise injected'))
     for row in rows:
         row['shown'] = places.get(row['position'])
@@ -181,7 +182,9 @@ def _suspects_text(last: Record, count: int) -> str:
         text += f'{found["trim_precision"]:.0%} of the trimmed images are among them, and '
         of_them = 'of them' if 'candidates' not in last else 'of those that could be chosen'
         text += f'{found["trim_recall"]:.0%} {of_them} are trimmed.'
-    return f'{text} tools/coreset_report.py --export writes the trimmed ones as a list of files, CSV, COCO or FiftyOne.'
+    if trimmed.any():
+        text += ' tools/coreset_report.py --export writes the trimmed ones as a list of files, CSV, COCO or FiftyOne.'
+    return text
 
 
 @contextmanager

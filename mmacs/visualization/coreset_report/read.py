@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from mmacs.visualization.coreset_report.contents import Contents, read_contents
 from mmacs.visualization.coreset_report.rounds import History, Record, read_image_ids, read_round, round_files
-from mmacs.visualization.coreset_report.run import Run, read_run, require_same_images, run_of_config
+from mmacs.visualization.coreset_report.run import Run, read_run, require_same_images, run_of_config, told_by
 
 PREDICTIONS = 'predictions.npz'  # beside the rounds
 
@@ -45,7 +45,7 @@ def read_rounds(work_dir: Path, data_root: Optional[str] = None, config: Optiona
         MmacsError: If there are no rounds or no data, or the data set is not that of the run.
     """
     files = round_files(work_dir)
-    run = read_run(work_dir, data_root) if config is None else run_of_config(config, data_root)
+    run = read_run(work_dir, data_root) if config is None else told_by(run_of_config(config, data_root), work_dir)
     num_indices, num_images = int(run.truth.num_indices), len(run.truth.ends)
     contents = read_contents(run.truth)
     records = (read_round(path, num_indices, num_images) for path in files)

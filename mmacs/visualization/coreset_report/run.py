@@ -39,6 +39,15 @@ class Run(NamedTuple):
     config: str = ''
 
 
+def told_by(run: Run, work_dir: Path) -> Run:
+    """Returns a run of a config as its work dir tells of it: options may have changed what that config says."""
+    path = work_dir / 'coreset' / 'run.json'
+    if not path.exists():  # it is of an earlier version
+        return run
+    about = _read_about(path)
+    return run._replace(about=about, config=_config_text(work_dir, about) or run.config)
+
+
 def read_run(work_dir: Path, data_root: Optional[str]) -> Run:
     """Read what a run wrote of itself; nothing of its work dir is executed.
 
