@@ -68,7 +68,7 @@ class CoresetHook(Hook):
             each image file is read once for that, and again when its size, inode or times change.
         preset (str): What the settings are changes of. Defaults to ``'mmacs'``.
         report (bool): Whether the run ends with a page on what was chosen and why, with what the models find in some
-            images: ``<work dir>/coreset_report/index.html``, see ``tools/coreset_report.py``. Defaults to False.
+            images: ``<work dir>/coreset_report/index.html``, see ``mmacs report coreset``. Defaults to False.
         **others: Refused, with a hint at the group that a setting belongs to.
 
     Raises:

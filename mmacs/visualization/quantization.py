@@ -24,7 +24,7 @@ def draw_report(report: Dict[str, Any], path: os.PathLike) -> None:
     and inputs, and the sensitivity if it was measured.
 
     Args:
-        report (dict): What ``tools/quant_report.py`` writes as ``report.json``.
+        report (dict): What ``mmacs report quantization`` writes as ``report.json``.
         path (os.PathLike): The PNG to write.
     """
     layers = report['layers']

@@ -35,7 +35,7 @@ class CoresetReportHook(Hook):
 
 @HOOKS.register_module()
 class QuantizationReportHook(Hook):
-    """Writes what quantization does to each layer, as ``tools/quant_report.py`` does."""
+    """Writes what quantization does to each layer, as ``mmacs report quantization`` does."""
 
     priority = 'LOWEST'
 

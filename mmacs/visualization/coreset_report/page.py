@@ -29,7 +29,7 @@ from mmacs.visualization.pages import render
 
 NO_PREDICTIONS = (
     'What the models find in these images is not known: a run with coreset=dict(report=True) looks, or '
-    'tools/coreset_report.py with --config CONFIG --predict.'
+    'mmacs report coreset WORK_DIR --config CONFIG --predict.'
 )
 
 _HERE = Path(__file__).parent
@@ -183,7 +183,7 @@ def _suspects_text(last: Record, count: int) -> str:
         of_them = 'of them' if 'candidates' not in last else 'of those that could be chosen'
         text += f'{found["trim_recall"]:.0%} {of_them} are trimmed.'
     if trimmed.any():
-        text += ' tools/coreset_report.py --export writes the trimmed ones as a list of files, CSV, COCO or FiftyOne.'
+        text += ' mmacs report coreset --export writes the trimmed ones as a list of files, CSV, COCO or FiftyOne.'
     return text
 
 
