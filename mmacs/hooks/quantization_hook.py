@@ -58,7 +58,8 @@ class QuantizationHook(Hook):
             have another shape there, and then keep their initial values: ``'bbox_head.retina_cls.*'`` to start from a
             detector of other classes. They are named in the log. None requires all weights.
         report (bool): Whether the run ends with a page on what quantization does to each layer, measured on 256
-            validation images: ``<work dir>/quant_report/index.html``, see ``mmacs report quantization``. Defaults to False.
+            validation images: ``<work dir>/quant_report/index.html``, as ``mmacs report quantization``
+            writes it. Defaults to False.
 
     Raises:
         MmacsError: If a value is out of range; when weights are loaded, if they do not fit.

@@ -71,7 +71,7 @@ def _followed(layer: nn.Module) -> List[str]:
 
 
 def report_table(report: Dict[str, Any]) -> Table:
-    """Table of a report's layers, see ``mmacs report quantization``; a layer with several inputs has a line for each."""
+    """Table of a report's layers; a layer with several inputs has a line for each of them."""
     with_drops = bool(report['sensitivity'])
     table = Table(box=None, pad_edge=False, header_style='bold')
     table.add_column('layer', overflow='fold')
