@@ -10,6 +10,7 @@ from mmdet.registry import MODELS
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 
+from mmacs.cli.coreset_reports import predicted_report
 from mmacs.hooks.run import coreset_sampler
 from mmacs.quantization import quantizers
 from mmacs.utils.errors import MmacsError
@@ -104,6 +105,13 @@ def test_two_epochs_select_train_save_and_report(tiny_coco, tmp_path, trained):
     assert len(page['images']) == 10 and set(page['models']) == {'quantized', 'teacher'}
     found = read_predictions(tmp_path / 'run' / 'coreset' / 'predictions.npz', 10)
     assert [*found['teacher']] == [*found['quantized']] == [*range(10)]
+    # the same later, of the newest checkpoint, and as pictures
+    cfg = run_config(CONFIG, tiny_coco, tmp_path / 'run', load_from=trained, **changes)
+    report = predicted_report(tmp_path / 'run', '', None, cfg, 4, tmp_path / 'pictures')
+    again = page_data(report)
+    whole = {image['id']: image['found'] for image in page['images']}
+    assert len(again['images']) == 4 and all(image['found'] == whole[image['id']] for image in again['images'])
+    assert {path.name for path in (tmp_path / 'pictures').iterdir()} == {'detections.png', 'importance.png'}
     layers = page_data(tmp_path / 'run' / 'quant_report' / 'index.html')['layers']
     assert sum(sum(one['quantizers'][0]['histogram']['counts']) for one in layers) > 0
 
