@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from mmengine.dataset import BaseDataset, pseudo_collate
 from PIL import Image, ImageDraw, ImageFont
-from scipy.stats import rankdata
 from torch import nn
 
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.utils.errors import MmacsError, printable
 from mmacs.utils.files import atomic_path
-from mmacs.visualization.coreset_report.rounds import columns, read_round
+from mmacs.visualization.coreset_report.rounds import columns, read_round, shares_below
 
 _TRUTH, _MODELS = '#178a49', ('#2f78b7', '#cc5f1a')
 _SIDE, _GAP, _LINE = 330, 10, 15  # pixels: the longer side of an image, between images, a line of text
@@ -56,10 +55,7 @@ def draw_extremes(round_file: os.PathLike, images: DistinctImages, path: os.Path
     """
     record = read_round(Path(round_file), len(images.positions), len(images))
     scores = columns(record)
-    shares = {
-        name: (rankdata(values, 'min', nan_policy='omit') - 1) / max(1, np.count_nonzero(np.isfinite(values)))
-        for name, values in scores.items()
-    }
+    shares = {name: shares_below(values) for name, values in scores.items()}
     order = np.argsort(-record['importance'], kind='stable')
     order = order[np.isfinite(record['importance'][order])]  # others were not to choose among
     trimmed = record.get('trimmed', np.zeros(len(images), dtype=bool))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from mmacs.coreset import round_record
 from mmacs.utils.checks import is_number, is_whole
@@ -208,6 +208,11 @@ def columns(record: Record) -> Dict[str, np.ndarray]:
     """Returns a round's scores by name, ``importance`` last; float, shape (M,) each, NaN where an image has none."""
     scores = {key[len('score_') :]: record[key] for key in record if key.startswith('score_')}
     return {**scores, 'importance': record['importance']}
+
+
+def shares_below(values: np.ndarray) -> np.ndarray:
+    """Returns of each value the share of all that are lower, NaN for NaN; float64, the same shape."""
+    return (rankdata(values, 'min', nan_policy='omit') - 1) / max(1, np.count_nonzero(np.isfinite(values)))
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> float:

@@ -3,17 +3,16 @@
 import base64
 import io
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import numpy as np
 from PIL import Image
-from scipy.stats import rankdata
 
 from mmacs.coreset.ground_truth import GroundTruth
 from mmacs.utils.errors import printable
 from mmacs.visualization.coreset_report.contents import Contents
 from mmacs.visualization.coreset_report.predictions import Predictions
-from mmacs.visualization.coreset_report.rounds import History, Record, columns
+from mmacs.visualization.coreset_report.rounds import History, Record, columns, shares_below
 from mmacs.visualization.pictures import read_image
 
 _SIDE = 512  # pixels, the longer side of a picture
@@ -53,11 +52,6 @@ def _most_suspicious(record: Record) -> np.ndarray:
     """Returns the images that could be suspected, the most suspicious first."""
     order = np.argsort(-record['suspicion'], kind='stable')
     return order[np.isfinite(record['suspicion'][order])]
-
-
-def shares_below(values: np.ndarray) -> np.ndarray:
-    """Returns of each value the share of all that are lower, NaN for NaN; float64, the same shape."""
-    return (rankdata(values, 'min', nan_policy='omit') - 1) / max(1, np.count_nonzero(np.isfinite(values)))
 
 
 class Course(NamedTuple):
@@ -229,8 +223,3 @@ def suspects(record: Record, truth: GroundTruth, contents: Contents, count: int)
         }
         for rank, position in enumerate(order.tolist(), start=1)
     ]
-
-
-def class_names(names: Sequence[str]) -> List[str]:
-    """Returns names of classes without what can't be seen."""
-    return [printable(name, 100) for name in names]
