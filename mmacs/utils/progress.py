@@ -237,16 +237,24 @@ def _line(one: Phase) -> str:
 def _say(line: str) -> None:
     """Writes a line into the log of the run; to stderr where there is none that anybody sees."""
     if any(handler.level <= INFO for handler in _screen_handlers()):
-        MMLogger.get_current_instance().info(line)
+        _logger().info(line)
     else:
         print(line, file=sys.stderr, flush=True)
 
 
 def _screen_handlers() -> List[Any]:
     """Returns the handlers of MMEngine's present logger that write to a stream, not to a file."""
-    if not MMLogger._instance_dict:
-        return []
-    return [one for one in MMLogger.get_current_instance().handlers if type(one) is StreamHandler]
+    logger = _logger()
+    return [] if logger is None else [one for one in logger.handlers if type(one) is StreamHandler]
+
+
+def _logger() -> Optional[MMLogger]:
+    """Returns MMEngine's present logger, None where there is none.
+
+    ``get_current_instance`` of any class keeps MMEngine's one lock for good where it finds no instance; another thread
+    that asks for the logger then waits forever.
+    """
+    return next(reversed(MMLogger._instance_dict.values()), None)
 
 
 def _is_terminal() -> bool:

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from mmengine.logging import MMLogger
+from mmengine.utils import manager
 
 from mmacs.utils import progress
 from mmacs.utils.progress import in_words, phase
@@ -115,6 +116,18 @@ def test_without_a_terminal_lines_go_to_the_log_of_the_run(at_once, tmp_path):
     lines = (tmp_path / 'run.log').read_text().splitlines()
     assert re.search(r'INFO - scoring: 5 of 10 images, \d+ s so far, about \d+ s left$', lines[0])
     assert re.search(r'INFO - scoring took \d+ s\.$', lines[-1])
+    log.handlers.clear()
+
+
+def test_lines_are_told_where_mmengines_lock_was_left_taken(at_once, tmp_path):
+    """As ``get_current_instance`` leaves it, in the thread that asked, if it finds nothing."""
+    log = logger(str(tmp_path / 'run.log'))
+    with phase('scoring', 10):
+        manager._accquire_lock()
+        try:
+            wait_for(lambda: '0 of 10' in (tmp_path / 'run.log').read_text())
+        finally:
+            manager._release_lock()
     log.handlers.clear()
 
 
