@@ -164,10 +164,9 @@ def test_a_run_on_candidates_goes_on_with_its_candidates_and_asks_the_teacher_fo
     seen = [np.load(path / 'mmacs_position.npy') for path in parts.iterdir()]
     assert sorted(np.concatenate(seen)) == np.flatnonzero(held[-1]['scored_at'] >= 0).tolist()
     assert '24 scored in' in log_of(tmp_path / 'whole') and 'candidates 24' in log_of(tmp_path / 'whole')
-    for stop, starts in ((1, [2, 4]), (4, [4])):
-        resumed, rest = run(config(f'from_{stop}'), tmp_path / 'whole' / f'epoch_{stop}.pth')
-        assert rest == images[stop:]
-        require_continued(whole, resumed, starts)
+    resumed, rest = run(config('resumed'), tmp_path / 'whole' / 'epoch_1.pth')
+    assert rest == images[1:]
+    require_continued(whole, resumed, [2, 4])
 
 
 def test_harvested_scores_stand_in_for_exact_ones_without_a_teacher(classifier, tmp_path):
