@@ -35,6 +35,13 @@ def pytest_collection_finish(session):
     gc.freeze()
 
 
+def pytest_collectstart(collector):
+    """What a file draws when it is imported, as for `parametrize`, is the same in every run of it."""
+    if isinstance(collector, pytest.Module):
+        torch.manual_seed(0)
+        np.random.seed(0)
+
+
 def forget_instances(manager: type) -> None:
     """Loggers, visualizers and scopes live as long as the process; each test gets its own."""
     manager._instance_dict.clear()

@@ -124,8 +124,10 @@ def test_channels_that_are_nothing_beside_their_bias_are_zero():
     ],
 )
 def test_an_activation_counts_from_zero(quantizer, x):
-    expected = calibrated(quantizer, x)(x)
+    calibrated(quantizer, x)
     grid = activation_grid(quantizer.grid(), 'layer.quantizer')
+    x = x[((x / grid.step) % 1 - 0.5).abs() > 1e-4]  # halfway between levels, float32 decides
+    expected = quantizer(x)
     assert grid.low <= 0 <= grid.high == grid.low + 2**quantizer.bits - 1
     assert_close((x / grid.step).round().clamp(grid.low, grid.high) * grid.step, expected)
 
