@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Union
 
 from mmengine.dist import get_world_size
-from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 
@@ -16,7 +15,7 @@ from mmacs.hooks.draws_hook import draw_by_step
 from mmacs.hooks.fraction import plan_epochs
 from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, report_at_end, saves_checkpoint_now
-from mmacs.hooks.summary_hook import summarise
+from mmacs.hooks.summary_hook import SummarisedHook, summarise
 from mmacs.hooks.time_left_hook import add_to_time_left
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.registry import HOOKS
@@ -27,7 +26,7 @@ STATE_KEY = 'mmacs_coreset'
 
 
 @HOOKS.register_module()
-class CoresetHook(Hook):
+class CoresetHook(SummarisedHook):
     """Adaptive coreset selection, after ACS (Huang et al. 2024, arXiv 2306.07215).
 
     In rounds, R epochs apart, training images are scored by the quantized model's own error, as much as it exceeds the

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import broadcast
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,7 +18,7 @@ from mmacs.hooks.loaded_checkpoint import check_fit, refuse_unsound_progress, re
 from mmacs.hooks.nonfinite import NonfiniteWatch
 from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, report_at_end, unwrapped
-from mmacs.hooks.summary_hook import summarise
+from mmacs.hooks.summary_hook import SummarisedHook, summarise
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.quantization import Specification, calibrate, layer_table, quantizers
 from mmacs.quantization.layers.base import QuantizedLayer
@@ -36,7 +35,7 @@ STATE_KEY = 'mmacs_quantization'
 
 
 @HOOKS.register_module()
-class QuantizationHook(Hook):
+class QuantizationHook(SummarisedHook):
     """What a quantized model needs of the run around it.
 
     - A loaded checkpoint must fit the model: otherwise quantization starts from partly random weights. Quantized

@@ -28,7 +28,8 @@ def unwrapped(runner: Runner) -> nn.Module:
 def coreset_sampler(runner: Runner) -> Optional[CoresetSampler]:
     """Returns the coreset sampler of the training data, also where a batch sampler holds it; None if there is none."""
     loader = runner.train_dataloader
-    samplers = (loader.sampler, getattr(loader.batch_sampler, 'sampler', None))
+    holders = (loader, getattr(loader, 'batch_sampler', None))
+    samplers = (getattr(holder, 'sampler', None) for holder in holders)
     return next((sampler for sampler in samplers if isinstance(sampler, CoresetSampler)), None)
 
 

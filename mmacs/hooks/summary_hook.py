@@ -1,18 +1,17 @@
 """The first thing that a run says: what it trains or tests, on what, from where, into which folder."""
 
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
-from torch.utils.data import DataLoader
 
 from mmacs.hooks.run import coreset_sampler, unwrapped
 from mmacs.utils.checkpoints import latest_checkpoint
 from mmacs.version import __version__
 
-# rows in their order; a hook adds some by a method ``summary(runner)``, which returns texts by row
+# rows in their order; a SummarisedHook adds some
 ROWS = (
     'model',
     'recipe',
@@ -32,6 +31,14 @@ ROWS = (
 )
 
 
+class SummarisedHook(Hook):
+    """A hook that has something to say in the summary."""
+
+    def summary(self, runner: Runner) -> Dict[str, str]:
+        """Returns texts by row, see :data:`ROWS`."""
+        raise NotImplementedError
+
+
 class SummaryHook(Hook):
     """Logs some fifteen lines before a run begins, see :func:`summarise`."""
 
@@ -47,7 +54,7 @@ class SummaryHook(Hook):
         self._done = True
         rows = _rows(runner)
         for hook in runner.hooks:
-            if hasattr(hook, 'summary'):
+            if isinstance(hook, SummarisedHook):
                 rows.update(hook.summary(runner))
         what = 'trains' if _trains(runner) else 'evaluates'
         width = max(map(len, rows)) + 2
@@ -83,8 +90,9 @@ def _rows(runner: Runner) -> Dict[str, str]:
             share = f'{100 * sampler.fraction:.3g} % of {len(sampler.dataset)}'
             rows['coreset'] = f'{sampler.mean_size} images in each epoch{mean}, {share}'
     for name, loop in (('validation data', runner._val_loop), ('test data', runner._test_loop)):
-        if isinstance(loop, BaseLoop):
-            rows[name] = _data(loop.dataloader)
+        loader = getattr(loop, 'dataloader', None)  # loops of other libraries may have several
+        if isinstance(loop, BaseLoop) and loader is not None:
+            rows[name] = _data(loader)
     if runner.cfg.filename is not None:
         rows['whole config'] = str(Path(runner.work_dir).absolute() / Path(runner.cfg.filename).name)
     if runner.logger.log_file is not None:
@@ -110,28 +118,41 @@ def _start(runner: Runner) -> str:
     return str(runner._load_from or 'initial weights')
 
 
-def _data(loader: DataLoader) -> str:
-    """Such as ``'CocoDataset in data/coco: 117266 images, 80 classes; 2 workers'``."""
-    dataset = loader.dataset
+def _data(loader: Any) -> str:
+    """Returns a text such as ``'CocoDataset in data/coco: 117266 images, 80 classes; 2 workers'``.
+
+    What a loader that is not torch's does not tell is left out.
+    """
+    images, workers = _length(getattr(loader, 'dataset', None)), getattr(loader, 'num_workers', None)
+    dataset = loader
     while (inner := getattr(dataset, 'dataset', None)) is not None:
         dataset = inner
     root = getattr(dataset, 'data_root', None)
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
     place = f' in {root}' if root else ''
-    many = f', {len(classes)} classes' if classes else ''
-    workers = f'{loader.num_workers} worker{"" if loader.num_workers == 1 else "s"}'
-    return f'{type(dataset).__name__}{place}: {len(loader.dataset)} images{many}; {workers}'
+    counts = [] if images is None else [f'{images} images']
+    counts += [f'{len(classes)} classes'] if classes else []
+    text = ': '.join(filter(None, (f'{type(dataset).__name__}{place}', ', '.join(counts))))
+    return text if workers is None else f'{text}; {workers} worker{"" if workers == 1 else "s"}'
+
+
+def _length(what: Any) -> Optional[int]:
+    try:
+        return len(what)
+    except TypeError:  # a stream has none
+        return None
 
 
 def _training(runner: Runner) -> str:
     loader, wrapper = runner.train_dataloader, runner.optim_wrapper
-    batch = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
+    batches = (loader, getattr(loader, 'batch_sampler', None))
+    batch = next(filter(None, (getattr(one, 'batch_size', None) for one in batches)), None)
     parts: List[str] = []
     if isinstance(runner.train_loop, IterBasedTrainLoop):
         parts.append(f'{runner.max_iters} iterations')
     else:
-        epochs = f'{runner.max_epochs} epoch{"" if runner.max_epochs == 1 else "s"}'
-        parts.append(f'{epochs} of {len(loader)} iterations')
+        epochs, length = f'{runner.max_epochs} epoch{"" if runner.max_epochs == 1 else "s"}', _length(loader)
+        parts.append(epochs if length is None else f'{epochs} of {length} iterations')
     if batch is not None:
         processes = f' in each of {runner.world_size} processes' if runner.world_size > 1 else ''
         parts.append(f'batches of {batch}{processes}')

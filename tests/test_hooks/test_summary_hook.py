@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from mmacs.hooks.summary_hook import summarise
 
@@ -78,3 +80,37 @@ def test_what_is_evaluated_alone_has_no_training(runner):
     (text,) = summaries(runner)
     assert text.splitlines()[0].endswith(' evaluates Model')
     assert 'validation data' in text and 'training' not in text
+
+
+class Stream(IterableDataset):
+    """Images that nobody has counted."""
+
+    def __iter__(self):
+        yield 0
+
+
+class Loop(BaseLoop):
+    """A loop of a user's own."""
+
+    max_epochs, max_iters = 2, 10
+
+    def __init__(self, runner, **attributes):
+        self._runner = runner
+        vars(self).update(attributes)
+
+    def run(self):
+        raise AssertionError
+
+
+def test_loops_loaders_and_hooks_of_others_are_told_as_far_as_they_tell(runner):
+    runner._train_loop = Loop(runner, dataloader=DataLoader(Stream(), batch_size=4))
+    runner._val_loop = Loop(runner, dataloaders=[1, 2])
+    runner._test_loop = Loop(runner, dataloader=[1, 2])
+    writer = Hook()
+    writer.summary = {'loss': 1.0}
+    runner.register_hook(writer)
+    runner.call_hook('before_run')
+    (text,) = summaries(runner)
+    rows = dict(re.split(r'\s{2,}', line.strip(), maxsplit=1) for line in text.splitlines()[1:])
+    assert rows['training data'] == 'Stream; 0 workers' and rows['training'] == '2 epochs; batches of 4'
+    assert 'validation data' not in rows and rows['test data'] == 'list'
