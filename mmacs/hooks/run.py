@@ -63,7 +63,8 @@ def report_at_end(runner: Runner, name: str) -> None:
         runner (Runner): The run.
         name (str): Name of a hook of :mod:`mmacs.visualization.report_hooks`, which hooks know by its name alone.
     """
-    runner.register_hook({'type': f'mmacs.{name}'})
+    if not any(type(hook).__name__ == name for hook in runner.hooks):  # a runner may train twice
+        runner.register_hook({'type': f'mmacs.{name}'})
 
 
 def saves_checkpoint_now(runner: Runner) -> bool:

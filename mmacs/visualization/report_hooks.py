@@ -13,7 +13,7 @@ from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.run import deterministic_pipeline, unwrapped
 from mmacs.registry import HOOKS
 from mmacs.utils.distributed import on_main
-from mmacs.utils.errors import MmacsError
+from mmacs.utils.errors import MmacsError, reason
 
 
 @HOOKS.register_module()
@@ -54,5 +54,8 @@ def _written(runner: Runner, what: str, write: Callable[[], Path]) -> None:
     """Write a report and say where it is; a run that is complete doesn't fail for one that can't be written."""
     try:
         runner.logger.info(f'Report of the {what}: {on_main(write)}')
-    except MmacsError as error:
-        runner.logger.error(f'The report of the {what} could not be written: {error}')
+    except Exception as error:
+        runner.logger.error(
+            f'The report of the {what} could not be written: {reason(error)}',
+            exc_info=not isinstance(error, MmacsError),  # what the user can't put right keeps its traceback
+        )
