@@ -22,8 +22,8 @@ class TimeLeftHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[Dict[str, Any]] = None
     ) -> None:
         """Adds them."""
-        if any(isinstance(hook, IterTimerHook) for hook in runner.hooks):
-            left = runner.message_hub.get_info('eta')
+        left = runner.message_hub.get_info('eta')
+        if left is not None and any(isinstance(hook, IterTimerHook) for hook in runner.hooks):
             runner.message_hub.update_info('eta', left + self.coming())
 
 

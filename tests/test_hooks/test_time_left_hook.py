@@ -38,3 +38,6 @@ def test_a_second_run_of_a_runner_has_its_own_rounds_and_a_run_without_timer_no_
     assert added.coming() == 2.0
     added.after_train_iter(runner, 0)
     assert 'eta' not in runner.message_hub.runtime_info
+    runner.hooks.append(IterTimerHook())  # one that a config calls later, and that has told nothing yet
+    added.after_train_iter(runner, 0)
+    assert 'eta' not in runner.message_hub.runtime_info
