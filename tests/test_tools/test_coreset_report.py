@@ -15,9 +15,11 @@ from PIL import Image
 from mmacs.coreset.ground_truth import write_ground_truth
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.run_record import write_run
-from mmacs.utils.errors import MmacsError, printable
+from mmacs.utils.errors import MmacsError
+from mmacs.visualization.coreset_report.export import export_images
 from mmacs.visualization.coreset_report.page import write_report
 from mmacs.visualization.coreset_report.predictions import write_predictions
+from mmacs.visualization.coreset_report.read import read_rounds
 from mmacs.visualization.coreset_report.shown import choose_shown
 from tests.conftest import REPO, page_data, run_config, write_coco
 from tests.test_visualization.test_coreset_report import write_rounds
@@ -154,7 +156,7 @@ def test_exports_are_what_other_tools_read(reported, command, tmp_path):
     assert float(rows[0]['importance']) == 1 and rows[0]['rounds_chosen'] == '3'
     # MMDetection trains on the COCO file as it is: the same images and boxes, by the same classes
     settings = dict(type='CocoDataset', ann_file=str(files['coco']), data_prefix=dict(img='images'), pipeline=[])
-    settings['metainfo'] = dict(classes=[printable(name, 100) for name in CLASSES])
+    settings['metainfo'] = dict(classes=CLASSES)
     chosen = DATASETS.build(settings)
     config = Config.fromfile(reported / 'a<b>&c.py')
     whole = DATASETS.build(config.train_dataloader.dataset)
@@ -168,6 +170,15 @@ def test_exports_are_what_other_tools_read(reported, command, tmp_path):
     assert [sample['tags'] for sample in samples] == [['chosen', 'trimmed', 'noisy']] * 2
     found = samples[0]['quantized']['detections'][0]
     assert found['bounding_box'] == pytest.approx([5 / 96, 5 / 64, 25 / 96, 25 / 64]) and found['_cls'] == 'Detection'
+
+
+def test_images_of_joined_data_sets_that_share_ids_stay_apart_in_a_coco_file(reported, tmp_path):
+    rounds = read_rounds(reported)
+    truth = rounds.run.truth._replace(ids=np.zeros_like(rounds.run.truth.ids))
+    rounds = rounds._replace(run=rounds.run._replace(truth=truth))
+    found = json.loads(export_images(rounds, reported, 'coco', out=tmp_path / 'coco.json').read_text())
+    ids = [image['id'] for image in found['images']]
+    assert len({*ids}) == len(ids) == 5 and {one['image_id'] for one in found['annotations']} == {*ids}
 
 
 def test_charts_take_on_the_page_s_colours_and_stand_alone_in_their_own(reported):

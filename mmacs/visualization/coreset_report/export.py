@@ -112,12 +112,16 @@ def _no_formula(text: str) -> str:
 
 
 def _coco(truth: GroundTruth, contents: Contents, positions: np.ndarray, files: List[str]) -> Dict[str, Any]:
-    """Returns boxes as they were trained on, in COCO's form: classes are numbered from 1, images have their own ids."""
+    """Returns boxes as they were trained on, in COCO's form: classes are numbered from 1.
+
+    Images have their own ids, unless these are no numbers or, as where data sets are joined, those of several images.
+    """
     if not truth.detection:
         raise MmacsError('COCO is a form for objects with boxes, and these images have labels alone: take csv or list')
+    own = truth.ids.dtype.kind in 'iu' and len(np.unique(truth.ids)) == len(truth.ids)
     images, annotations = [], []
     for position, file in zip(positions.tolist(), files):
-        number = int(truth.ids[position]) if truth.ids.dtype.kind in 'iu' else position + 1
+        number = int(truth.ids[position]) if own else position + 1
         width, height = _size(file)
         images.append({'id': number, 'file_name': file, 'width': width, 'height': height})
         for one in truth.instances(position):
@@ -132,7 +136,8 @@ def _coco(truth: GroundTruth, contents: Contents, positions: np.ndarray, files: 
                     'iscrowd': int(one['ignore_flag']),
                 }
             )
-    categories = [{'id': number, 'name': name} for number, name in enumerate(contents.names, start=1)]
+    names = [*truth.classes.tolist(), *contents.names[len(truth.classes) :]]  # as a config has them, unshortened
+    categories = [{'id': number, 'name': name} for number, name in enumerate(names, start=1)]
     return {'images': images, 'annotations': annotations, 'categories': categories}
 
 
