@@ -89,7 +89,9 @@ class Tally:
         """Add values, as places among the integers of the grid; a quarter of the range is kept on each side of it."""
         beside = max(1.0, (grid.q_max - grid.q_min + 1) / 4)
         low, high = grid.q_min - 0.5 - beside, grid.q_max + 0.5 + beside
-        counts = torch.histc(places.clamp(low, high), _BINS, low, high).long().tolist()
+        # not histc, which MMEngine's deterministic runs refuse on a GPU
+        bins = ((places.clamp(low, high) - low) * (_BINS / (high - low))).long().clamp_(0, _BINS - 1)
+        counts = torch.bincount(bins.reshape(-1), minlength=_BINS).tolist()
         if self.histogram is None:
             self.histogram = Histogram(low, high, grid.q_min, grid.q_max, [0] * _BINS)
         self.histogram.counts[:] = map(sum, zip(self.histogram.counts, counts))
