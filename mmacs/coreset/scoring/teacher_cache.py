@@ -125,11 +125,12 @@ class TeacherCache:
         files = {name: Path(path) / f'{name}.npy' for name in sorted(about['arrays'])}
         self._arrays = {name: _Rows.of_array(file, about['num_images']) for name, file in files.items()}
 
-    def rows(self, positions: Sequence[int]) -> Dict[str, Tensor]:
+    def rows(self, positions: Sequence[int], names: Optional[Sequence[str]] = None) -> Dict[str, Tensor]:
         """Read images' rows.
 
         Args:
             positions (Sequence[int]): Positions of B images, in any order.
+            names (Sequence[str], optional): Of what is read of them, as far as it is there; None reads all.
 
         Returns:
             Dict[str, Tensor]: Named tensors on the CPU, batch first, as they were written.
@@ -138,7 +139,8 @@ class TeacherCache:
             MmacsError: If a file has been cut short meanwhile.
         """
         positions = np.asarray(positions, dtype=np.int64)
-        return {name: from_numpy(rows[positions]) for name, rows in self._arrays.items()}
+        wanted = self._arrays if names is None else self._arrays.keys() & set(names)
+        return {name: from_numpy(self._arrays[name][positions]) for name in wanted}
 
 
 def open_cache(folder: os.PathLike, key: str, num_images: int) -> Optional[TeacherCache]:

@@ -85,7 +85,7 @@ class TeacherParts:
 
     def _take(self, name: str, part: TeacherCache, rows: int) -> None:
         """Use a part, unless the positions in it are not those that it is named by."""
-        positions = part.rows(np.arange(rows)).get(_POSITIONS, torch.empty(0)).numpy()
+        positions = part.rows(np.arange(rows), [_POSITIONS]).get(_POSITIONS, torch.empty(0)).numpy()
         if digest(positions) == name and positions.min() >= 0 and positions.max() < len(self._part):
             self._part[positions], self._row[positions] = len(self._parts), np.arange(rows)
             self._parts.append(part)

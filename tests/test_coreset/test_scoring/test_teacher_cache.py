@@ -39,6 +39,7 @@ def assert_complete(cache):
         assert found.dtype == values.dtype and torch.equal(found, values)
     assert cache.rows(range(N))['classes'].tolist() == list(range(0, 3 * N, 3))
     assert cache.rows([])['probs'].shape == (0, 2)
+    assert [*cache.rows([0], ['classes', 'none'])] == ['classes']
 
 
 def test_rows_come_back_by_position_whatever_the_order_of_writing(tmp_path):
