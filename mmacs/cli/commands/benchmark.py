@@ -21,11 +21,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Build and calibrate the model, export, measure, print."""
     import torch
-    from rich.console import Console
 
     from mmacs.adapters.base import adapter_of
     from mmacs.cli import runs
     from mmacs.cli.complexity import build_model
+    from mmacs.cli.tables import table_console
     from mmacs.deploy.benchmark import benchmark, float_content, speed_table
     from mmacs.deploy.export import exported
     from mmacs.deploy.proof.integer_layers import layers_of, summary
@@ -44,8 +44,7 @@ def main(args: argparse.Namespace) -> None:
     result = exported(model, shape=args.shape, config=cfg)
     content, floats = result.model.SerializeToString(), float_content(result, args.shape)
     report = benchmark(content, floats, result.simulation, (1, 3, *args.shape), args.repetitions, args.threads)
-    console = Console()
-    console = console if console.is_terminal else Console(width=120)
+    console = table_console(120)
     console.print(speed_table(report))
     layers = layers_of(result.model)
     for backend in BACKENDS:

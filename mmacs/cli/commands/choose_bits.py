@@ -33,10 +33,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Measure each layer at each bit-width, choose, write the recipe."""
-    from rich.console import Console
-
     from mmacs.cli import runs
     from mmacs.cli.quantized_run import calibrate_runner, conditions, load_quantized
+    from mmacs.cli.tables import table_console
     from mmacs.evaluation.validation import Validation
     from mmacs.hooks.run import unwrapped
     from mmacs.quantization import disabled, quantizers
@@ -98,8 +97,7 @@ def main(args: argparse.Namespace) -> None:
     chosen = choose(costs, drops, fixed_cost, limit)
     recipe = recipe_with_bits(model.recipe, chosen, layers)
     write_whole(out, json.dumps(recipe, indent=1).encode())
-    console = Console()
-    console = console if console.is_terminal else Console(width=140)
+    console = table_console(140)
     console.print(choice_table(model, chosen, record.drops))
     total = fixed_cost + sum(costs[layer][bits] for layer, bits in chosen.items())
     unit = 'MB' if args.mean_bits is None else 'bits per quantized weight'

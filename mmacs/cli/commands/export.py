@@ -36,10 +36,10 @@ def main(args: argparse.Namespace) -> None:
     """Export, prove, write the file and its report."""
     for name in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
         require(name)
-    from rich.console import Console
 
     from mmacs.cli import runs
     from mmacs.cli.exporting import export_run, require_passed
+    from mmacs.cli.tables import table_console
     from mmacs.deploy.benchmark import speed_table
     from mmacs.deploy.proof.report import table_of
 
@@ -68,8 +68,7 @@ def main(args: argparse.Namespace) -> None:
         class_agnostic=args.class_agnostic,
         round_offsets=args.round_offsets,
     )
-    console = Console()
-    console = console if console.is_terminal else Console(width=180)
+    console = table_console()
     console.print(table_of(report))
     require_passed(report)
     if 'benchmark' in report:

@@ -12,8 +12,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Print the table."""
-    from rich.console import Console
     from rich.table import Table
+
+    from mmacs.cli.tables import table_console
 
     table = Table('model', 'kind', 'quantized training', 'coreset, scored by', 'export', 'tested with')
     for name, row in MODELS.items():
@@ -21,8 +22,7 @@ def main(args: argparse.Namespace) -> None:
             export = 'yes' if row.exports else 'not tested'
             scorer = SCORERS[row.kind] if row.scored else "random, preset='rs2'"
             table.add_row(name, row.kind, 'yes', scorer, export, row.config)
-    console = Console()
-    console = console if console.is_terminal else Console(width=180)
+    console = table_console()
     console.print(table)
     console.print(
         'Other models, also your own, are converted layer by layer; what is not known of one is told in one sentence.\n'

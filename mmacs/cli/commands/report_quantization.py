@@ -25,10 +25,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Measure, print the table, write the report."""
-    from rich.console import Console
-
     from mmacs.cli import runs
     from mmacs.cli.quantized_run import calibrate_runner, load_quantized
+    from mmacs.cli.tables import table_console
     from mmacs.evaluation.layers import measure_layers
     from mmacs.hooks.run import unwrapped
     from mmacs.quantization import quantizers
@@ -41,8 +40,7 @@ def main(args: argparse.Namespace) -> None:
         calibrate_runner(runner)
     report = {**measure_layers(runner, args.images, args.sensitivity), 'config': args.config}
     page = write_report(report, Path(args.out or Path(cfg.work_dir) / 'quant_report'))
-    console = Console()
-    console = console if console.is_terminal else Console(width=180)
+    console = table_console()
     console.print(report_table(report))
     for line in report_summary(report):
         console.print(line, highlight=False)
