@@ -73,6 +73,7 @@ class CoresetEngine:
         self.settings = settings = settings.over(end)
         self.data = data
         self.sampler = sampler
+        self.teacher = teacher  # named once its weights are known
         sizes = None if sampler.sizes is None else sampler.sizes.tolist()
         trimmed = settings.policy.most_trimmed
         self.extent = Extent(end, per_unit, sampler.mean_size, len(data.positions), len(data), sizes, trimmed)
@@ -86,18 +87,9 @@ class CoresetEngine:
         self.state = CoresetState(len(data), settings.columns, plan, settings.schedule.warmup)
         self._asked = self.state.plan
         self._exact = scoring
-        self._pricing = Pricing(settings, self.extent, self.state, teacher)
+        self._pricing = Pricing(settings, self.extent, self.state)
         self._round_seconds: Optional[float] = None  # of a round after the first
         self._undrawn: Optional[Dict[str, float]] = None  # facts of a round that no coreset was drawn from yet
-
-    @property
-    def teacher(self) -> Optional[TeacherOutputs]:
-        """Where the teacher's outputs come from, if a column needs them; a run names it once it knows the weights."""
-        return self._pricing.teacher
-
-    @teacher.setter
-    def teacher(self, teacher: Optional[TeacherOutputs]) -> None:
-        self._pricing.teacher = teacher
 
     # ---------------------------------------------------------------- when
     def sweeps(self, now: int) -> bool:
@@ -145,7 +137,7 @@ class CoresetEngine:
         if self.teacher is not None:
             self.teacher.find(self.scoring)
         if is_first:
-            self._pricing.measure(self.scoring, model, now, start)
+            self._pricing.measure(self.scoring, model, self.teacher, now, start)
             if self.teacher is not None:
                 self.teacher.find(self.scoring)  # the plan may have changed resolution or precision
         positions, read_teacher, teaching = self.next_images(), None, time.perf_counter()
@@ -166,7 +158,7 @@ class CoresetEngine:
         facts['seconds'] = seconds_since(start)
         state.progress.selection_seconds += facts['seconds']
         if not is_first and facts['scored']:
-            self._pricing.look_ahead(seconds / facts['scored'], now)
+            self._pricing.look_ahead(seconds / facts['scored'], self.teacher, now)
         state.next_round = now + state.plan.interval
         beta = {'beta': state.beta} if self.settings.importance.uses_beta else {}
         self._undrawn = {**beta, **facts}
@@ -403,7 +395,8 @@ class CoresetEngine:
         equal = [f'{name} ({scores[name][0]:.4g})' for name in self.settings.columns if np.ptp(scores[name]) == 0]
         if equal:
             print_log(f'{where}: the same for all images, and so left out: {", ".join(equal)}.', 'current')
-        if np.nanmax(self.importance()) == np.nanmin(self.importance()):
+        importance = self.importance()
+        if np.nanmax(importance) == np.nanmin(importance):
             print_log(f'{where}: all images are equally important: chance alone chooses.', 'current', logging.WARNING)
 
     def _warn_of_whip_saw(self) -> None:

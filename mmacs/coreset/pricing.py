@@ -27,76 +27,81 @@ class Pricing:
         settings (CoresetSettings): What the config says.
         extent (Extent): How long the run is.
         state (CoresetState): The state of the run; its plan is what is fitted.
-        teacher (TeacherOutputs, optional): Where the teacher's outputs come from, if a column needs them.
     """
 
-    def __init__(
-        self, settings: CoresetSettings, extent: Extent, state: CoresetState, teacher: Optional[TeacherOutputs]
-    ) -> None:
+    def __init__(self, settings: CoresetSettings, extent: Extent, state: CoresetState) -> None:
         self._settings = settings
         self._extent = extent
         self._state = state
-        self.teacher = teacher
         self._teacher_seconds: Optional[float] = None  # per image at full resolution, None until measured
 
-    def measure(self, scoring: ScoringPass, model: nn.Module, now: int, start: float) -> None:
+    def measure(
+        self, scoring: ScoringPass, model: nn.Module, teacher: Optional[TeacherOutputs], now: int, start: float
+    ) -> None:
         """Measures costs on a few images before the first round, and settles the plan.
 
         Args:
             scoring (ScoringPass): How images are brought to the models by the present plan.
             model (nn.Module): The quantized model.
+            teacher (TeacherOutputs, optional): Where the teacher's outputs come from, if a column needs them.
             now (int): Epoch or iteration.
             start (float): When the round began, by ``time.perf_counter()``.
 
         Raises:
             MmacsError: If the run has not trained yet and is predicted to take longer than training on all images.
         """
-        score, self._teacher_seconds, forward = self._seconds_of(model, scoring)
-        costs = self._costs(score, forward)
+        score, self._teacher_seconds, forward = self._seconds_of(scoring, model, teacher)
+        costs = self._costs(teacher, score, forward)
         if self._settings.cost.share is not None and self._state.plan.precision == 'float32':
-            costs = replace(costs, bfloat16=self._relative_cost_of_bfloat16(model, scoring, score))
-        self._fit(costs, now, seconds_since(start))
+            costs = replace(costs, bfloat16=self._relative_cost_of_bfloat16(scoring, model, teacher, score))
+        self._fit(costs, teacher, now, seconds_since(start))
 
-    def look_ahead(self, seconds: float, now: int) -> None:
+    def look_ahead(self, seconds: float, teacher: Optional[TeacherOutputs], now: int) -> None:
         """Fits the plan again after a round, by what that took.
 
         Args:
             seconds (float): Of scoring an image in this round.
+            teacher (TeacherOutputs, optional): See :meth:`measure`.
             now (int): Epoch or iteration.
         """
-        self._fit(self._costs(seconds / self._state.plan.resolution**2), now)
+        self._fit(self._costs(teacher, seconds / self._state.plan.resolution**2), teacher, now)
 
-    def _seconds_of(self, model: nn.Module, scoring: ScoringPass, num_batches: int = 3) -> Tuple[float, float, float]:
+    def _seconds_of(
+        self, scoring: ScoringPass, model: nn.Module, teacher: Optional[TeacherOutputs], num_batches: int = 3
+    ) -> Tuple[float, float, float]:
         """Seconds of scoring, teacher and forward per image, at full resolution."""
-        known = None if self.teacher is None else self.teacher.read
-        teacher = self.teacher.model() if self.teacher is not None and known is None else None
+        known = None if teacher is None else teacher.read
+        runs = teacher.model() if teacher is not None and known is None else None
         settings, area = self._settings, scoring.proxy.resolution**2
-        seconds = measure_costs(scoring, settings.scorer, settings.scored_columns, model, teacher, known, num_batches)
+        seconds = measure_costs(scoring, settings.scorer, settings.scored_columns, model, runs, known, num_batches)
         return tuple(one / area for one in seconds)
 
-    def _relative_cost_of_bfloat16(self, model: nn.Module, scoring: ScoringPass, score: float) -> Optional[float]:
+    def _relative_cost_of_bfloat16(
+        self, scoring: ScoringPass, model: nn.Module, teacher: Optional[TeacherOutputs], score: float
+    ) -> Optional[float]:
         """Returns seconds of scoring in bfloat16 over those in float32, ``score``; None where it cannot be had."""
         scoring = scoring.with_proxy(Proxy(self._state.plan.resolution, 'bfloat16'))
         try:
-            return self._seconds_of(model, scoring, num_batches=1)[0] / score if score > 0 else None
+            return self._seconds_of(scoring, model, teacher, num_batches=1)[0] / score if score > 0 else None
         except RuntimeError as error:  # an operation that knows float32 alone, such as a deformable convolution
             print_log(f'Scoring in bfloat16 is no alternative: {" ".join(str(error).split())[:200]}', 'current')
             return None
 
-    def _costs(self, score: float, forward: Optional[float] = None) -> Costs:
+    def _costs(self, teacher: Optional[TeacherOutputs], score: float, forward: Optional[float] = None) -> Costs:
         """Returns what is known of seconds per image at full resolution."""
-        progress, teacher = self._state.progress, self._teacher_seconds
-        if teacher is None:  # a resumed run has not measured it; it is as large a network
-            teacher = 0.0 if self.teacher is None else score
+        progress, teaching = self._state.progress, self._teacher_seconds
+        if teaching is None:  # a resumed run has not measured it; it is as large a network
+            teaching = 0.0 if teacher is None else score
         trained = progress.trained_images
         step = progress.training_seconds / trained if trained and progress.training_seconds else None
-        return Costs(score, teacher, step, forward)
+        return Costs(score, teaching, step, forward)
 
-    def _fit(self, costs: Costs, now: int, uncounted: float = 0.0) -> None:
+    def _fit(self, costs: Costs, teacher: Optional[TeacherOutputs], now: int, uncounted: float = 0.0) -> None:
         """Fits the plan to measured costs, and logs what the run is predicted to take.
 
         Args:
             costs (Costs): At full resolution.
+            teacher (TeacherOutputs, optional): See :meth:`measure`.
             now (int): Epoch or iteration.
             uncounted (float): Seconds of selection that :attr:`CoresetState.progress` doesn't hold yet.
         """
@@ -108,7 +113,7 @@ class Pricing:
             print_log('The clock gave no times to predict by: what the run takes is not known.', 'current')
             return
         spent = Spent(state.progress.selection_seconds + uncounted, state.progress.training_seconds)
-        taught = 1.0 if self.teacher is None else self.teacher.share
+        taught = 1.0 if teacher is None else teacher.share
         known = Known(float(np.mean(state.rows['scored_at'] >= 0)), taught)
         trained = state.progress.trained_images > 0
         before, schedule, held = state.plan, self._settings.schedule, state.round + 1

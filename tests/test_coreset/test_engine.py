@@ -691,7 +691,7 @@ def test_costs_are_at_full_resolution_and_the_step_is_measured_once_there_was_tr
     own = engine()
     own.state.plan, own._exact.proxy = own.state.plan._replace(resolution=0.5), Proxy(0.5)
     monkeypatch.setattr(pricing, 'measure_costs', lambda *arguments: (0.01, 0.02, 0.005))
-    own._pricing.measure(own.scoring, None, 0, time.perf_counter())
+    own._pricing.measure(own.scoring, None, own.teacher, 0, time.perf_counter())
     own.state.progress.training_seconds, own.state.progress.trained_images = 6.0, 300
     own.hold_round(None, 0)  # which measures again
     own.hold_round(None, 4)
