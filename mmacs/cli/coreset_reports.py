@@ -63,7 +63,7 @@ def predicted_report(
     dataset = DATASETS.build(config.train_dataloader.dataset)
     images = DistinctImages(dataset, deterministic_pipeline(config))
     model = model.to(get_device())
-    page = write_predicted_report(work_dir, model, images, None, config, num_images)
+    page = write_predicted_report(work_dir, model, images, config, num_images)
     if pictures is not None:
         draw_extremes(round_files(work_dir)[-1], images, pictures / 'importance.png')
         val_set = DATASETS.build(config.val_dataloader.dataset)

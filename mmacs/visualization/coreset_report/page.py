@@ -22,7 +22,7 @@ from mmacs.visualization.coreset_report.content_charts import content_charts
 from mmacs.visualization.coreset_report.contents import Contents
 from mmacs.visualization.coreset_report.forms import NUM_IMAGES
 from mmacs.visualization.coreset_report.predictions import MODELS, predict, read_predictions, write_predictions
-from mmacs.visualization.coreset_report.read import PREDICTIONS, read_rounds
+from mmacs.visualization.coreset_report.read import PREDICTIONS, Rounds, read_rounds
 from mmacs.visualization.coreset_report.rounds import History, Record, columns, read_metric, read_seconds
 from mmacs.visualization.coreset_report.shown import choose_shown, describe_images, follow, suspects
 from mmacs.visualization.pages import render
@@ -62,7 +62,32 @@ def write_report(
         MmacsError: If there are no rounds or no data, or the data set is not that of the run.
     """
     work_dir = Path(work_dir)
-    rounds = read_rounds(work_dir, data_root, config)
+    return _write_page(read_rounds(work_dir, data_root, config), work_dir, num_images)
+
+
+def write_predicted_report(
+    work_dir: Path,
+    model: nn.Module,
+    images: DistinctImages,
+    config: Optional[Config] = None,
+    num_images: int = NUM_IMAGES,
+) -> Path:
+    """Write the report of a run with what its models find in the images that it shows, see :func:`write_report`.
+
+    Args:
+        work_dir (Path): Of the run; its teacher is taken from there.
+        model (nn.Module): The run's model, not wrapped, with its last weights; left as it is.
+        images (DistinctImages): The training images, through a deterministic pipeline.
+        config (Config, optional): See :func:`write_report`.
+        num_images (int): See :func:`write_report`.
+    """
+    rounds = read_rounds(work_dir, config=config)
+    predictions = predict(model, work_dir, images, choose_shown(rounds.last, num_images))
+    write_predictions(work_dir / 'coreset' / PREDICTIONS, predictions)
+    return _write_page(rounds, work_dir, num_images)
+
+
+def _write_page(rounds: Rounds, work_dir: Path, num_images: int) -> Path:
     run, last, history, contents = rounds.run, rounds.last, rounds.history, rounds.contents
     count, num_indices = len(rounds.files), int(run.truth.num_indices)
     numbers = np.unique(np.linspace(0, count - 1, min(count, _MAX_ROUNDS)).round().astype(int)).tolist()
@@ -116,29 +141,6 @@ def write_report(
         )
         (folder / 'index.html').write_text(page, encoding='utf-8')
     return report / 'index.html'
-
-
-def write_predicted_report(
-    work_dir: Path,
-    model: nn.Module,
-    images: DistinctImages,
-    data_root: Optional[str] = None,
-    config: Optional[Config] = None,
-    num_images: int = NUM_IMAGES,
-) -> Path:
-    """Write the report of a run with what its models find in the images that it shows, see :func:`write_report`.
-
-    Args:
-        work_dir (Path): Of the run; its teacher is taken from there.
-        model (nn.Module): The run's model, not wrapped, with its last weights; left as it is.
-        images (DistinctImages): The training images, through a deterministic pipeline.
-        data_root (str, optional): See :func:`write_report`.
-        config (Config, optional): See :func:`write_report`.
-        num_images (int): See :func:`write_report`.
-    """
-    shown = choose_shown(read_rounds(work_dir, data_root, config).last, num_images)
-    write_predictions(work_dir / 'coreset' / PREDICTIONS, predict(model, work_dir, images, shown))
-    return write_report(work_dir, data_root, config, num_images)
 
 
 def _before(history: History, number: int, unit: str) -> str:
