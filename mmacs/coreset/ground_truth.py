@@ -80,17 +80,20 @@ class GroundTruth(NamedTuple):
             np.asarray([str(name) for name in classes], dtype=np.str_),
         )
 
+    def part(self, position: int) -> slice:
+        """Returns where an image's objects or labels lie in ``labels``, ``boxes`` and ``ignored``."""
+        return slice(int(self.ends[position - 1]) if position else 0, int(self.ends[position]))
+
     def instances(self, position: int) -> List[Dict[str, Any]]:
         """Returns the objects of an image, as MMDetection's data sets give them; none without boxes."""
-        start = self.ends[position - 1] if position else 0
-        objects = range(start, self.ends[position]) if self.detection else ()
+        if not self.detection:
+            return []
+        part = self.part(position)
         return [
-            {
-                'bbox': self.boxes[one].tolist(),
-                'bbox_label': int(self.labels[one]),
-                'ignore_flag': bool(self.ignored[one]),
-            }
-            for one in objects
+            {'bbox': box, 'bbox_label': label, 'ignore_flag': ignored}
+            for box, label, ignored in zip(
+                self.boxes[part].tolist(), self.labels[part].tolist(), self.ignored[part].tolist()
+            )
         ]
 
 

@@ -13,7 +13,7 @@ class Contents(NamedTuple):
 
     Attributes:
         detection (bool): Whether there are boxes.
-        image (np.ndarray): int64, shape (K,): position of the image.
+        image (np.ndarray): int64, shape (K,), ascending: position of the image.
         label (np.ndarray): int64, shape (K,).
         area (np.ndarray): float64, shape (K,), of the box in square pixels of the file; 0 without boxes.
         names (List[str]): Names of the classes.

@@ -94,7 +94,7 @@ def _with_files(rounds: Rounds, positions: np.ndarray) -> List[int]:
 def _csv(record: Record, positions: np.ndarray, files: List[str], rounds: Rounds) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    scores = {**columns(record), **{name: record[name] for name in ('suspicion',) if name in record}}
+    scores = _scores(record)
     marks = [name for name in ('trimmed', 'noisy') if name in record]
     writer.writerow(['id', 'file', 'labels', 'chosen', 'rounds_chosen', *scores, *marks])
     for position, file in zip(positions.tolist(), files):
@@ -147,7 +147,7 @@ def _fiftyone(
     """Returns what ``fiftyone.Dataset.from_json`` reads: scores, ground truth and what the models found."""
     truth, names = rounds.run.truth, rounds.contents.names
     label = _detections if truth.detection else _classification
-    scores = {**columns(record), **({'suspicion': record['suspicion']} if 'suspicion' in record else {})}
+    scores = _scores(record)
     types = {'filepath': 'StringField', 'tags': 'ListField(fiftyone.core.fields.StringField)'}
     types.update({'coreset_id': 'StringField', 'coreset_rounds': 'IntField'})
     types.update({f'coreset_{name}': 'FloatField' for name in scores})
@@ -187,15 +187,19 @@ def _fiftyone(
     }
 
 
+def _scores(record: Record) -> Dict[str, np.ndarray]:
+    """Returns all that a round says of images in numbers, by column, shape (M,) each."""
+    return {**columns(record), **({'suspicion': record['suspicion']} if 'suspicion' in record else {})}
+
+
 def _number(value: float) -> Optional[float]:
     """Returns a score, None where an image has none."""
     return float(value) if np.isfinite(value) else None
 
 
 def _truth_rows(truth: GroundTruth, position: int) -> np.ndarray:
-    start = int(truth.ends[position - 1]) if position else 0
-    part = slice(start, int(truth.ends[position]))
-    return np.column_stack([truth.boxes[part], truth.labels[part], np.ones(truth.ends[position] - start)])
+    boxes, labels = truth.boxes[truth.part(position)], truth.labels[truth.part(position)]
+    return np.column_stack([boxes, labels, np.ones(len(labels))])
 
 
 def _detections(rows: np.ndarray, size: Tuple[int, int], names: List[str], scored: bool) -> Dict[str, Any]:

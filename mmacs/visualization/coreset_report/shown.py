@@ -163,7 +163,8 @@ def name_of(position: int, record: Record, truth: GroundTruth) -> Dict[str, str]
 
 def content_of(position: int, contents: Contents) -> str:
     """Returns the classes in an image with their numbers, such as ``'2 dog, 1 cat'``."""
-    labels, counts = np.unique(contents.label[contents.image == position], return_counts=True)
+    start, end = np.searchsorted(contents.image, (position, position + 1))
+    labels, counts = np.unique(contents.label[start:end], return_counts=True)
     names = [
         f'{count} {contents.names[label]}' if contents.detection else contents.names[label]
         for label, count in zip(labels.tolist(), counts.tolist())
@@ -186,8 +187,7 @@ def _truth(truth: GroundTruth, position: int) -> List[Any]:
             [*(round(end, 1) for end in one['bbox']), one['bbox_label'], int(one['ignore_flag'])]
             for one in truth.instances(position)
         ]
-    start = int(truth.ends[position - 1]) if position else 0
-    return truth.labels[start : truth.ends[position]].tolist()
+    return truth.labels[truth.part(position)].tolist()
 
 
 def _found(found: np.ndarray, detection: bool) -> List[List[float]]:
