@@ -47,6 +47,10 @@ _ONCE = dict(schedule=dict(rounds=1))
 # strata of raw errors, since those of ranks are all alike; the share that is cut is ours
 _STRATA = dict(type='mmacs.Stratified', hard_cut=0.1)
 _SWEEP = dict(type='mmacs.Sweep', floor=0.1)
+# what the teacher says does not change: one round, in which the quantized model does not run
+_TRUSTED = dict(
+    _by(dict(teacher_error=1.0), 'none'), selector=dict(type='mmacs.Random'), constraints=dict(trim='auto'), **_ONCE
+)
 _INFOBATCH = dict(
     _by(dict(loss=1.0), 'none'),
     selector=dict(type='mmacs.SoftPruning'),
@@ -83,6 +87,11 @@ PRESETS: Dict[str, Preset] = {
         dict(_by(_MIXED, beta='half_cosine'), selector=_TOP),
     ),
     'rs2': Preset('a random subset, drawn anew in each epoch (RS2, arXiv 2305.18424)', {}, {}, redraw=True),
+    'rs2-trim': Preset(
+        'a random subset of the images whose annotations the teacher does not contradict, drawn anew in each epoch',
+        _TRUSTED,
+        _TRUSTED,
+    ),
     'static': Preset('a random subset, drawn once', {}, {}, redraw=False),
     'full': Preset('all images in each epoch', {}, {}, redraw=True),
     'infobatch': Preset(

@@ -214,8 +214,11 @@ class CoresetSettings:
     @property
     def columns(self) -> List[str]:
         """Columns that are known of each image, derived ones among them."""
-        trimming = ['teacher_error', 'ds'] if self.policy.constraints.trim else []
-        return list(dict.fromkeys([*self.importance.columns, *trimming]))
+        trimming, own = [], self.importance.columns
+        if self.policy.constraints.trim:
+            # where the quantized model does not run, chance tells images of equal error apart, not their disagreement
+            trimming = ['teacher_error'] if self.scorer.kept_columns.issuperset(own) else ['teacher_error', 'ds']
+        return list(dict.fromkeys([*own, *trimming]))
 
     @property
     def scored_columns(self) -> List[str]:

@@ -193,7 +193,11 @@ class CoresetHook(SummarisedHook):
         sampler.redraw = presets.redraws(self.preset)
         unused = [name for name in presets.GROUPS if self._given[name] is not None]
         if unused:
-            runner.logger.warning(f'Preset {self.preset!r} scores nothing, and has no use for {", ".join(unused)}.')
+            trim = (self._given['constraints'] or {}).get('trim')
+            hint = " To leave out what looks wrongly annotated take preset='rs2-trim'." if trim else ''
+            runner.logger.warning(
+                f'Preset {self.preset!r} scores nothing, and has no use for {", ".join(unused)}.{hint}'
+            )
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Holds a round, or draws again, if that is due; an iteration-based loop does so by itself."""

@@ -29,7 +29,7 @@ from mmacs.coreset.selection.constraints import Constraints
 from mmacs.coreset.selection.importance import Importance
 from mmacs.coreset.selection.normalisation import MAX_STRATA, count_strata
 from mmacs.coreset.selection.policy import Policy
-from mmacs.coreset.selection.selectors import ClassBalanced, GumbelTopK, Sweep, TopK
+from mmacs.coreset.selection.selectors import ClassBalanced, GumbelTopK, Random, Sweep, TopK
 from mmacs.coreset.selection.selectors.class_balanced import class_groups
 from mmacs.coreset.settings import CoresetSettings
 from mmacs.datasets.distinct_images import DistinctImages
@@ -182,6 +182,18 @@ def test_derived_and_trimming_columns_are_scored_for_those_who_need_them():
     assert own.importance().tolist() == [0.0] * IMAGES  # nothing is forgotten yet
     own = engine({'evs': 1.0}, policy=Policy(TopK(), Constraints(trim=0.1)))
     assert own.settings.scored_columns == ['evs', 'teacher_error', 'ds'] and own.settings.needs_teacher
+
+
+def test_a_random_draw_from_what_the_teacher_does_not_contradict_needs_the_teacher_alone(monkeypatch):
+    monkeypatch.setattr(Given, 'kept_columns', frozenset({'teacher_error'}))
+    own = engine({'teacher_error': 1.0}, policy=Policy(Random(), Constraints(trim=0.3)))
+    assert own.settings.scored_columns == ['teacher_error']
+    hold(own)
+    left_out = own.excluded()
+    errors = own.state.scores['teacher_error']
+    assert left_out.sum() == 60 and errors[left_out].min() >= errors[~left_out].max()
+    shown = np.concatenate([own.data.positions[own.draw(number).indices] for number in range(20)])
+    assert np.array_equal(np.unique(shown), np.flatnonzero(~left_out))  # each of the others comes, and none of these
 
 
 # -------------------------------------------------------------------- harvest

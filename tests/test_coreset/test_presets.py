@@ -38,6 +38,14 @@ def test_the_default_is_a_mild_draw_within_classes_and_the_papers_method_top_k(k
     assert code.importance.beta == 'half_cosine'
 
 
+@pytest.mark.parametrize('kind', SCORER)
+def test_a_random_subset_of_what_is_not_contradicted_asks_the_teacher_once(kind):
+    settings = CoresetSettings.read(SCORER[kind], preset='rs2-trim')
+    assert settings.scored_columns == ['teacher_error'] and settings.schedule.rounds == 1
+    with_ds = CoresetSettings.read(SCORER[kind], preset='rs2-trim', importance=dict(weights=dict(evs=1.0)))
+    assert with_ds.scored_columns == ['evs', 'teacher_error', 'ds']
+
+
 def test_what_is_given_wins_key_by_key_and_a_selector_whole():
     given = dict(
         importance=dict(normalisation='rank'),

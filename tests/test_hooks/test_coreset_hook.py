@@ -368,12 +368,14 @@ def test_presets_that_score_nothing_only_tell_the_sampler(classifier, tmp_path, 
     del alone.default_hooks['coreset']
     alone.train_dataloader.sampler.redraw = redraw
     _, expected = run(alone)
-    whole, images = run(classifier(preset, 2, preset=preset))
+    given = dict(constraints=dict(trim='auto')) if preset == 'rs2' else {}
+    whole, images = run(classifier(preset, 2, preset=preset, **given))
     assert images == expected and (set(sum(images[:2], [])) == set(sum(images[2:], []))) != redraw
     assert {path.name for path in (tmp_path / preset).iterdir()}.isdisjoint({'coreset', 'teacher.pth', 'teacher_cache'})
     log = log_of(tmp_path / preset)
     assert f"Preset '{preset}': a random subset, drawn" in log
-    assert f"Preset '{preset}' scores nothing, and has no use for selector, schedule, cost." in log
+    unused = 'selector, constraints, schedule, cost. To leave out' if given else 'selector, schedule, cost.'
+    assert f"Preset '{preset}' scores nothing, and has no use for {unused}" in log
     resumed, rest = run(classifier('resumed', 2, preset=preset), tmp_path / preset / 'epoch_1.pth')
     assert rest == images[2:]
     first, second = weights(whole), weights(resumed)

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.dist import all_reduce, get_dist_info
+from mmengine.dist import all_reduce, get_dist_info, get_world_size
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -75,16 +75,14 @@ class ScoringPass:
         """
         place = np.full(len(self.data), -1, dtype=np.int64)
         place[positions] = np.arange(len(positions))
-        needs_teacher = bool(scorer.teacher_columns & set(columns))
         found = {name: torch.zeros(len(positions), dtype=torch.float64) for name in columns}
         shown = phase('scoring', len(positions))
         with together(), without_side_effects(model), main_buffers(model), shown as under_way:
-            for batch, inputs, data_samples in self._batches(model, positions, under_way):
-                rows = teacher_outputs(batch) if needs_teacher else {}
-                rows = {name: row.to(inputs.device) for name, row in rows.items()}
-                with self.proxy.autocast(inputs.device):
-                    outputs = scorer.outputs(model, inputs, data_samples)
-                scores = scorer.score(model, outputs, data_samples, rows, columns)
+            if columns and scorer.kept_columns.issuperset(columns):
+                scored = self._read(teacher_outputs, positions, under_way)
+            else:
+                scored = self._computed(scorer, model, columns, teacher_outputs, positions, under_way)
+            for batch, scores in scored:
                 for name in columns:
                     if scores[name].shape != (len(batch),):
                         raise MmacsError(
@@ -95,6 +93,32 @@ class ScoringPass:
         for column in found.values():
             all_reduce(column)  # each entry is set by one process and zero in the others: the sum is exact
         return {name: round_scores(column).float().numpy() for name, column in found.items()}
+
+    def _read(
+        self, teacher_outputs: ReadTeacherOutputs, positions: np.ndarray, under_way: Phase
+    ) -> Iterator[Tuple[np.ndarray, Dict[str, Tensor]]]:
+        """This process's share of scores that are the teacher's outputs themselves: no image is loaded."""
+        for batch in self._shares(positions):
+            yield batch, teacher_outputs(batch)
+            under_way.advance(get_world_size() * len(batch))
+
+    def _computed(
+        self,
+        scorer: Scorer,
+        model: nn.Module,
+        columns: Sequence[str],
+        teacher_outputs: Optional[ReadTeacherOutputs],
+        positions: np.ndarray,
+        under_way: Phase,
+    ) -> Iterator[Tuple[np.ndarray, Dict[str, Tensor]]]:
+        """This process's share of scores, by the quantized model."""
+        needs_teacher = bool(scorer.teacher_columns & set(columns))
+        for batch, inputs, data_samples in self._batches(model, positions, under_way):
+            rows = teacher_outputs(batch) if needs_teacher else {}
+            rows = {name: row.to(inputs.device) for name, row in rows.items()}
+            with self.proxy.autocast(inputs.device):
+                outputs = scorer.outputs(model, inputs, data_samples)
+            yield batch, scorer.score(model, outputs, data_samples, rows, columns)
 
     def teacher_outputs(
         self,
@@ -120,21 +144,28 @@ class ScoringPass:
         self, model: nn.Module, positions: np.ndarray, under_way: Phase
     ) -> Iterator[Tuple[np.ndarray, Tensor, List[Any]]]:
         """This process's batches: positions, preprocessed images and data samples."""
+        mine = self._shares(positions)
+        loader = DataLoader(
+            self.data.images,
+            batch_sampler=[members.tolist() for members in mine],
+            num_workers=self.num_workers,
+            collate_fn=pseudo_collate,
+        )
+        divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
+        for members, batch in zip(mine, loader):
+            for part, inputs, data_samples in split_by_padded_shape(model, batch):
+                inputs, data_samples = self.proxy.shrink(inputs, data_samples, divisor)
+                yield members[part], inputs, data_samples
+            under_way.advance(get_world_size() * len(members))  # the other processes have come as far
+
+    def _shares(self, positions: np.ndarray) -> List[np.ndarray]:
+        """Returns the positions of this process's batches."""
         rank, world_size = get_dist_info()
         wanted = np.zeros(len(self.data), dtype=bool)
         wanted[positions] = True
         order = self.data.by_shape[wanted[self.data.by_shape]]
-        batches = [order[start : start + self.batch_size].tolist() for start in range(0, len(order), self.batch_size)]
-        mine = batches[rank::world_size]
-        loader = DataLoader(
-            self.data.images, batch_sampler=mine, num_workers=self.num_workers, collate_fn=pseudo_collate
-        )
-        divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
-        for members, batch in zip(map(np.asarray, mine), loader):
-            for part, inputs, data_samples in split_by_padded_shape(model, batch):
-                inputs, data_samples = self.proxy.shrink(inputs, data_samples, divisor)
-                yield members[part], inputs, data_samples
-            under_way.advance(world_size * len(members))  # the other processes have come as far
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        return batches[rank::world_size]
 
 
 def split_by_padded_shape(

@@ -49,7 +49,7 @@ class Policy:
 
     def suspicion(self, scores: Mapping[str, np.ndarray]) -> Optional[np.ndarray]:
         """Returns how much each image looks mislabelled, in [0, 1], shape (M,); None without trimming."""
-        return suspicion(scores['teacher_error'], scores['ds']) if self.constraints.trim else None
+        return suspicion(scores['teacher_error'], scores.get('ds')) if self.constraints.trim else None
 
     def excluded(
         self, scores: Mapping[str, np.ndarray], rng: np.random.Generator, most: float = 1.0
@@ -57,7 +57,8 @@ class Policy:
         """Returns which images are left out, bool, shape (M,); None without trimming.
 
         Args:
-            scores (Mapping[str, np.ndarray]): The columns ``teacher_error`` and ``ds``, each of shape (M,).
+            scores (Mapping[str, np.ndarray]): The column ``teacher_error`` and, where it is known, ``ds``, each of
+                shape (M,).
             rng (np.random.Generator): The only source of chance.
             most (float): Bound on an estimated share, which must leave the budget its images.
         """

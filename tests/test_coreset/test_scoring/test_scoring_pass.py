@@ -155,6 +155,18 @@ def test_processes_share_the_images_and_their_sum_is_what_one_gives(setting, exa
     assert_same({name: sum(part[name] for part in parts) for name in COLUMNS}, exact)
 
 
+@pytest.mark.parametrize('world_size', [1, 3])
+def test_what_the_teacher_says_is_known_without_images_and_the_quantized_model(setting, monkeypatch, world_size):
+    expected = setting.scores(columns=['evs', 'teacher_error'])['teacher_error']
+    monkeypatch.setattr(scoring, 'all_reduce', lambda column: None)
+    monkeypatch.setattr(scoring, 'DataLoader', None)  # loads nothing
+    found = np.zeros(12, dtype=np.float32)
+    for rank in range(world_size):
+        monkeypatch.setattr(scoring, 'get_dist_info', lambda rank=rank: (rank, world_size))
+        found += setting.scores(columns=['teacher_error'])['teacher_error']
+    np.testing.assert_array_equal(found, expected)
+
+
 def everything_that_must_stay(model):
     found = {
         'training': [module.training for module in model.modules()],

@@ -21,8 +21,10 @@ class Scorer:
         kind (str): ``'detector'``, or ``'classifier'``: which :mod:`mmacs.coreset.presets` go with it.
         columns (Mapping[str, str]): Names of the columns it can compute, and what each says.
         teacher_columns (FrozenSet[str]): Those that need the teacher's outputs.
-        soft_label_columns (FrozenSet[str]): Those of them for which the teacher's class probabilities of each image
-            are kept, see :meth:`teacher_logits`; detectors have none.
+        kept_columns (FrozenSet[str]): Those of them that :meth:`teacher_outputs` gives under their own name: they are
+            known without the quantized model.
+        soft_label_columns (FrozenSet[str]): Those that need the teacher and for which its class probabilities of each
+            image are kept, see :meth:`teacher_logits`; detectors have none.
         training_columns (FrozenSet[str]): Those that can be computed from what the :meth:`hooked_module` gives in
             training.
         weights (Mapping[str, str or float]): How much of each column makes up the importance unless the config says
@@ -36,6 +38,7 @@ class Scorer:
     kind = DETECTOR
     columns: Mapping[str, str] = {}
     teacher_columns: FrozenSet[str] = frozenset()
+    kept_columns: FrozenSet[str] = frozenset()
     soft_label_columns: FrozenSet[str] = frozenset()
     training_columns: FrozenSet[str] = frozenset()
     weights: Mapping[str, Union[str, float]] = {'evs': 'beta', 'ds': '1 - beta'}

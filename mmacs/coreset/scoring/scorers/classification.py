@@ -57,6 +57,7 @@ class ClassificationScorer(Scorer):
         'reducible_error': 'evs - teacher_error, the part of the error that quantization brought (after RHO-LOSS)',
     }
     teacher_columns = frozenset({'ds', 'kl', 'teacher_error', 'reducible_error'})
+    kept_columns = frozenset({'teacher_error'})
     soft_label_columns = frozenset({'ds', 'kl'})
     training_columns = frozenset({'evs', 'margin', 'entropy', 'loss', 'correct'})
     weights = {'reducible_error': 'beta', 'ds': '1 - beta'}

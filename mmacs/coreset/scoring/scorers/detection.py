@@ -87,6 +87,7 @@ class DetectionScorer(Scorer):
         'reducible_error': 'evs - teacher_error, the part of the error that quantization brought',
     }
     teacher_columns = frozenset({'ds', 'metric_gap', 'teacher_error', 'reducible_error'})
+    kept_columns = frozenset({'teacher_error'})
     candidate_columns = ('evs', 'ds', 'teacher_error', 'reducible_error')  # those that need candidates
     weights = {'reducible_error': 'beta', 'ds': '1 - beta'}
     normalisation = 'stratified_rank'
