@@ -20,6 +20,7 @@ import torch
 import yaml
 from mmengine.config import Config
 from PIL import Image
+from pycocotools.coco import COCO
 
 from mmacs import SCORERS, Recipe, calibrate
 from mmacs.cli.dispatch import COMMANDS
@@ -126,6 +127,23 @@ def test_python_and_configs_run(page, place):
         assert block.language in (*PLAIN, 'python', 'bash', 'yaml', 'json'), block.place
         if block.mark in ('', 'file') and block.language != 'bash':
             run_block(block, place, names)
+
+
+def test_yolo_labels_become_those_of_coco(tmp_path):
+    names = {}
+    (block,) = (block for block in blocks(REPO / 'docs/guides/migration.md') if 'def yolo_to_coco' in block.text)
+    run_block(block, tmp_path, names)
+    for folder in ('images/val', 'labels/val'):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ('a.png', 'b.png'):
+        Image.new('RGB', (200, 100)).save(tmp_path / 'images/val' / name)
+    (tmp_path / 'labels/val/b.txt').write_text('0 0.5 0.5 0.2 0.4\n1 0.1 0.2 0.2 0.4\n')
+    names['yolo_to_coco'](tmp_path, 'val', ['cat', 'dog'])
+    coco = COCO(str(tmp_path / 'val.json'))
+    assert not coco.getAnnIds(imgIds=[1]) and coco.imgs[2]['file_name'] == 'b.png'
+    cat, dog = coco.loadAnns(coco.getAnnIds(imgIds=[2]))
+    assert coco.cats[cat['category_id']]['name'] == 'cat' and coco.cats[dog['category_id']]['name'] == 'dog'
+    assert cat['bbox'] == pytest.approx([80, 30, 40, 40]) and dog['bbox'] == pytest.approx([0, 0, 40, 40])
 
 
 def test_every_command_is_run_or_says_why_not():

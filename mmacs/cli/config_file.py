@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import os
+import sys
 import traceback
 from difflib import get_close_matches
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_config(file: os.PathLike) -> Config:
     except FileNotFoundError as error:
         raise MmacsError(f'no such config: {error.filename or error}') from error
     except ImportError as error:
-        raise _failed_import(error) from error
+        raise _failed_import(error, Path(file)) from error
     except Exception as error:
         raise MmacsError(_unreadable(Path(file), error)) from error
 
@@ -157,11 +158,21 @@ def _line(frames: List[Tuple[FrameType, int]], file: Path) -> str:
     return f' (line {lines[-1]})' if lines else ''
 
 
-def _failed_import(error: ImportError) -> MmacsError:
-    """Say what failed at the bottom of an import that MMEngine tried."""
+def _failed_import(error: ImportError, config: Path) -> MmacsError:
+    """Say what failed at the bottom of an import that MMEngine tried, and where it lies if that is near the config."""
     *_, last = causes(error)
-    if str(getattr(last, 'name', None) or '').startswith('mmacs.'):
+    name = str(getattr(last, 'name', None) or '')
+    package = name.partition('.')[0]
+    if name.startswith('mmacs.'):
         why = 'it moved in 0.2, see "Moved modules" in CHANGELOG.md; what is public is imported from mmacs itself'
+    elif folder := next((at for at in (Path(), config.parent) if package and _holds(at, package)), None):
+        why = f'{package} lies in {folder.resolve()}: put that on PYTHONPATH, as in PYTHONPATH={folder} mmacs train ...'
     else:
-        why = 'is its folder on PYTHONPATH?'
+        why = 'is it installed, or its folder on PYTHONPATH?'
     return MmacsError(f'cannot import what custom_imports or _base_ names ({last}): {why}')
+
+
+def _holds(folder: Path, package: str) -> bool:
+    """Returns whether a folder that is not searched for modules holds a package or a module of this name."""
+    searched = any(folder.resolve() == Path(entry).resolve() for entry in sys.path)
+    return not searched and ((folder / package).is_dir() or (folder / f'{package}.py').is_file())

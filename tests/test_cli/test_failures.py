@@ -188,7 +188,7 @@ def test_a_type_of_ones_own_is_told_with_its_line(tiny_coco, tmp_path, monkeypat
         ),
         ({'child.py': "_base_ = './base.py'\n", 'base.py': 'x = 1 / 0\n'}, 'base.py, which'),
         ({'child.py': "_base_ = 'mmacs::retinanet_r18_w4a4_acs.py'\n"}, 'mmacs::retinanet/retinanet_r18_w4a4_acs.py'),
-        ({'child.py': "custom_imports = dict(imports=['no_such_module_at_all'])\n"}, 'is its folder on PYTHONPATH?'),
+        ({'child.py': "custom_imports = dict(imports=['no_such_module_at_all'])\n"}, 'or its folder on PYTHONPATH?'),
         ({'child.json': '{"a": 1'}, 'cannot read the config'),
         ({'child.pth': 'PK'}, 'Only py/yml/yaml/json'),
         ({'child.py/__init__.py': ''}, 'is a folder, not a config'),
@@ -202,6 +202,22 @@ def test_a_config_that_cannot_be_read(tmp_path, files, words):
     with pytest.raises(MmacsError) as raised:
         read_config(child)
     assert words in str(raised.value) and '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('plugin', ['plugin_beside.py', 'plugins_beside/blocks.py'])
+def test_the_folder_of_a_plugin_is_named(tmp_path, monkeypatch, plugin):
+    (tmp_path / plugin).parent.mkdir(exist_ok=True)
+    (tmp_path / plugin).write_text('import no_such_module_at_all\n')
+    module = plugin.removesuffix('.py').replace('/', '.')
+    (tmp_path / 'own.py').write_text(f"custom_imports = dict(imports=['{module}'], allow_failed_imports=False)\n")
+    with pytest.raises(MmacsError, match=rf'_beside lies in {tmp_path}: .* PYTHONPATH={tmp_path} mmacs'):
+        read_config(tmp_path / 'own.py')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MmacsError, match=r'PYTHONPATH=\. mmacs'):
+        read_config('own.py')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MmacsError, match=r"No module named 'no_such_module_at_all'\): is it installed"):
+        read_config('own.py')
 
 
 def test_options_give_a_dict_in_the_place_of_none():
