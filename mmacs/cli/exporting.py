@@ -12,12 +12,12 @@ from torch import Tensor
 from mmacs.cli.quantized_run import calibrate_runner, load_quantized
 from mmacs.cli.surroundings import surroundings
 from mmacs.deploy.benchmark import benchmark, float_content
-from mmacs.deploy.export import Exported, exported, write_file
+from mmacs.deploy.export import Exported, exported, warn_of_pictures, write_file
 from mmacs.deploy.exportable import files_of, require_free
 from mmacs.deploy.exported_model import ExportedModel
 from mmacs.deploy.preprocessing import in_one_batch
 from mmacs.deploy.proof.prove import prove
-from mmacs.deploy.proof.report import float_size, machine, report_files, write_report
+from mmacs.deploy.proof.report import float_size, machine, report_files, says_nothing, write_report
 from mmacs.deploy.runtimes import BACKENDS, TITLES
 from mmacs.evaluation.validation import Validation
 from mmacs.hooks.run import unwrapped
@@ -78,6 +78,7 @@ def export_run(
             calibrate_runner(runner)
         model.dataset_meta = {**(getattr(model, 'dataset_meta', None) or {}), **runner.val_dataloader.dataset.metainfo}
         result = exported(model, config=cfg, advance=under_way.say, **settings)
+        warn_of_pictures(result, out)
         pictures = images_of(runner, result, images)
         about = {**machine(), 'config': str(cfg.filename), 'checkpoint': str(checkpoint)}
         report = {'file': str(out), 'about': about}
@@ -88,6 +89,9 @@ def export_run(
         if evaluate:
             report['evaluation'] = evaluation(runner, result, stage('evaluation'))
             report['failures'] += metric_failures(report['evaluation'])
+            report['warnings'] += metric_warnings(report['evaluation'])
+        for warning in report['warnings']:
+            runner.logger.warning(f'{out}: {warning}')
         if measure_speed and not report['failures']:
             shape = list(pictures[0].shape)
             floats = float_content(result, shape[2:])
@@ -111,6 +115,17 @@ def metric_failures(found: Dict[str, Any]) -> List[str]:
         f'{name} of {TITLES[row["of"]]} is {row["value"]:.4f}; it is {wanted}'
         for row in found['rows']
         if not row['passed']
+    ]
+
+
+def metric_warnings(found: Dict[str, Any]) -> List[str]:
+    """Returns in words that equal metrics say nothing, where :func:`evaluation` found none above zero."""
+    if not says_nothing(found):
+        return []
+    return [
+        f'{found["metric"]} says nothing about the file: in the simulation it is {found["simulation"]:.4f} on '
+        f'{found["images"]} images, as of a model that finds nothing right; is the checkpoint trained, and on these '
+        f'classes?'
     ]
 
 

@@ -36,7 +36,7 @@ class CoresetSampler(Sampler):
         fraction (float or dict): Share of the images in each epoch, above 0 and at most 1. A dict is a schedule, see
             :class:`mmacs.coreset.budget.fraction.FractionSchedule`: epochs differ in size, and have as many images in
             all as with the mean of its ``start`` and ``end``. Its run must count epochs, and needs one of our hooks or
-            ``tools/train.py``, which know how many.
+            ``mmacs train``, which know how many.
         shuffle (bool): Whether the coreset is shuffled in each epoch. Defaults to True.
         redraw (bool): Whether a random subset is drawn anew in each epoch. Defaults to True.
         seed (int, optional): Seed shared by all processes, from 0 to 2^63 - 1; None draws one.
@@ -141,7 +141,7 @@ class CoresetSampler(Sampler):
         """Images of this process; the first few images fill up an uneven split, as in MMEngine's samplers."""
         if self.schedule is not None and self.sizes is None:
             raise MmacsError(
-                f'fraction={self.schedule} needs to know the number of epochs: train by tools/train.py, or with '
+                f'fraction={self.schedule} needs to know the number of epochs: train by `mmacs train`, or with '
                 f'mmacs.CoresetHook or mmacs.QuantizationHook, or take a number'
             )
         order = self.epoch_indices()

@@ -1,11 +1,13 @@
 """Writes a trained quantized model as a file that runtimes execute in integers."""
 
 import copy
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmacs.adapters.mmengine.pixel_settings import pixel_settings
@@ -13,7 +15,7 @@ from mmacs.deploy.exportable import require_exportable, require_free, require_pa
 from mmacs.deploy.metadata import Metadata, write_metadata
 from mmacs.deploy.packages import require
 from mmacs.deploy.pipeline import Pipeline
-from mmacs.deploy.preprocessing import data_of, preprocessing_of
+from mmacs.deploy.preprocessing import data_of, obstacle, preprocessing_of
 from mmacs.deploy.reference import reference_model
 from mmacs.utils.errors import MmacsError, reason
 from mmacs.utils.files import write_whole
@@ -42,7 +44,7 @@ class Exported(NamedTuple):
 def export_model(model: nn.Module, file: os.PathLike, *, force: bool = False, **settings: Any) -> Exported:
     """Write a trained quantized model as a file.
 
-    The file is compared with nothing here: ``tools/export.py`` does, and :func:`mmacs.deploy.proof.prove.prove`.
+    The file is compared with nothing here: ``mmacs export`` does, and :func:`mmacs.deploy.proof.prove.prove`.
 
     Args:
         model (nn.Module): A quantized model with its steps; it stays as it is.
@@ -58,8 +60,28 @@ def export_model(model: nn.Module, file: os.PathLike, *, force: bool = False, **
     """
     require_free(file, force, settings.get('format', 'qcdq'))
     result = exported(model, **settings)
+    warn_of_pictures(result, file)
     write_file(result, file, force)
     return result
+
+
+def warn_of_pictures(result: Exported, file: os.PathLike) -> None:
+    """Log what a file cannot be used for, where it does not know how its pictures are prepared.
+
+    Args:
+        result (Exported): The content.
+        file (PathLike): Where it is to be written.
+    """
+    why_not = None if result.metadata.task == 'raw' else obstacle(result.metadata.task, result.metadata.preprocessing)
+    if why_not is None:
+        return
+    print_log(
+        f'`mmacs infer` will refuse {file}, since {why_not}. The file is right, and works with `mmacs test` and where '
+        f'your own code prepares the images. If infer is to work too, export with a config (in Python config=cfg) of '
+        f'one test pipeline that does no more than that.',
+        'current',
+        logging.WARNING,
+    )
 
 
 def exported(

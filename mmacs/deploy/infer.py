@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from mmacs.deploy.exported_file import open_exported
 from mmacs.deploy.forms import BACKENDS
-from mmacs.deploy.metadata import Metadata, Preprocessing
-from mmacs.deploy.preprocessing import in_one_batch, prepared
+from mmacs.deploy.metadata import Metadata
+from mmacs.deploy.preprocessing import in_one_batch, obstacle, prepared
 from mmacs.utils.errors import MmacsError, printable, reason
 from mmacs.utils.files import atomic_path
 
@@ -83,7 +83,13 @@ def infer(args: argparse.Namespace) -> None:
     if out is not None and metadata.task != 'detection':
         raise MmacsError(f'--out draws detections, and {args.file} gives none')
     how = metadata.preprocessing
-    _require_reproduced(args.file, metadata.task, how)
+    why_not = obstacle(metadata.task, how)
+    if why_not is not None:
+        config = printable(metadata.config, 80) or 'CONFIG'
+        raise MmacsError(
+            f'{args.file} cannot be used on single pictures, since {why_not}; on the data of its config it works: '
+            f'`mmacs test {config} {args.file}`'
+        )
     picture = read_picture(args.picture)
     pixels, scale = prepared(picture, how)
     outputs = runtime.run({'images': in_one_batch([pixels], how.pad, runtime.inputs['images'])})
@@ -101,17 +107,6 @@ def infer(args: argparse.Namespace) -> None:
     print(f'{len(shown)} {"object" if len(shown) == 1 else "objects"} with a score of {args.threshold} or more')
     if out is not None:
         draw(picture, shown, out)
-
-
-def _require_reproduced(file: str, task: str, how: Preprocessing) -> None:
-    if how.unknown:
-        names = ' and '.join(printable(one, 80) for one in how.unknown)
-        raise MmacsError(
-            f'{file} takes pictures prepared by {names}, which is not done here: evaluate it by '
-            f'`tools/test.py CONFIG {file}`, whose pipeline does it'
-        )
-    if task == 'detection' and (how.crop is not None or 'centre' in (how.resize or {})):
-        raise MmacsError(f"{file} crops pictures, and its boxes can't be put back into the whole picture")
 
 
 def read_picture(path: str) -> Image.Image:

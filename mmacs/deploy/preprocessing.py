@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mmacs.deploy.metadata import INTERPOLATIONS, Preprocessing, require_sound
-from mmacs.utils.errors import MmacsError
+from mmacs.utils.errors import MmacsError, printable
 
 _LIBRARIES = ('', 'mmcv', 'mmdet', 'mmpretrain')  # whose transforms are known here
 _PASSIVE = ('FilterAnnotations', 'InferencerLoader', 'LoadAnnotations', 'PackDetInputs', 'PackInputs')
@@ -147,6 +147,26 @@ def _pads_alone(transform: Mapping[str, Any], found: Preprocessing, before: Prep
     elif 'square' in found.pad and resize.get('keep_ratio') and len({*resize['scale']}) == 1:
         sizes = resize['scale']
     return all(size % divisor == 0 for size in sizes)
+
+
+def obstacle(task: str, how: Preprocessing) -> Optional[str]:
+    """Returns why no picture can be prepared by what a file says of its input, in words; None if pictures can.
+
+    Args:
+        task (str): What the file gives, see :class:`~.metadata.Metadata`.
+        how (Preprocessing): What it says of its input.
+    """
+    if _NO_PIPELINE in how.unknown:
+        return 'no test pipeline of a config, or several that differ, say how pictures are prepared'
+    if how.unknown:
+        names = ' and '.join(printable(one, 80) for one in how.unknown)
+        return (
+            f'the test pipeline prepares pictures by {names}, which a file cannot tell: it can tell one resizing, one '
+            f'crop in the centre and one padding, in this order'
+        )
+    if task == 'detection' and (how.crop is not None or 'centre' in (how.resize or {})):
+        return "the test pipeline crops pictures, and boxes can't be put back into the whole picture"
+    return None
 
 
 def prepared(picture: Image.Image, how: Preprocessing) -> Tuple[np.ndarray, Tuple[float, float]]:

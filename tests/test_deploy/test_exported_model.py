@@ -13,6 +13,7 @@ from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
 from PIL import Image
 
+from mmacs.deploy.export import Exported, warn_of_pictures
 from mmacs.deploy.infer import main
 from mmacs.deploy.metadata import Metadata, Preprocessing, read_metadata, require_untouched, write_metadata
 from mmacs.deploy.openvino_ir import write_ir
@@ -274,8 +275,10 @@ def test_transforms_that_a_file_cannot_tell_are_named(pipeline, unknown):
 @pytest.mark.parametrize(
     ('how', 'words'),
     [
-        (Preprocessing(unknown=['Blur', 'Pad']), 'takes pictures prepared by Blur and Pad, which is not done here'),
-        (Preprocessing(crop=[20, 20]), "crops pictures, and its boxes can't be put back"),
+        (Preprocessing(unknown=['Blur', 'Pad']), 'prepares pictures by Blur and Pad, which a file cannot tell'),
+        (Preprocessing(unknown=['Blur']), 'on the data of its config it works: `mmacs test CONFIG '),
+        (preprocessing_of(None, {}), 'no test pipeline of a config, or several that differ'),
+        (Preprocessing(crop=[20, 20]), "crops pictures, and boxes can't be put back"),
         (
             Preprocessing(resize=dict(scale=[9, 9], keep_ratio=True)),
             'a picture of 40 x 1 pixels is too thin',
@@ -288,6 +291,22 @@ def test_a_picture_that_cannot_be_prepared_is_refused(how, words, tmp_path, caps
     assert main([path, str(tmp_path / 'picture.png')]) == 1
     (printed,) = capsys.readouterr().err.splitlines()
     assert words in printed
+
+
+@pytest.mark.parametrize(
+    ('task', 'how', 'words'),
+    [
+        ('detection', Preprocessing(unknown=['Blur']), 'infer` will refuse own.onnx, since the test pipeline prepares'),
+        ('detection', Preprocessing(crop=[9, 9]), 'infer` will refuse own.onnx, since the test pipeline crops'),
+        ('classification', Preprocessing(crop=[9, 9]), None),
+        ('raw', Preprocessing(unknown=['Blur']), None),
+    ],
+)
+def test_what_infer_will_refuse_is_said_as_it_is_exported(task, how, words, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmacs.deploy.export.print_log', lambda message, *_: said.append(message))
+    warn_of_pictures(Exported(None, [], None, None, Metadata(task=task, preprocessing=how), (8, 8)), 'own.onnx')
+    assert [words in one for one in said] == ([True] if words else [])
 
 
 def test_long_edges():

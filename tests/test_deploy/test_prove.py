@@ -2,17 +2,19 @@
 
 import json
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import numpy_helper
 from torch import nn
 
-from mmacs.cli.exporting import metric_failures
+from mmacs.cli.exporting import metric_failures, metric_warnings
 from mmacs.deploy.benchmark import float_content
 from mmacs.deploy.export import exported
 from mmacs.deploy.modules.activation import Quantize, recorded_integers
 from mmacs.deploy.proof.integer_layers import layers_of
+from mmacs.deploy.proof.outputs import OutputDifference
 from mmacs.deploy.proof.prove import prove
 from mmacs.deploy.proof.report import float_size, machine, page_of, report_files, rows_of, table_of, write_report
 from mmacs.deploy.runtimes import BACKENDS, open_model
@@ -158,6 +160,29 @@ def test_the_report_says_what_was_found(result, proof, tmp_path):
     assert not {row.what: row for row in rows_of(report)}[
         'OpenVINO against the reference, each layer on its own'
     ].passed
+
+
+def test_what_was_not_compared_is_no_pass(result, proof, monkeypatch):
+    nothing = OutputDifference()
+    nothing.add(*[{'boxes': np.zeros((1, 5, 4)), 'scores': np.full((1, 5), 0.04), 'labels': np.zeros((1, 5))}] * 2)
+    found = nothing.report()
+    monkeypatch.setattr(OutputDifference, 'report', lambda self: found)
+    empty = prove(result.model, result.reference, result.simulation, IMAGES[:1], backends=BACKENDS[:1])
+    (warning,) = empty.warnings
+    assert warning.startswith('boxes and scores were not compared') and 'is the checkpoint trained?' in warning
+    assert proof.warnings == [] == empty.failures
+    report = full_report(result, empty)
+    rows = [{'of': 'onnxruntime', 'value': 0.0, 'passed': True}, {'of': 'openvino', 'value': 0.3, 'passed': False}]
+    report['evaluation'] = {'metric': 'AP', 'images': 12, 'simulation': 0.0, 'bar': 0.005, 'rows': rows}
+    assert 'AP says nothing about the file' in metric_warnings(report['evaluation'])[0]
+    assert metric_warnings({**report['evaluation'], 'simulation': 0.1}) == []
+    marks = {row.what: row.mark for row in rows_of(report)}
+    whole = [mark for what, mark in marks.items() if what.endswith('as a whole')]
+    assert whole == ['nothing compared'] * 3
+    assert (marks['AP of ONNX Runtime'], marks['AP of OpenVINO']) == ('nothing compared', 'no')
+    page = page_of(report)
+    assert 'of what could be compared' in page and 'boxes and scores were not compared' in page
+    assert '0 of 0' not in page and table_of(report).row_count == len(marks)
 
 
 def test_a_metric_that_is_too_far_off_is_no_fault_of_the_integers(result, proof):

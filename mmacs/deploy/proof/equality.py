@@ -78,6 +78,8 @@ class Equality:
         In a layer of fewer than 1,000 integers one may differ.
         """
         found, overall = [], self.overall()
+        if not overall.total:
+            return ['there are no integers to compare']
         if overall.total - overall.equal > max(1, (1 - ALL) * overall.total):
             found.append(f'{overall.share:.4%} of all integers are equal, {ALL:.2%} are wanted')
         for name, one in self.layers.items():

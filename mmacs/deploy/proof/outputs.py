@@ -4,7 +4,7 @@ from typing import Dict, List, Mapping
 
 import numpy as np
 
-_LOWEST = 0.05  # score of detections that are compared
+LOWEST = 0.05  # score of detections that are compared
 _OVERLAP = 0.5  # intersection over union of two boxes that are taken for the same detection
 
 
@@ -48,7 +48,7 @@ class OutputDifference:
         return report
 
     def _add_detections(self, expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> None:
-        wanted = np.flatnonzero(expected['scores'] >= _LOWEST)
+        wanted = np.flatnonzero(expected['scores'] >= LOWEST)
         left = list(np.flatnonzero(found['scores'] > 0))
         self._count('images', 1)
         self._count('detections', len(wanted))

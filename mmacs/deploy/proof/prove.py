@@ -15,7 +15,7 @@ from mmacs.deploy.proof import integer_layers, weights
 from mmacs.deploy.proof.cut import GIVEN, cut
 from mmacs.deploy.proof.equality import ALL, APART, EACH, Equality
 from mmacs.deploy.proof.held_activations import HeldActivations
-from mmacs.deploy.proof.outputs import OutputDifference
+from mmacs.deploy.proof.outputs import LOWEST, OutputDifference
 from mmacs.deploy.proof.simulation import simulated_integers
 from mmacs.deploy.runtimes import BACKENDS, open_model
 from mmacs.deploy.runtimes.qonnx_runtime import is_qonnx
@@ -42,6 +42,7 @@ class Proof:
             layers it computes in integers. For QONNX its executor, on the first batch.
         sizes (Dict): Bytes of the file, and of one in float32.
         failures (List[str]): In words; empty if all bars are reached.
+        warnings (List[str]): What was not compared, since there was nothing to compare, in words.
     """
 
     images: int = 0
@@ -53,6 +54,7 @@ class Proof:
     runtimes: Dict[str, Dict[str, Any]] = field(default_factory=dict)
     sizes: Dict[str, int] = field(default_factory=dict)
     failures: List[str] = field(default_factory=list)
+    warnings: List[str] = field(default_factory=list)
 
     def plain(self) -> Dict[str, Any]:
         """Returns values that JSON can hold."""
@@ -139,6 +141,13 @@ def prove(
         worst = max(layers, key=lambda name: layers[name].apart)
         proof.failures.append(
             f'the reference is up to {apart} levels from the simulation, in {worst}, {APART} is allowed'
+        )
+    proof.warnings += [f'no integers of {name} were compared' for name, one in layers.items() if not one.total]
+    if proof.simulation['outputs'].get('detections') == 0:
+        proof.warnings.append(
+            f'boxes and scores were not compared, only layers: on {proof.images} images the simulation finds nothing '
+            f'with a score of {LOWEST} or more; is the checkpoint trained? If it is, lower --score-threshold, or take '
+            f'more --images'
         )
 
     on_qonnx = is_qonnx(model)

@@ -6,11 +6,13 @@ import platform
 from datetime import datetime, timezone
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from jinja2 import Environment
 from rich.table import Table
+from rich.text import Text
 
+from mmacs.deploy.proof.outputs import LOWEST
 from mmacs.deploy.proof.weights import weights_of
 from mmacs.deploy.runtimes import TITLES
 from mmacs.utils.files import write_whole
@@ -19,14 +21,26 @@ from mmacs.version import __version__
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+_COLOURS = {'yes': 'green', 'no': 'red'}
+
 
 class Row(NamedTuple):
-    """A line of the table: what was looked at, what was found, what is wanted, and whether that is so."""
+    """A line of the table: what was looked at, what was found, what is wanted, and whether that is so.
+
+    None as ``passed``: there was nothing to compare.
+    """
 
     what: str
     found: str
     wanted: str = ''
-    passed: bool = True
+    passed: Optional[bool] = True
+
+    @property
+    def mark(self) -> str:
+        """Returns whether it is as wanted, in words."""
+        if self.passed is None:
+            return 'nothing compared'
+        return '' if not self.wanted else 'yes' if self.passed else 'no'
 
 
 def machine() -> Dict[str, str]:
@@ -50,8 +64,7 @@ def table_of(report: Dict[str, Any]) -> Table:
     for heading in ('compared', 'found', 'wanted', 'reached'):
         table.add_column(heading, overflow='fold')
     for row in rows_of(report):
-        mark = '' if not row.wanted else '[green]yes[/]' if row.passed else '[red]no[/]'
-        table.add_row(row.what, row.found, row.wanted, mark)
+        table.add_row(row.what, row.found, row.wanted, Text(row.mark, _COLOURS.get(row.mark, 'yellow')))
     return table
 
 
@@ -110,16 +123,16 @@ def _rows(report: Dict[str, Any]) -> Iterator[Row]:
         apart,
         simulation['integers']['apart'] <= bars['levels_apart'],
     )
-    yield Row('reference against the simulation, as a whole', _outputs(simulation['outputs']))
+    yield _whole('reference against the simulation, as a whole', simulation['outputs'])
     rounding = report['rounding']
     yield Row('what rounding of biases changes, each layer on its own', _integers(rounding['integers']))
-    yield Row('what rounding of biases changes, as a whole', _outputs(rounding['outputs']))
+    yield _whole('what rounding of biases changes, as a whole', rounding['outputs'])
     for backend, one in report['runtimes'].items():
         name = TITLES[backend] if 'layers' in one else f'{TITLES[backend]}, on the first batch,'
         wanted = f'{100 * bars["all_integers"]:.2f} % of all, {100 * bars["each_layer"]:.1f} % of each layer, {apart}'
         passed = not any(failure.startswith(f'{backend}:') for failure in report['failures'])
         yield Row(f'{name} against the reference, each layer on its own', _integers(one['integers']), wanted, passed)
-        yield Row(f'{name} against the reference, as a whole', _outputs(one['outputs']))
+        yield _whole(f'{name} against the reference, as a whole', one['outputs'])
         if 'layers' in one:
             yield Row(f'{name}: layers in integers', '{integer} of {layers}'.format(**one['layers']))
     sizes = report['sizes']
@@ -131,8 +144,17 @@ def _rows(report: Dict[str, Any]) -> Iterator[Row]:
             f'{report["evaluation"]["metric"]} of {TITLES.get(row["of"], row["of"])}',
             f'{row["value"]:.4f} (simulation {report["evaluation"]["simulation"]:.4f})',
             f'within {report["evaluation"]["bar"]:.3g}',
-            row['passed'],
+            None if row['passed'] and says_nothing(report['evaluation']) else row['passed'],
         )
+
+
+def says_nothing(evaluation: Dict[str, Any]) -> bool:
+    """Returns whether a metric of zero was compared, which a file that finds nothing right has as well."""
+    return evaluation['simulation'] <= 0
+
+
+def _whole(what: str, outputs: Dict[str, Any]) -> Row:
+    return Row(what, _outputs(outputs), passed=None if outputs.get('detections') == 0 else True)
 
 
 def _integers(one: Dict[str, Any]) -> str:
@@ -147,6 +169,8 @@ def _share(share: float) -> str:
 
 def _outputs(one: Dict[str, Any]) -> str:
     """Outputs in words: detections, classes, or tensors."""
+    if one.get('detections') == 0:
+        return f'no detections with a score of {LOWEST} or more'
     if 'detections' in one:
         text = f'{one["matched"]} of {one["detections"]} detections found'
         if one['matched']:
