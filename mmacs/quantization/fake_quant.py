@@ -66,8 +66,8 @@ def fill_zeros(values: Tensor) -> Tensor:
     return torch.where(positive, values, mean)
 
 
-def scale_gradient(x: Tensor, scale: float) -> Tensor:
-    """``x``, whose gradient is multiplied by ``scale``."""
+def scale_gradient(x: Tensor, scale: Union[float, Tensor]) -> Tensor:
+    """``x``, whose gradient is multiplied by ``scale``, a number or one for each element."""
     return x.detach() + (x - x.detach()) * scale
 
 

@@ -19,6 +19,8 @@ QUANTIZER_PAIRS: Dict[str, Tuple[Dict[str, Any], Dict[str, Any]]] = {
     'DoReFa': (dict(type='DoReFa'), dict(type='DoReFa')),
     'OCTAV': (dict(type='OCTAV'), dict(type='OCTAV')),
     'DQ': (dict(type='DQWeight'), dict(type='DQActivation')),
+    'SDQ': (dict(type='SDQ'), dict(type='SDQ')),
+    'SDQ-log': (dict(type='SDQ', logarithmic=True), dict(type='SDQ')),
     'min-max': (dict(type='MinMax'), dict(type='MinMax')),
     'EMA': (dict(type='EMAMinMax'), dict(type='EMAMinMax')),
     'percentile': (dict(type='Percentile'), dict(type='Percentile')),

@@ -68,11 +68,13 @@ def test_weights_are_integers_stored_once():
 
 def test_levels_that_are_not_evenly_spaced_are_looked_up(tmp_path):
     file = tmp_path / 'model.onnx'
-    model = small({'preset': 'w4a4', 'weight': {'type': 'DQWeight'}})
+    powers = {'name': 'shared', 'weight': {'type': 'SDQ', 'logarithmic': True, 'pruning': 0.5}}
+    model = small({'preset': 'w4a4', 'weight': {'type': 'DQWeight'}, 'rules': [powers]})
     result = export_model(model, file)
     with torch.no_grad():
         reference = result.reference.outputs.model
         assert torch.equal(reference.up.stored_weight(0), model.up.quantized_weight())
+        assert torch.equal(reference.shared.stored_weight(0), model.shared.quantized_weight())
         scale = result.reference(IMAGES[0])[0].abs().max().item()
     kinds = Counter(each.data_type for each in result.model.graph.initializer if '.levels' in each.name)
     assert kinds == {UINT4: 7, onnx.TensorProto.UINT8: 2}

@@ -106,10 +106,7 @@ def stored_values(quantizer: nn.Module) -> int:
     """Number of float32 values that describe a quantizer's levels: steps, offsets, or the basis of learned levels."""
     if not isinstance(quantizer, Quantizer):
         return 0
-    if not quantizer.uniform:
-        return quantizer.num_ranges * quantizer.bits
-    has_offset = quantizer.bits > 1 and quantizer.grid().offset is not None
-    return quantizer.num_ranges * (2 if has_offset else 1)
+    return quantizer.stored_values()
 
 
 def quantized_weights(model: nn.Module) -> Dict[str, QuantizedLayer]:

@@ -7,6 +7,7 @@ from mmacs.quantization.quantizers.lsq_plus import LSQPlus
 from mmacs.quantization.quantizers.octav import OCTAV
 from mmacs.quantization.quantizers.pact import PACT
 from mmacs.quantization.quantizers.ranges import EMAMinMax, MinMax, Percentile
+from mmacs.quantization.quantizers.sdq import SDQ
 from mmacs.quantization.quantizers.shared import SharedQuantizer, source_of
 from mmacs.quantization.quantizers.tqt import TQT
 
@@ -23,6 +24,7 @@ __all__ = [
     'PACT',
     'Percentile',
     'Quantizer',
+    'SDQ',
     'SharedQuantizer',
     'TQT',
     'source_of',

@@ -310,6 +310,11 @@ class Quantizer(nn.Module):
         """
         return {'power_of_two': True} if self.power_of_two else {}
 
+    def stored_values(self) -> int:
+        """Returns how many float32 values describe its levels: steps and offsets, unless the method has others."""
+        has_offset = self.bits > 1 and self.grid().offset is not None
+        return self.num_ranges * (2 if has_offset else 1)
+
     def change_bits(self, bits: int) -> None:
         """Go over to another bit-width; the represented range stays, unless the method has a better rule.
 

@@ -201,6 +201,10 @@ class DQWeight(Quantizer):
         tensors = self.basis / math.sqrt(self.sharing), self.bit_variables, self.unit
         return remember(weight(*tensors), weight, *tensors)
 
+    def stored_values(self) -> int:
+        """Returns the size of the basis."""
+        return self.num_ranges * self.bits
+
     def change_bits(self, bits: int) -> None:
         """Refused: the bits are what is trained."""
         raise MmacsError(

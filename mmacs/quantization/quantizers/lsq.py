@@ -93,14 +93,16 @@ class LSQ(Quantizer):
 
     def set_range(self, statistic: Tensor, level: int, q_min: int, q_max: int) -> None:
         """The step of least error, and its zero point, or ``2 E|x| / sqrt(q_max)``, section 2.1 of the paper."""
+        self.at(self.step, level).copy_(self.first_step(statistic, level, q_max))
+
+    def first_step(self, statistic: Tensor, level: int, q_max: int) -> Tensor:
+        """Returns where the steps of a level start, see :meth:`set_range`; a zero point is written."""
         if self._takes_samples:
-            step = self._best_step(statistic, level)
-        elif self.init == 'mean' or self.bits == 1:
-            step = lsq_initial_step(statistic, q_max)
-        else:
-            signed = self.level_is_signed(level)
-            step = fill_zeros(statistic[int(signed)]) / 2 ** (self.bits - signed)
-        self.at(self.step, level).copy_(step)
+            return self._best_step(statistic, level)
+        if self.init == 'mean' or self.bits == 1:
+            return lsq_initial_step(statistic, q_max)
+        signed = self.level_is_signed(level)
+        return fill_zeros(statistic[int(signed)]) / 2 ** (self.bits - signed)
 
     def _best_step(self, samples: Tensor, level: int) -> Tensor:
         zero = self.zero(level)
@@ -138,7 +140,11 @@ class LSQ(Quantizer):
         """Go over to another bit-width: the step changes as its start does, the zero point with the levels."""
         ratio = (2**self.bits - 1) / (2**bits - 1)
         super().change_bits(bits)
-        self.step.mul_(math.sqrt(ratio) if self.init == 'mean' else ratio)
+        self.multiply_step(math.sqrt(ratio) if self.init == 'mean' else ratio)
         if getattr(self, 'zero_point', None) is not None:
             self.zero_point.copy_((self.zero_point / ratio).round())
             self.read_flags()
+
+    def multiply_step(self, factor: float) -> None:
+        """Multiply all steps, in place."""
+        self.step.mul_(factor)
