@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmacs.datasets.distinct_images import DistinctImages
+from mmacs.hooks.batch_norm_hook import BatchNormReestimationHook
 from mmacs.hooks.batches import require_batches
 from mmacs.hooks.data_check import check_run
 from mmacs.hooks.draws_hook import draw_by_step
@@ -20,8 +21,9 @@ from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, report_at_end, unwrapped
 from mmacs.hooks.summary_hook import SummarisedHook, summarise
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
-from mmacs.quantization import Specification, calibrate, layer_table, quantizers
+from mmacs.quantization import Specification, calibrate, layer_table, quantizers, set_progress
 from mmacs.quantization.layers.base import QuantizedLayer
+from mmacs.quantization.progress import run_followers
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.synchronise import following_quantizers, synchronise_ranges
 from mmacs.registry import HOOKS
@@ -43,6 +45,7 @@ class QuantizationHook(SummarisedHook):
     - Quantizers without steps are calibrated on a few training images before the first step. Those that a resumed run
       or a quantized checkpoint brings steps for are never calibrated again.
     - The table of layers goes to the log.
+    - Quantizers that change in the course of the run are told how far it is, before each iteration.
     - With several processes, ranges that follow the data are averaged after each iteration.
     - On a GPU, where looking at each tensor would cost time, every ``check_interval`` iterations it is asked whether
       any quantizer has met NaN or Inf, or negative values in a range without; on a CPU they are an error, or a warning,
@@ -89,6 +92,7 @@ class QuantizationHook(SummarisedHook):
         self._has_loaded = False
         self._watch = NonfiniteWatch()
         self._following: List[Quantizer] = []
+        self._has_run_followers = False
 
     def before_run(self, runner: Runner) -> None:
         """Compares classes; has a resumed run follow its config, and what is random the seed and the step alone."""
@@ -126,6 +130,11 @@ class QuantizationHook(SummarisedHook):
         """Put the recipe, and what it came to, into the checkpoint."""
         checkpoint[STATE_KEY] = Specification.of(unwrapped(runner)).state()
 
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Tell quantizers that change in the course of the run how far it is."""
+        if self._has_run_followers:
+            set_progress(unwrapped(runner), runner.iter / runner.max_iters)
+
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[Dict[str, Any]] = None
     ) -> None:
@@ -160,9 +169,22 @@ class QuantizationHook(SummarisedHook):
                 f'teacher that is made of this model has them untrained too.'
             )
         self._following = following_quantizers(model)
+        self._prepare_run_followers(runner)
         if runner.cfg.get('compile'):
             _prepare_compiling(runner)
         log_detail(f'Quantized layers of {type(model).__name__}:\n{layer_table(model)}')
+
+    def _prepare_run_followers(self, runner: Runner) -> None:
+        """Find quantizers that change in the course of the run; warn where BatchNorm will not follow them."""
+        model = unwrapped(runner)
+        self._has_run_followers = bool(run_followers(model))
+        reestimated = any(isinstance(hook, BatchNormReestimationHook) for hook in runner.hooks)
+        if self._has_run_followers and not reestimated and any(isinstance(m, _BatchNorm) for m in model.modules()):
+            kinds = {type(quantizer).__name__ for quantizer in run_followers(model)}
+            runner.logger.warning(
+                f'{" and ".join(sorted(kinds))} train with weights that are not yet on their levels, which is what '
+                f"BatchNorm's statistics are of: add mmacs.BatchNormReestimationHook to default_hooks."
+            )
 
     def after_run(self, runner: Runner) -> None:
         """Let other runs into the work dir."""

@@ -4,6 +4,7 @@ from mmacs.quantization.batch_norm import reestimate_batch_norm
 from mmacs.quantization.calibrate import calibrate
 from mmacs.quantization.convert import disabled, quantize_model, quantizers
 from mmacs.quantization.freeze import fold_batch_norm, freeze
+from mmacs.quantization.progress import set_progress
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.recipe import Recipe
 from mmacs.quantization.specification import QuantizerSpecification, Specification
@@ -21,4 +22,5 @@ __all__ = [
     'quantize_model',
     'quantizers',
     'reestimate_batch_norm',
+    'set_progress',
 ]

@@ -45,6 +45,12 @@ def pieces(*tensors: Tensor) -> Iterator[Tuple[Tensor, ...]]:
     return zip(*(tensor.split(size, axis) for tensor in tensors))
 
 
+def format_of(x: Tensor) -> torch.memory_format:
+    """Returns the memory format of a weight: that of images if its channels come last, else the plain one."""
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
 def in_layout_of(x: Tensor, other: Tensor) -> Tensor:
     """``x``, copied if its layout is not that of ``other``, which has the same shape."""
     return x if x.stride() == other.stride() else torch.empty_like(other, dtype=x.dtype).copy_(x)

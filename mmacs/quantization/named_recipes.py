@@ -21,6 +21,7 @@ QUANTIZER_PAIRS: Dict[str, Tuple[Dict[str, Any], Dict[str, Any]]] = {
     'DQ': (dict(type='DQWeight'), dict(type='DQActivation')),
     'SDQ': (dict(type='SDQ'), dict(type='SDQ')),
     'SDQ-log': (dict(type='SDQ', logarithmic=True), dict(type='SDQ')),
+    'SLB': (dict(type='SLB'), _LSQ),
     'min-max': (dict(type='MinMax'), dict(type='MinMax')),
     'EMA': (dict(type='EMAMinMax'), dict(type='EMAMinMax')),
     'percentile': (dict(type='Percentile'), dict(type='Percentile')),

@@ -188,7 +188,8 @@ def measure(
         level = quantizer.calls - 1 if quantizer.num_levels > 1 else 0
         tally = tallies[quantizer][level]
         if quantizer.enabled and args[0].numel() and (quantizer.kind == 'activation' or tally.calls == 0):
-            tally.update(args[0], output, quantizer.grid(level) if quantizer.uniform else None)
+            values = output if quantizer.replaces_weight else args[0]  # the layer's own weight plays no part
+            tally.update(values, output, quantizer.grid(level) if quantizer.uniform else None)
 
     handles = [quantizer.register_forward_hook(look) for quantizer in tallies]
     try:

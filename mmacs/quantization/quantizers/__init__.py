@@ -9,6 +9,7 @@ from mmacs.quantization.quantizers.pact import PACT
 from mmacs.quantization.quantizers.ranges import EMAMinMax, MinMax, Percentile
 from mmacs.quantization.quantizers.sdq import SDQ
 from mmacs.quantization.quantizers.shared import SharedQuantizer, source_of
+from mmacs.quantization.quantizers.slb import SLB
 from mmacs.quantization.quantizers.tqt import TQT
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     'Percentile',
     'Quantizer',
     'SDQ',
+    'SLB',
     'SharedQuantizer',
     'TQT',
     'source_of',

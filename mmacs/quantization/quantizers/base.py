@@ -99,6 +99,7 @@ class Quantizer(nn.Module):
     fused = False
     asymmetric = False  # whether it has grids with an integer zero point, for activations with a few negative values
     replaces_weight = False  # whether it holds quantized weights of its own, so that the layer's stay as they were
+    follows_run = False  # whether it has a buffer ``progress``, the share of the run that is done, see `set_progress`
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

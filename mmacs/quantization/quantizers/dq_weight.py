@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mmacs.quantization.memory_order import format_of
 from mmacs.quantization.mse_clip import mse_clip
 from mmacs.quantization.quantizers.base import Quantizer
 from mmacs.quantization.recompute import remember
@@ -90,10 +91,6 @@ def margins(weight: Tensor, basis: Tensor) -> Tensor:
 def _bits(variable: Tensor) -> Tensor:
     """Signs as -1.0 and +1.0, also of zero."""
     return torch.copysign(torch.ones((), device=variable.device), variable)
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 class _BasisTimesBits(torch.autograd.Function):
@@ -191,8 +188,7 @@ class DQWeight(Quantizer):
 
     def fake_quantized(self, x: Tensor, level: int) -> Tensor:
         """The weight that basis and bits make, in shape, dtype and layout of ``x``, whose values don't matter."""
-        shape, dtype = x.shape, x.dtype
-        layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+        shape, dtype, layout = x.shape, x.dtype, format_of(x)
 
         def weight(basis: Tensor, variables: Tensor, unit: Tensor) -> Tensor:
             rows = _BasisTimesBits.apply(basis, variables.reshape(*basis.shape, -1), unit)
