@@ -203,7 +203,7 @@ def test_a_change_of_bits_keeps_the_range(name, kind):
 
 @pytest.mark.parametrize(('name', 'kind'), PAIRS)
 def test_state_of_another_type_of_quantizer_is_refused(name, kind):
-    other = 'LSQ' if name not in ('LSQ', 'OCTAV') else 'TQT'
+    other = 'LSQ' if name not in ('LSQ', 'CPQ', 'OCTAV') else 'TQT'
     state = calibrated(build(other, kind), values()).state_dict()
     with pytest.raises(MmacsError, match='use the recipe that the checkpoint was trained with'):
         build(name, kind).load_state_dict(state)

@@ -1,4 +1,5 @@
 from mmacs.quantization.quantizers.base import Grid, Quantizer
+from mmacs.quantization.quantizers.cpq import CPQ
 from mmacs.quantization.quantizers.dorefa import DoReFa
 from mmacs.quantization.quantizers.dq_activation import DQActivation
 from mmacs.quantization.quantizers.dq_weight import DQWeight
@@ -13,6 +14,7 @@ from mmacs.quantization.quantizers.slb import SLB
 from mmacs.quantization.quantizers.tqt import TQT
 
 __all__ = [
+    'CPQ',
     'DQActivation',
     'DQWeight',
     'DoReFa',

@@ -231,7 +231,7 @@ class Quantizer(nn.Module):
 
     def fake_quantized(self, x: Tensor, level: int) -> Tensor:
         """Map values of any floating dtype to the grid of a level."""
-        step, offset, q_min, q_max = self.grid(level)
+        step, offset, q_min, q_max = self.grid_of_forward(level)
         if self.fused and offset is None:
             return self.fake_quantize(x, step, q_min, q_max)
 
@@ -264,6 +264,10 @@ class Quantizer(nn.Module):
         if self.power_of_two:
             step = power_of_two_step(step)
         return Grid(step, self.grid_offset(level, step, q_max), q_min, q_max)
+
+    def grid_of_forward(self, level: int) -> Grid:
+        """Returns what values are mapped to in a forward: all levels, unless the method leaves some out in training."""
+        return self.grid(level)
 
     def bounds(self, level: int = 0) -> Tuple[int, int]:
         """Lowest and highest integer level at a pyramid level."""
