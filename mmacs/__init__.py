@@ -31,7 +31,9 @@ if TYPE_CHECKING:
         BatchNormReestimationHook,
         CoresetHook,
         DistillationHook,
+        GradientL1Hook,
         QuantizationHook,
+        WeightUpdateSkippingHook,
     )
     from mmacs.quantization import (  # noqa: F401
         Quantizer,
@@ -69,7 +71,9 @@ _PLACES = {
         'BatchNormReestimationHook',
         'CoresetHook',
         'DistillationHook',
+        'GradientL1Hook',
         'QuantizationHook',
+        'WeightUpdateSkippingHook',
     ),
     'mmacs.quantization': (
         'Quantizer',

@@ -31,7 +31,9 @@ SIGNATURES = {
     "scoring=None, unbiased=None, cache_dir=None, preset='mmacs', report=False, **others)",
     'DistillationHook': "(weight=0.5, temperature=1.0, form='cross_entropy', box_weight=1.0, layers=None, "
     'layer_weight=1.0, teacher=None, from_cache=False)',
+    'GradientL1Hook': '(weight=0.01, activation=0.01)',
     'QuantizationHook': '(num_images=64, batch_size=8, check_interval=50, start_anew=None, report=False)',
+    'WeightUpdateSkippingHook': '(metric=None, tolerance=0.005, window=2)',
     'Quantizer': "(bits=4, signed=None, kind='activation', num_channels=1, num_levels=1, power_of_two=False)",
     'Recipe': "(recipe='w4a4')",
     'calibrate': '(model, batches, forward=None)',

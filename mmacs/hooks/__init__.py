@@ -2,6 +2,16 @@ from mmacs.hooks.adaptive_bits_hook import AdaptiveBitsHook
 from mmacs.hooks.batch_norm_hook import BatchNormReestimationHook
 from mmacs.hooks.coreset_hook import CoresetHook
 from mmacs.hooks.distillation_hook import DistillationHook
+from mmacs.hooks.gradient_l1_hook import GradientL1Hook
 from mmacs.hooks.quantization_hook import QuantizationHook
+from mmacs.hooks.weight_skipping_hook import WeightUpdateSkippingHook
 
-__all__ = ['AdaptiveBitsHook', 'BatchNormReestimationHook', 'CoresetHook', 'DistillationHook', 'QuantizationHook']
+__all__ = [
+    'AdaptiveBitsHook',
+    'BatchNormReestimationHook',
+    'CoresetHook',
+    'DistillationHook',
+    'GradientL1Hook',
+    'QuantizationHook',
+    'WeightUpdateSkippingHook',
+]

@@ -168,6 +168,10 @@ BAD = {
         max_crossings=[*NO_COUNT, 0],
         freeze_epoch=[*NO_COUNT[1:], 0],
     ),
+    partial(hook, 'GradientL1Hook'): dict(weight=[*NO_NUMBER, -1], activation=[*NO_NUMBER, -1]),
+    partial(hook, 'WeightUpdateSkippingHook'): dict(
+        metric=[5, []], tolerance=[*NO_NUMBER, -1], window=[*NO_COUNT, 0]
+    ),
     partial(hook, 'DistillationHook'): dict(
         weight=[*NO_NUMBER, 0, -1],
         temperature=[*NO_NUMBER, 0, -1],
