@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     )
     from mmacs.deploy import load  # noqa: F401
     from mmacs.hooks import (  # noqa: F401
+        ActivationDensityHook,
         AdaptiveBitsHook,
         BatchNormReestimationHook,
+        BitGradientHook,
         CoresetHook,
         DistillationHook,
         GradientL1Hook,
@@ -67,8 +69,10 @@ _PLACES = {
     ),
     'mmacs.deploy': ('load',),
     'mmacs.hooks': (
+        'ActivationDensityHook',
         'AdaptiveBitsHook',
         'BatchNormReestimationHook',
+        'BitGradientHook',
         'CoresetHook',
         'DistillationHook',
         'GradientL1Hook',

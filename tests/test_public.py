@@ -24,14 +24,16 @@ SIGNATURES = {
     'error_vector_score': '(probs, labels)',
     'normalise': '(scores, how, groups=None)',
     'top_k': '(scores, size, rng=None)',
+    'ActivationDensityHook': '(tolerance=0.01, min_bits=1, freeze_epoch=None)',
     'AdaptiveBitsHook': '(cost_weight=1.0, target=0.0, lr=0.2, interval=10, min_bits=2, max_bits=8, max_crossings=10, '
     'freeze_epoch=None)',
     'BatchNormReestimationHook': '(num_images=512)',
+    'BitGradientHook': '(mean_bits=None, size_mb=None, candidates=(2, 3, 4, 8), interval=1, freeze_epoch=None)',
     'CoresetHook': '(scorer=None, importance=None, selector=None, constraints=None, schedule=None, cost=None, '
     "scoring=None, unbiased=None, cache_dir=None, preset='mmacs', report=False, **others)",
     'DistillationHook': "(weight=0.5, temperature=1.0, form='cross_entropy', box_weight=1.0, layers=None, "
     'layer_weight=1.0, teacher=None, from_cache=False)',
-    'GradientL1Hook': '(weight=0.01, activation=0.01)',
+    'GradientL1Hook': '(weight=0.001, activation=0.001)',
     'QuantizationHook': '(num_images=64, batch_size=8, check_interval=50, start_anew=None, report=False)',
     'WeightUpdateSkippingHook': '(metric=None, tolerance=0.005, window=2)',
     'Quantizer': "(bits=4, signed=None, kind='activation', num_channels=1, num_levels=1, power_of_two=False)",

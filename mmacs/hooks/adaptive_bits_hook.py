@@ -4,14 +4,14 @@ import copy
 import math
 from dataclasses import asdict, fields
 from functools import partial
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.hooks import EMAHook, Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmacs.hooks.changing_bits import ChangingBitsHook
 from mmacs.hooks.run import unwrapped
 from mmacs.quantization.learned_bits import (
     LearnedBits,
@@ -31,7 +31,7 @@ STATE_KEY = 'mmacs_adaptive_bits'
 
 
 @HOOKS.register_module()
-class AdaptiveBitsHook(Hook):
+class AdaptiveBitsHook(ChangingBitsHook):
     """Learn the bit-width of the network's weights and that of its activations (AdaQAT, Gernigon et al. 2024).
 
     Both start at the recipe's bits, are real numbers N, and the network computes with ceil(N). Every ``interval``
@@ -49,9 +49,8 @@ class AdaptiveBitsHook(Hook):
     Every loss is that of a deep copy of the model in the modes of training, so that a measurement leaves no trace in
     BatchNorm's statistics, ranges that follow the data, or counters in heads; random states are put back, and each
     loss is computed under the same one. It takes the memory of one more set of weights, and the time of up to three
-    forwards. When bits change, each quantizer's ``change_bits`` says what becomes of its range, and the optimizer's
-    state stays: gradients of steps change by a factor of two per bit at most, which momentum forgets within some ten
-    iterations.
+    forwards. What becomes of ranges and of the optimizer's state is told in
+    :class:`~mmacs.hooks.changing_bits.ChangingBitsHook`.
 
     What takes part is what has the recipe's main bits by default, see
     :func:`~mmacs.quantization.learned_bits.participants`. The checkpoint holds N, and bits are set before its weights
@@ -77,9 +76,8 @@ class AdaptiveBitsHook(Hook):
             since averages of steps of different bits are none.
     """
 
-    # After DistillationHook (VERY_HIGH, 10) has detached from the model that is copied to be measured, and before
-    # QuantizationHook (HIGH, 30) compares the bits of a checkpoint with the model's.
-    priority = 20
+    state_key = STATE_KEY
+    state_name = 'the learned bits'
 
     def __init__(
         self,
@@ -102,67 +100,58 @@ class AdaptiveBitsHook(Hook):
                 f'min_bits and max_bits must be integers, 1 <= min_bits < max_bits <= {ROLE_BITS}, got {min_bits!r} '
                 f'and {max_bits!r}'
             )
-        if freeze_epoch is not None:
-            require_whole('freeze_epoch', freeze_epoch)
+        super().__init__(freeze_epoch)
         self.cost_weight = cost_weight
         self.target = target
         self.lr = lr
         self.interval = interval
         self.limits = (min_bits, max_bits)
         self.max_crossings = max_crossings
-        self.freeze_epoch = freeze_epoch
         self.learned: Dict[str, LearnedBits] = {}
-        self._resumed = False
 
     @property
     def bits(self) -> Dict[str, int]:
         """Bits in use by kind, ``'weight'`` and ``'activation'``."""
         return _bits(self.learned)
 
-    # ---------------------------------------------------------------- what the run calls
-    def before_run(self, runner: Runner) -> None:
-        """Find out who takes part."""
-        self._prepare(unwrapped(runner))
+    def find_participants(self, model: nn.Module) -> Dict[str, List[str]]:
+        """Returns the names of the quantizers whose bits change, by kind."""
+        return participants(model)
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Take up the bits of a checkpoint before its weights are loaded."""
-        state = checkpoint.get(STATE_KEY)
-        self._resumed = state is not None
-        if state is None:
-            return
-        self._prepare(unwrapped(runner))
-        if not isinstance(state, dict):
-            raise _damaged(state)
+    def start(self, model: nn.Module) -> None:
+        """Start from the bits of the recipe."""
+        main = start_bits(model.recipe)
+        self._start = {kind: main[kind] for kind in self._participants}
+        self.learned = {kind: LearnedBits(float(bits)) for kind, bits in self._start.items()}
+
+    def fewest_bits(self) -> int:
+        """Returns the fewest bits that a quantizer may get."""
+        return self.limits[0]
+
+    # ---------------------------------------------------------------- state
+    def state(self) -> Dict[str, Any]:
+        """Returns the bit-widths, as plain values."""
+        return {kind: asdict(learned) for kind, learned in self.learned.items()}
+
+    def take_state(self, runner: Runner, state: Dict[str, Any]) -> None:
+        """Take up bit-widths."""
         if state.keys() != self.learned.keys():
             raise MmacsError(
                 f'the checkpoint has learned bits for {_listed(state)}, but the recipe leaves {_listed(self.learned)} '
                 f'to learn: use the recipe that it was trained with'
             )
         self.learned = {kind: _learned(learned) for kind, learned in state.items()}
-        change_bits(unwrapped(runner), self._participants, self.bits)
 
+    # ---------------------------------------------------------------- what the run calls
     def before_train(self, runner: Runner) -> None:
         """Refuse what can't work before it costs time."""
-        if runner.iter > 0 and not self._resumed:
-            raise MmacsError('cannot resume: the checkpoint was written by a run without AdaptiveBitsHook')
-        if any(isinstance(hook, EMAHook) for hook in runner.hooks):
-            raise MmacsError(
-                'AdaptiveBitsHook does not go with EMAHook, whose averages mix steps of different bits: average '
-                'weights in a second run that starts from the learned bits'
-            )
-        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        if self.freeze_epoch is not None and not (by_epoch and self.freeze_epoch < runner.max_epochs):
-            raise MmacsError('freeze_epoch must be below max_epochs of an epoch-based run')
+        super().before_train(runner)
         low, high = self.limits
         for kind, learned in self.learned.items():
             if not low <= learned.bits <= high:
                 raise MmacsError(
                     f'the {kind} starts at {learned.bits} bits, outside of min_bits={low} to max_bits={high}'
                 )
-        model = unwrapped(runner)
-        for names in self._participants.values():
-            for name in names:
-                copy.deepcopy(model.get_submodule(name)).change_bits(low)  # refused by those that can't
         count = sum(map(len, self._participants.values()))
         runner.logger.info(f'Learning the bit-width of {count} quantizers, starting at {_described(self.learned)}.')
 
@@ -172,7 +161,7 @@ class AdaptiveBitsHook(Hook):
         """Take a step of N if one is due."""
         if all(learned.frozen for learned in self.learned.values()):
             return
-        if self.freeze_epoch is not None and runner.epoch >= self.freeze_epoch:
+        if self.is_frozen(runner):
             self._freeze(runner)
         elif self.every_n_train_iters(runner, self.interval):
             self._step(runner, data_batch)
@@ -191,26 +180,7 @@ class AdaptiveBitsHook(Hook):
                 f'raise cost_weight, lr or freeze_epoch of AdaptiveBitsHook.'
             )
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        """Put the bit-widths into the checkpoint, as plain values."""
-        checkpoint[STATE_KEY] = {kind: asdict(learned) for kind, learned in self.learned.items()}
-
     # ---------------------------------------------------------------- parts
-    def _prepare(self, model: nn.Module) -> None:
-        """Find out who takes part and start from the recipe's bits, once."""
-        if self.learned:
-            return
-        if not hasattr(model, 'recipe'):
-            raise MmacsError("AdaptiveBitsHook found nothing quantized: wrap the model in type='mmacs.QuantizedModel'")
-        self._participants = participants(model)
-        if not self._participants:
-            raise MmacsError(
-                'AdaptiveBitsHook found no bit-width to learn: rules of the recipe give bits to every quantizer'
-            )
-        main = start_bits(model.recipe)
-        self._start = {kind: main[kind] for kind in self._participants}
-        self.learned = {kind: LearnedBits(float(bits)) for kind, bits in self._start.items()}
-
     def _step(self, runner: Runner, data_batch: Any) -> None:
         of_loss = self._loss_gradient(runner, data_batch)
         of_cost = cost_gradient(self.bits, self._start, self.target)

@@ -36,8 +36,8 @@ class GradientL1Hook(Hook):
     quantizer of its own, and the default weights of the terms, are our reading.
 
     Args:
-        weight (float): Lambda of the weights, at least 0. Defaults to 0.01.
-        activation (float): Lambda of the activations, at least 0. Defaults to 0.01.
+        weight (float): Lambda of the weights, at least 0. Defaults to 0.001.
+        activation (float): Lambda of the activations, at least 0. Defaults to 0.001.
 
     Raises:
         MmacsError: If both are 0, or one is no number; when training starts, if the model is quantized already, is
@@ -47,7 +47,7 @@ class GradientL1Hook(Hook):
 
     priority = 'VERY_HIGH'  # outside of an iteration the model is as it was, for hooks that copy it
 
-    def __init__(self, weight: float = 0.01, activation: float = 0.01) -> None:
+    def __init__(self, weight: float = 0.001, activation: float = 0.001) -> None:
         for name, value in (('weight', weight), ('activation', activation)):
             if not is_number(value) or value < 0:
                 raise MmacsError(f'{name} of GradientL1Hook must be a number, at least 0, got {value!r}')

@@ -1,5 +1,6 @@
 """Weights rest while accuracy does, which saves time (Weight Update Skipping, arXiv 2012.02792)."""
 
+import math
 import time
 from dataclasses import asdict
 from typing import Any, Dict, List, Optional, Tuple
@@ -133,9 +134,7 @@ class WeightUpdateSkippingHook(KeptStateHook):
         self._since = None
         if (before.left > 0) != (self.skipping.left > 0):
             self._rest(unwrapped(runner))
-            what = (
-                f'weights rest for {self.window} validations' if self.skipping.left else 'weights are trained again'
-            )
+            what = f'weights rest for {self.window} validations' if self.skipping.left else 'weights are trained again'
             was = '' if before.previous is None else f', was {before.previous:.4g}'
             runner.logger.info(f'{name} is {accuracy:.4g}{was}: {what}. {self._saved()}')
 
@@ -150,11 +149,13 @@ class WeightUpdateSkippingHook(KeptStateHook):
         _set_trained(model, self._names, self.skipping.left == 0)
 
     def _accuracy(self, metrics: Dict[str, float]) -> Tuple[str, float]:
-        name = next(iter(metrics), None) if self.metric is None else self.metric
+        if not metrics:  # as of a detector that detects nothing yet
+            return 'accuracy', math.nan
+        name = next(iter(metrics)) if self.metric is None else self.metric
         if name not in metrics:
             raise MmacsError(
-                f'WeightUpdateSkippingHook follows {name or "a metric"}, and validation gives '
-                f'{", ".join(metrics) or "none"}: name one of these as its metric'
+                f'WeightUpdateSkippingHook follows {name}, and validation gives {", ".join(metrics)}: name one of '
+                f'these as its metric'
             )
         return name, float(metrics[name])
 

@@ -10,6 +10,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from torch import nn
 
+from mmacs.quantization.analysis.sensitivity import layers_to_choose
+from mmacs.quantization.convert import quantizers
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.quantizers import Quantizer, source_of
 from mmacs.quantization.quantizers.base import KINDS
@@ -157,6 +159,27 @@ def participants(model: nn.Module) -> Dict[str, List[str]]:
         for kind in start_bits(model.recipe)
     }
     return {kind: names for kind, names in taking_part.items() if names}
+
+
+def layer_participants(model: nn.Module) -> Dict[str, List[str]]:
+    """Names of the quantizers that have the bit-width of a layer, where that is learned for each layer by itself.
+
+    They are those of :func:`participants` that :func:`~.analysis.sensitivity.layers_to_choose` chooses for, too: the
+    weight's, and with it those of the layer's own inputs if they have as many bits.
+
+    Args:
+        model (nn.Module): A model converted by :func:`~.convert.quantize_model`.
+
+    Returns:
+        Dict[str, List[str]]: Names by layer, the weight's first, in the model's order.
+    """
+    names = {quantizer: name for name, quantizer in quantizers(model)}
+    taking_part = {name for of_kind in participants(model).values() for name in of_kind}
+    found = {
+        layer: [names[quantizer] for quantizer in chosen if names[quantizer] in taking_part]
+        for layer, chosen in layers_to_choose(model).items()
+    }
+    return {layer: group for layer, group in found.items() if f'{layer}.weight_quantizer'.lstrip('.') in group}
 
 
 def _sets_bits(change: Optional[Dict[str, Any]]) -> bool:

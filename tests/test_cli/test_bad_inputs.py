@@ -168,10 +168,18 @@ BAD = {
         max_crossings=[*NO_COUNT, 0],
         freeze_epoch=[*NO_COUNT[1:], 0],
     ),
-    partial(hook, 'GradientL1Hook'): dict(weight=[*NO_NUMBER, -1], activation=[*NO_NUMBER, -1]),
-    partial(hook, 'WeightUpdateSkippingHook'): dict(
-        metric=[5, []], tolerance=[*NO_NUMBER, -1], window=[*NO_COUNT, 0]
+    partial(hook, 'ActivationDensityHook'): dict(
+        tolerance=NO_SHARE, min_bits=[*NO_COUNT, 0, 17], freeze_epoch=[*NO_COUNT[1:], 0]
     ),
+    partial(hook, 'BitGradientHook', candidates=(2, 4)): dict(
+        mean_bits=[*NO_NUMBER[1:], 0, -1],
+        size_mb=[*NO_NUMBER[1:], 0, -1],
+    ),
+    partial(hook, 'BitGradientHook', mean_bits=4): dict(
+        candidates=[5, 'x', [], [4], [4, 40]], interval=[*NO_COUNT, 0], freeze_epoch=[*NO_COUNT[1:], 0]
+    ),
+    partial(hook, 'GradientL1Hook'): dict(weight=[*NO_NUMBER, -1], activation=[*NO_NUMBER, -1]),
+    partial(hook, 'WeightUpdateSkippingHook'): dict(metric=[5, []], tolerance=[*NO_NUMBER, -1], window=[*NO_COUNT, 0]),
     partial(hook, 'DistillationHook'): dict(
         weight=[*NO_NUMBER, 0, -1],
         temperature=[*NO_NUMBER, 0, -1],
