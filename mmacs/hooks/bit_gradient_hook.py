@@ -15,9 +15,9 @@ from mmacs.hooks.weight_skipping_hook import WeightUpdateSkippingHook
 from mmacs.quantization.analysis.bit_widths import bit_costs, choose, size_costs
 from mmacs.quantization.bit_gradient import averaged, checked_sum, losses_of_bits, normalised, range_gradient
 from mmacs.quantization.quantizers import Quantizer
-from mmacs.quantization.quantizers.base import check_bits
+from mmacs.quantization.quantizers.base import MAX_BITS
 from mmacs.registry import HOOKS
-from mmacs.utils.checks import is_number, require_whole
+from mmacs.utils.checks import is_number, is_whole, require_whole
 from mmacs.utils.errors import MmacsError
 
 
@@ -67,10 +67,11 @@ class BitGradientHook(LayerBitsHook):
                 raise MmacsError(f'{name} must be a number above 0, got {budget!r}')
         if len(given) != 1:
             raise MmacsError(f'BitGradientHook needs mean_bits or size_mb, one of them, got {given or "none"}')
-        if not isinstance(candidates, (list, tuple)) or len(set(map(str, candidates))) < 2:
-            raise MmacsError(f'candidates must be a list of at least two bit-widths, got {candidates!r}')
-        for bits in candidates:
-            check_bits(bits)
+        listed = isinstance(candidates, (list, tuple)) and all(map(is_whole, candidates))
+        if not listed or len(set(candidates)) < 2 or not 1 <= min(candidates) <= max(candidates) <= MAX_BITS:
+            raise MmacsError(
+                f'candidates must be a list of at least two bit-widths from 1 to {MAX_BITS}, got {candidates!r}'
+            )
         require_whole('interval', interval)
         self.mean_bits = mean_bits
         self.size_mb = size_mb

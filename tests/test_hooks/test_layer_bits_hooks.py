@@ -170,7 +170,7 @@ def test_runs_that_cannot_work_are_refused_before_they_train():
         ('gradient', dict(size_mb=3), 'needs mean_bits or size_mb, one of them'),
         ('gradient', dict(mean_bits='x'), "mean_bits must be a number above 0, got 'x'"),
         ('gradient', dict(candidates=[4]), 'candidates must be a list of at least two'),
-        ('gradient', dict(candidates=[4, 40]), 'bits must be an integer from 1 to 16'),
+        ('gradient', dict(candidates=[4, 40]), 'two bit-widths from 1 to 16, got '),
         ('gradient', dict(interval=0), 'interval must be a whole number'),
     ],
 )
