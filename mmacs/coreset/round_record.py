@@ -17,7 +17,7 @@ _ROUND = re.compile(r'round_(\d+)\.npz')
 _ELSEWHERE = 'choose another --work-dir'
 _WORDS = {
     'candidates': 'candidates {value:.0f}',
-    'beta': 'beta {value:.3g}',
+    'beta': 'beta {value:.3g} (weight of error in importance)',
     'overlap': 'overlap with the last coreset {value:.1%}',
     'harvest': 'rank correlation of harvested with exact {column} {value:.2f}',
     'proxy': 'rank correlation of {column} with exact scores {value:.2f}',
@@ -100,7 +100,8 @@ def in_words(engine: CoresetEngine, held: Round, now: int, unit: str, visit: str
     details = _in_words({name: value for name, value in held.facts.items() if name not in said})
     return (
         f'Coreset for {span}: {len(chosen)} of {len(engine.data.positions)} images ({held.facts["fraction"]:.1%})'
-        f'{redrawn}, {held.facts["scored"]} scored in {held.facts["seconds"]:.1f} s, {details}, digest {digest(chosen)}'
+        f'{redrawn}, {held.facts["scored"]} scored in {held.facts["seconds"]:.1f} s, {details}, '
+        f'digest {digest(chosen)} (of the choice: the same where the same images are chosen)'
     )
 
 

@@ -46,13 +46,26 @@ class SummaryHook(Hook):
 
     def __init__(self) -> None:
         self._done = False
+        self._waits = False  # for the checkpoint that is resumed
 
     def before_run(self, runner: Runner) -> None:
+        """Logs the summary, unless a checkpoint is about to be resumed, which knows the seed of the run."""
+        self._waits = _trains(runner) and _resumed(runner) is not None
+        if not self._waits:
+            self._log(runner, runner.seed)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        """Logs the summary of a run that is resumed; MMEngine takes up the seed only after this."""
+        if self._waits:
+            seed = (checkpoint.get('meta') or {}).get('seed')
+            self._log(runner, runner.seed if seed is None else seed)
+
+    def _log(self, runner: Runner, seed: Optional[int]) -> None:
         """Logs the summary, where this is the first that the runner is asked for."""
         if self._done:
             return
         self._done = True
-        rows = _rows(runner)
+        rows = {**_rows(runner), 'seed': str(seed)}
         for hook in runner.hooks:
             if isinstance(hook, SummarisedHook):
                 rows.update(hook.summary(runner))
@@ -78,7 +91,6 @@ def _rows(runner: Runner) -> Dict[str, str]:
         'model': _model(runner),
         'recipe': 'none: full precision',
         'starts from': _start(runner),
-        'seed': str(runner.seed),
         'work dir': str(Path(runner.work_dir).absolute()),
     }
     if _trains(runner):
@@ -112,10 +124,13 @@ def _model(runner: Runner) -> str:
 
 
 def _start(runner: Runner) -> str:
-    resumed = runner._resume and (runner._load_from or latest_checkpoint(runner.work_dir))
-    if resumed:
-        return f'{resumed}, which is resumed'
-    return str(runner._load_from or 'initial weights')
+    resumed = _resumed(runner)
+    return str(runner._load_from or 'initial weights') if resumed is None else f'{resumed}, which is resumed'
+
+
+def _resumed(runner: Runner) -> Optional[str]:
+    """Returns the checkpoint that the run goes on from, None if it starts anew."""
+    return (runner._load_from or latest_checkpoint(runner.work_dir)) if runner._resume else None
 
 
 def _data(loader: Any) -> str:

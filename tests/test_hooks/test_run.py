@@ -97,6 +97,7 @@ def test_two_epochs_select_train_save_and_report(tiny_coco, tmp_path, trained):
     assert summary['training_seconds'] > 0 and summary['selection_seconds'] > 0
     log = next((tmp_path / 'run').glob('*/*.log')).read_text()
     assert 'Coreset for epoch 2: 5 of 10 images (50.0%), 10 scored in' in log
+    assert ' (of the choice: the same where the same images are chosen)' in log
     assert 'overlap with the last coreset' in log
     scalars = next((tmp_path / 'run').glob('*/vis_data/scalars.json')).read_text()
     assert '"coreset/reducible_error"' in scalars

@@ -82,6 +82,16 @@ def test_what_is_evaluated_alone_has_no_training(runner):
     assert 'validation data' in text and 'training' not in text
 
 
+def test_a_resumed_run_has_the_seed_that_it_goes_on_with(runner):
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner._resume = True
+    runner.call_hook('before_run')
+    assert summaries(runner) == []
+    runner.call_hook('after_load_checkpoint', checkpoint=dict(meta=dict(seed=runner.seed + 1)))
+    (text,) = summaries(runner)
+    assert re.search(rf'  seed +{runner.seed + 1}\n', text) and 'weights.pth, which is resumed' in text
+
+
 class Stream(IterableDataset):
     """Images that nobody has counted."""
 
