@@ -5,16 +5,16 @@ import inspect
 import os
 import sys
 import traceback
-from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.config.utils import _get_package_and_cfg_path
+from mmengine.config.utils import MODULE2PACKAGE, _get_package_and_cfg_path
 from mmengine.runner import Runner
 
-from mmacs.utils.errors import MmacsError, causes, reason, shortened
+from mmacs.utils.errors import MmacsError, causes, nearest, reason, shortened, unknown_name
+from mmacs.utils.files import misspelt
 
 _READ, _MERGE = Config._file2dict.__code__, Config._merge_a_into_b.__code__
 
@@ -55,7 +55,7 @@ def read_config(file: os.PathLike) -> Config:
     except MmacsError:
         raise
     except FileNotFoundError as error:
-        raise MmacsError(f'no such config: {error.filename or error}') from error
+        raise _missing(Path(file), error) from error
     except ImportError as error:
         raise _failed_import(error, Path(file)) from error
     except Exception as error:
@@ -92,9 +92,9 @@ def change_config(cfg: Config, options: Mapping[str, Any]) -> None:
     for option in options:
         first, *rest = option.split('.')
         known = [*cfg, *inspect.signature(Runner).parameters]
-        close = get_close_matches(first, known, n=1, cutoff=0.8)
-        if first not in known and close:
-            raise MmacsError(f'--cfg-options {option}: the config has no {first!r}, did you mean {close[0]!r}?')
+        close = None if first in known else nearest(first, known, cutoff=0.8)
+        if close is not None:
+            raise MmacsError(f'--cfg-options {option}: the config has no {first!r}, did you mean {close!r}?')
         inside, path = cfg._cfg_dict, []
         for key, following in zip([first, *rest], rest):
             path.append(key)
@@ -135,10 +135,13 @@ def _no_keys(path: str, value: Any, given: str) -> MmacsError:
 def _unreadable(file: Path, error: Exception) -> str:
     """Returns what is wrong with a config, and where."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    read = [Path(frame.f_locals['filename']) for frame, _ in frames if frame.f_code is _READ]
+    read = [Path(frame.f_locals['filename']) for frame, _ in frames if _reads(frame)]
     inner = read[-1] if read else file  # one that it inherits, perhaps
     of = '' if inner == file or inner.samefile(file) else f', which {file} inherits'
     if frames[-1][0].f_code is _get_package_and_cfg_path.__code__:
+        package = frames[-1][0].f_locals.get('package')
+        if package is not None:
+            return f'{inner}: {unknown_name("package of configs", package, MODULE2PACKAGE)}'
         return (
             f'{inner}: a config that is inherited from a package is named with its folder, such as '
             f'mmacs::retinanet/retinanet_r18_w4a4_acs.py'
@@ -150,6 +153,21 @@ def _unreadable(file: Path, error: Exception) -> str:
             f'{inner}: {_no_keys(".".join(keys), base, "this config has a dict for it: add _delete_=True to the dict")}'
         )
     return f'cannot read the config {inner}{of}: {reason(error)}{_line(frames, inner)}'
+
+
+def _missing(file: Path, error: FileNotFoundError) -> MmacsError:
+    """The error for a config, or one that it inherits, that is not there; or for what a config itself opens."""
+    read = [Path(frame.f_locals['filename']) for frame, _ in traceback.walk_tb(error.__traceback__) if _reads(frame)]
+    if read and read[-1].exists():  # MMEngine looks for the configs of packages by itself, and says which in words
+        missing = error.filename or str(error).partition('"')[2].partition('"')[0]
+        return MmacsError(f'cannot read the config {read[-1]}: there is no file {missing}{misspelt(missing)}')
+    missing = Path(os.path.normpath(read[-1])) if len(read) > 1 else file
+    of = f', which {read[-2]} inherits' if len(read) > 1 else ''
+    return MmacsError(f'no such config: {missing}{of}{misspelt(missing)}')
+
+
+def _reads(frame: FrameType) -> bool:
+    return frame.f_code is _READ
 
 
 def _line(frames: List[Tuple[FrameType, int]], file: Path) -> str:

@@ -5,14 +5,13 @@ Nothing heavy is imported before a command's options are parsed.
 
 import argparse
 import sys
-from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import List, Optional, Sequence
 
 from mmacs.cli.entry import guarded, with_frameworks
-from mmacs.utils.errors import MmacsError
+from mmacs.utils.errors import MmacsError, nearest
 from mmacs.version import __version__
 
 # Words of each command, whose module is mmacs.cli.commands.<words>
@@ -81,8 +80,8 @@ def _run_of_group(group: str, arguments: List[str]) -> None:
 
 
 def _unknown(kind: str, name: str, known: Sequence[str], listing: str) -> MmacsError:
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f'did you mean {close[0]!r}? ' if close else ''
+    close = nearest(name, known)
+    hint = f'did you mean {close!r}? ' if close else ''
     return MmacsError(f'unknown {kind} {name!r}: {hint}{listing!r} lists what there is')
 
 

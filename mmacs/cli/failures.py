@@ -8,7 +8,6 @@ was given is read from there, and no text of an exception is ever searched.
 import inspect
 import sysconfig
 import traceback
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +27,7 @@ from torch.nn.modules.conv import _ConvNd
 
 import mmacs
 from mmacs.datasets.image_files import failed_transform
-from mmacs.utils.errors import MmacsError, reason, shortened, unknown_setting
+from mmacs.utils.errors import MmacsError, nearest, reason, shortened, unknown_setting
 
 _STANDARD = Path(sysconfig.get_path('stdlib'))
 _OWN = str(Path(mmacs.__file__).parent)
@@ -270,10 +269,10 @@ def _unknown_type(registry: Registry, kind: object, place: _Place) -> str:
     # of the library that was named, else those that need no name of a library, and ours
     of_scope = [name for name, library in known.items() if library == scope]
     names = of_scope or [name for name in known if '.' not in name or name.startswith('mmacs.')]
-    by_lower_case = {name.rpartition('.')[2].lower(): name for name in reversed(names)}
-    near = get_close_matches(own.lower(), by_lower_case, n=1, cutoff=0.7)
-    if near:
-        return f'{start}: did you mean {by_lower_case[near[0]]!r}?'
+    by_own_name = {name.rpartition('.')[2]: name for name in reversed(names)}
+    near = nearest(own, by_own_name, cutoff=0.7)
+    if near is not None:
+        return f'{start}: did you mean {by_own_name[near]!r}?'
     return f'{start}: is the module that registers it in custom_imports?'
 
 

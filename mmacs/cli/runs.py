@@ -25,6 +25,7 @@ from mmacs.hooks.summary_hook import summarise
 from mmacs.hooks.work_dir import take
 from mmacs.utils.checks import require_switch, require_whole
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.files import misspelt
 
 # of a run that names no others: None leaves them out
 _MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -103,7 +104,7 @@ def build_runner(cfg: Config, loaders: List[str]) -> Runner:
     if start and '://' not in start and not Path(start).exists():
         raise MmacsError(
             f'the checkpoint {start} is missing: train the config that ends with it first (for load_from, the one in '
-            f'full precision), or name another one'
+            f'full precision), or name another one{misspelt(start)}'
         )
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         _start_cpu_processes(cfg)

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, Optional, Union
 
@@ -21,7 +20,7 @@ from mmacs.coreset.selection.selectors import Selector
 from mmacs.coreset.state import scored_columns
 from mmacs.quantization.convert import quantizers
 from mmacs.utils.checks import is_number, require_whole
-from mmacs.utils.errors import MmacsError, unknown_name
+from mmacs.utils.errors import MmacsError, nearest, unknown_name
 from mmacs.utils.registry import SCORERS, SELECTORS
 from mmacs.utils.settings import read_group
 
@@ -342,8 +341,8 @@ def refuse_others(others: Mapping[str, Any]) -> None:
                 f'unbiased=True'
             )
         own = [*_GROUPS, 'scorer', 'selector', 'unbiased', 'cache_dir', 'preset']
-        close = get_close_matches(name, [*own, *_PLACES], n=1, cutoff=0.5)
-        if close and close[0] in _PLACES:
-            group, key = _PLACES[close[0]]
+        close = nearest(name, [*own, *_PLACES])
+        if close in _PLACES:
+            group, key = _PLACES[close]
             raise MmacsError(f'unknown setting of CoresetHook {name!r}: did you mean {group}=dict({key}={value!r})?')
         raise unknown_name('setting of CoresetHook', name, own)

@@ -1,10 +1,9 @@
 """Names of classes: those that are asked for against those that are there."""
 
 from collections import Counter
-from difflib import get_close_matches
-from typing import Iterable, Optional, Sequence
+from typing import Iterable, Sequence
 
-from mmacs.utils.errors import MmacsError
+from mmacs.utils.errors import MmacsError, nearest
 
 _SHOWN = 20  # names in a message
 
@@ -85,13 +84,6 @@ def require_same(classes: Sequence[str], owner: str, others: Sequence[str], othe
         f'{owner} has the class {wrong!r}, and {theirs}: the classes of all data of a run must be the same, in '
         f'one order'
     )
-
-
-def nearest(name: str, names: Sequence[str]) -> Optional[str]:
-    """Returns the name that is most like another one, None if none is."""
-    lower = {str(one).lower(): one for one in reversed(list(names))}
-    close = get_close_matches(str(name).lower(), list(lower), n=1, cutoff=0.5)
-    return lower[close[0]] if close else None
 
 
 def listed(names: Iterable[str]) -> str:

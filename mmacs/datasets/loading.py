@@ -11,10 +11,10 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from mmacs.datasets.class_names import listed, nearest, require_names, require_present
+from mmacs.datasets.class_names import listed, require_names, require_present
 from mmacs.datasets.image_files import is_local, read_size
 from mmacs.datasets.text_files import not_utf8, require_no_mark
-from mmacs.utils.errors import MmacsError
+from mmacs.utils.errors import MmacsError, nearest
 from mmacs.utils.progress import phase
 
 _LIBRARIES = ('mmengine', 'mmdet', 'mmpretrain', 'mmacs')

@@ -5,7 +5,6 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Union
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.hub import get_config
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from mmacs.registry import HOOKS, MODELS
 from mmacs.teacher.model import as_teacher, fingerprint, full_precision_weights
 from mmacs.utils.checks import require_switch
 from mmacs.utils.errors import MmacsError, reason
+from mmacs.utils.packaged_config import packaged_config
 
 STATE_KEY = 'mmacs_distillation'
 
@@ -163,7 +163,7 @@ def build_teacher(student: nn.Module, config: Union[str, Dict[str, Any]], checkp
     given = repr(config) if isinstance(config, str) else type(config).__name__
     with _saying(f'cannot read the config of the teacher ({given})'):
         if isinstance(config, str):
-            cfg = get_config(config) if '::' in config else Config.fromfile(config)
+            cfg = packaged_config(config).config if '::' in config else Config.fromfile(config)
             config = dict(cfg.model)
             if cfg.get('data_preprocessor') is not None:
                 config.setdefault('data_preprocessor', cfg.data_preprocessor)

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-from difflib import get_close_matches
 from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional, Union
 
 from mmengine.registry import DefaultScope
@@ -11,7 +10,7 @@ from torch import nn
 from mmacs.quantization.convert import quantize_model
 from mmacs.quantization.sharing import mark_per_level_norms
 from mmacs.registry import MODELS
-from mmacs.utils.errors import MmacsError, unknown_setting
+from mmacs.utils.errors import MmacsError, nearest, unknown_setting
 
 NAME = 'QuantizedModel'
 _OWN = ('model', 'recipe', 'data_preprocessor')
@@ -120,7 +119,7 @@ def full_precision_config(config: Mapping[str, Any]) -> Dict[str, Any]:
 def _beside_a_whole_config(beside: Iterable[str]) -> MmacsError:
     """The error for settings that stand beside the whole config, or are misspelled ones of ours."""
     for name in beside:
-        if get_close_matches(name, _OWN, n=1, cutoff=0.75):
+        if nearest(name, _OWN, cutoff=0.75):
             return unknown_setting(NAME, name, _OWN)
     return MmacsError(
         f'mmacs.QuantizedModel has a whole config as its model, and beside it {", ".join(beside)}: change '
@@ -135,8 +134,8 @@ def _check_settings(model: Union[str, type], settings: Mapping[str, Any]) -> Non
         with MODELS.switch_scope_and_registry(settings.get('_scope_')) as registry:
             kind = registry.get(model)
             if kind is None:
-                close = get_close_matches(model.rpartition('.')[2], registry.module_dict, n=1, cutoff=0.5)
-                hint = f', did you mean {close[0]!r}?' if close else ''
+                close = nearest(model.rpartition('.')[2], registry.module_dict)
+                hint = f', did you mean {close!r}?' if close else ''
                 if registry.scope == 'mmacs':  # MMEngine writes it into what is inherited as `mmacs::...`
                     hint = " in mmacs: write the library it is of beside it, as in _scope_='mmdet'"
                 raise MmacsError(f'there is no model {model!r} to quantize{hint}')

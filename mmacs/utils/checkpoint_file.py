@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mmacs.utils.errors import MmacsError, printable, reason
+from mmacs.utils.files import misspelt
 from mmacs.utils.plain_pickle import NotPlainError, PlainUnpickler, Storage, StorageType
 
 # Before torch 1.6 a checkpoint was a row of pickles, of which the first holds this number.
@@ -46,7 +47,7 @@ def read_checkpoint(source: Union[str, os.PathLike, BinaryIO], map_location: Any
                 found = _read(file, device)
         _check_checkpoint(found)
     except FileNotFoundError as error:
-        raise MmacsError(f'the checkpoint {name} is missing') from error
+        raise MmacsError(f'the checkpoint {name} is missing{misspelt(name)}') from error
     except NotPlainError as error:
         raise MmacsError(
             f'the checkpoint {name} holds something other than weights and plain values ({error}), and is not loaded: '

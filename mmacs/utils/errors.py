@@ -40,6 +40,21 @@ class MmacsError(ValueError):
         super().__init__(printable(text))
 
 
+def nearest(name: object, known: Iterable[str], cutoff: float = 0.5) -> Optional[str]:
+    """Returns the known name that is most like another one, in upper or lower case; None if none is.
+
+    Args:
+        name (object): What the user wrote.
+        known (Iterable[str]): The names that exist.
+        cutoff (float): How like it must be, see :func:`difflib.get_close_matches`; more where there are many names.
+    """
+    own = str(name).lower()
+    by_lower_case = {str(one).lower(): one for one in reversed(list(known))}
+    swapped = [one for one in by_lower_case if sorted(one) == sorted(own)]  # such as 'SDG', of short names far apart
+    close = get_close_matches(own, swapped, n=1, cutoff=0) or get_close_matches(own, by_lower_case, n=1, cutoff=cutoff)
+    return by_lower_case[close[0]] if close else None
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> MmacsError:
     """Build the error for a name that does not exist.
 
@@ -52,10 +67,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> MmacsError:
         MmacsError: An error that names the closest known name and lists all of them.
     """
     known = sorted(set(known))
-    by_lower_case = {one.lower(): one for one in reversed(known)}
-    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
-    close = close or get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.5)
-    hint = f' did you mean {by_lower_case.get(close[0], close[0])!r}?' if close else ''
+    close = nearest(name, known)
+    hint = f' did you mean {close!r}?' if close else ''
     return MmacsError(f'unknown {kind} {name!r}:{hint} known names are {", ".join(known)}')
 
 
@@ -70,8 +83,8 @@ def unknown_setting(owner: str, name: str, known: Iterable[str]) -> MmacsError:
     Returns:
         MmacsError: An error that names the closest known setting.
     """
-    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return MmacsError(f'{owner} has no setting {name!r}{f", did you mean {close[0]!r}?" if close else ""}')
+    close = nearest(name, known)
+    return MmacsError(f'{owner} has no setting {name!r}{f", did you mean {close!r}?" if close else ""}')
 
 
 def shortened(value: object, limit: int = 100) -> str:

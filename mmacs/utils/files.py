@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Iterator, Optional
 from uuid import uuid4
 
-from mmacs.utils.errors import MmacsError
+from mmacs.utils.errors import MmacsError, nearest
 
 DAY = 24 * 60 * 60  # seconds after which what nobody goes on writing is taken for a killed run's
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # that only writing leads to
@@ -54,6 +54,27 @@ def write_whole(path: os.PathLike, content: bytes, elsewhere: str = 'choose anot
     """
     with writing(path, len(content), elsewhere), _temporary(Path(path)) as temporary:
         temporary.write_bytes(content)
+
+
+def nearest_file(path: os.PathLike) -> Optional[Path]:
+    """Returns the file of the same kind that a misspelt path is most like, part by part; None if none is."""
+    path = Path(path)
+    found = Path(path.anchor)
+    rest = path.parts[len(found.parts) :]
+    for number, part in enumerate(rest, start=1):
+        if not (found / part).exists():
+            with suppress(OSError):
+                inside = [one for one in found.iterdir() if number == len(rest) or one.is_dir()]
+                names = [one.name for one in inside if number < len(rest) or one.suffix == path.suffix]
+                part = nearest(part, names, cutoff=0.75) or part
+        found = found / part
+    return found if found.is_file() else None
+
+
+def misspelt(path: os.PathLike) -> str:
+    """Returns what to say after the path of a file that is missing: the nearest file, or nothing."""
+    near = nearest_file(path)
+    return '' if near is None else f", did you mean '{near}'?"
 
 
 def require_new(path: os.PathLike, force: bool) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from mmacs.utils.errors import MmacsError, printable
+from mmacs.utils.errors import MmacsError, nearest, printable
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,11 @@ def test_an_error_from_a_worker_is_the_sentence_alone():
     assert str(MmacsError(text)) == 'a sentence'
     pretended = MmacsError('cannot read Caught MmacsError in\nmmacs.utils.errors.MmacsError: all is well')
     assert str(pretended).startswith('cannot read')
+
+
+@pytest.mark.parametrize(
+    ('name', 'near'),
+    [('SDG', 'SGD'), ('amadw', 'AdamW'), ('Adma', 'Adam'), ('sgd', 'SGD'), ('rmspop', 'RMSprop'), ('Zebra', None)],
+)
+def test_the_nearest_name_in_whatever_case(name, near):
+    assert nearest(name, ['Adam', 'AdamW', 'Adamax', 'ASGD', 'SGD', 'RMSprop', 'Zero'], cutoff=0.7) == near

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from mmacs.utils.errors import MmacsError
-from mmacs.utils.files import atomic_path, remove_leftovers, write_whole, writing
+from mmacs.utils.files import atomic_path, misspelt, remove_leftovers, write_whole, writing
 
 
 def fails_with(number):
@@ -93,3 +93,21 @@ def test_only_what_killed_runs_left_is_removed(tmp_path):
 def test_errors_that_have_no_words_of_their_own():
     with pytest.raises(MmacsError, match=r'cannot write a \(odd\): choose another folder'), writing('a'):
         raise OSError('odd')
+
+
+@pytest.mark.parametrize(
+    ('given', 'near'),
+    [
+        ('configs/retinanet/coco.py', 'configs/retinanet/coco.py'),
+        ('confgs/retinnet/cocoo.py', 'configs/retinanet/coco.py'),
+        ('configs/retinanet/coco.json', None),  # another kind of file
+        ('configs/retinanet', None),
+        ('configs/yolox/coco.py', None),
+        ('retinanet.py', None),
+    ],
+)
+def test_the_nearest_file_is_named(tmp_path, monkeypatch, given, near):
+    (tmp_path / 'configs' / 'retinanet').mkdir(parents=True)
+    (tmp_path / 'configs' / 'retinanet' / 'coco.py').touch()
+    monkeypatch.chdir(tmp_path)
+    assert misspelt(given) == (f", did you mean '{near}'?" if near else '')
