@@ -2,10 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import List, NamedTuple, Optional
+from typing import Any, List, Mapping, NamedTuple, Optional, Tuple
 
 from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.registry import HOOKS
 from torch import nn
 
@@ -14,13 +13,17 @@ from mmacs.adapters.kinds import ClassifierAdapter, DenseAdapter, QueryAdapter, 
 from mmacs.cli.complexity import build_model
 from mmacs.cli.config_file import read_config
 from mmacs.cli.supported import SCORERS
+from mmacs.coreset.budget.cost import WAYS_OUT
 from mmacs.coreset.settings import CoresetSettings
+from mmacs.datasets.counting import count_images
 from mmacs.models.quantized_model import is_quantized
 from mmacs.quantization import quantizers
 from mmacs.quantization.named_recipes import named_recipe
 from mmacs.utils.checkpoints import latest_checkpoint
+from mmacs.utils.checks import is_number
 from mmacs.utils.errors import MmacsError
-from mmacs.utils.files import atomic_path, require_new
+from mmacs.utils.files import atomic_path, misspelt, require_new
+from mmacs.utils.packaged_config import PackagedConfig, packaged_config
 
 _KINDS = {
     DenseAdapter: 'one-stage',
@@ -28,13 +31,15 @@ _KINDS = {
     QueryAdapter: 'query',
     ClassifierAdapter: 'classifier',
 }
+_FEW = 1000  # images, of which rounds may take longer than it pays
 
 
 class Written(NamedTuple):
-    """Lines of a config, and what they do, in words."""
+    """Lines of a config, what they do, in words, and the checkpoint that they name, None if it is there."""
 
     lines: List[str]
     said: List[str]
+    missing: Optional[str]
 
 
 def write_config(
@@ -52,7 +57,7 @@ def write_config(
         out (str, optional): The file. None for the name of the config with the recipe, in its folder, or in the
             current one where the config is of a package.
         checkpoint (str, optional): Trained weights of the model. None for the last that a run of the config has left,
-            or the one that it will end with.
+            those that its package publishes, or the one that it will end with.
         recipe (str): See :func:`mmacs.quantization.named_recipes.named_recipe`.
         fraction (float): Share of the images in each epoch; with 1 no coreset is chosen.
         force (bool): Whether a file that is there is replaced. Defaults to False.
@@ -72,9 +77,9 @@ def write_config(
     if file.suffix != '.py':
         raise MmacsError(f'--out {file} must end in .py, as configs do')
     require_new(file, force)
-    cfg = _inheritable(config, packaged)
+    cfg, published = _inheritable(config, packaged)
     inherited = config if packaged else Path(os.path.relpath(base, file.parent)).as_posix()
-    written = _lines(cfg, inherited, base.stem, checkpoint, recipe, fraction)
+    written = _lines(cfg, inherited, base.stem, checkpoint, published, recipe, fraction)
     with atomic_path(file) as temporary:
         temporary.write_text('\n'.join(written.lines) + '\n')
         layers = _load_once(temporary)
@@ -82,36 +87,51 @@ def write_config(
         f'wrote {file}: {len(written.lines)} lines that inherit {config}',
         *(f'- {line}' for line in written.said),
         f'- loaded once: the model builds, with {layers} quantizers',
-        f'next: mmacs train {file}',
+        *_next(config, packaged, file, written.missing),
     ]
 
 
-def _inheritable(config: str, packaged: bool) -> Config:
-    """Returns a user's config.
+def _next(config: str, packaged: bool, file: Path, missing: Optional[str]) -> List[str]:
+    """Returns what to do, in words; without its checkpoint the run would be refused."""
+    if missing is None:
+        return [f'next: mmacs train {file}']
+    set_it = f'set load_from in {file} to trained weights of this model, a file or a URL'
+    how = set_it if packaged else f'mmacs train {config} ends with it; or {set_it}'
+    return [f'first: {missing} is missing: {how}', f'then: mmacs train {file}']
+
+
+def _inheritable(config: str, packaged: bool) -> PackagedConfig:
+    """Returns a user's config, and the weights that its package publishes for it.
 
     Raises:
         MmacsError: If it cannot be inherited, or has no model in full precision.
     """
     if packaged:
-        try:
-            cfg = get_config(config)
-        except Exception as error:
-            raise MmacsError(f'no such config: {config} ({error})') from error
+        found = packaged_config(config)
     else:
         if Path(config).is_file() and Config._is_lazy_import(config):
             raise MmacsError(
                 f'{config} is in the pure Python style of MMEngine (read_base), which a config with _base_ cannot '
                 f"inherit: write it as text first, Config.fromfile({config!r}).dump('{Path(config).stem}_text.py')"
             )
-        cfg = read_config(config)
+        found = PackagedConfig(read_config(config), None)
+    cfg = found.config
     if not isinstance(cfg.get('model'), dict) or 'type' not in cfg.model:
         raise MmacsError(f'{config} has no model with a type: name the config that trains your model')
     if is_quantized(cfg.model):
         raise MmacsError(f'the model of {config} is quantized already: train it, mmacs train {config}')
-    return cfg
+    return found
 
 
-def _lines(cfg: Config, inherited: str, name: str, checkpoint: Optional[str], named: str, fraction: float) -> Written:
+def _lines(
+    cfg: Config,
+    inherited: str,
+    name: str,
+    checkpoint: Optional[str],
+    published: Optional[str],
+    named: str,
+    fraction: float,
+) -> Written:
     """Returns the lines of the new config.
 
     Args:
@@ -119,6 +139,7 @@ def _lines(cfg: Config, inherited: str, name: str, checkpoint: Optional[str], na
         inherited (str): What ``_base_`` names.
         name (str): Of the user's config, which MMEngine calls its run.
         checkpoint (str, optional): See :func:`write_config`.
+        published (str, optional): URL of the weights that the config's package publishes.
         named (str): The recipe, see :func:`write_config`.
         fraction (float): See :func:`write_config`.
     """
@@ -133,7 +154,7 @@ def _lines(cfg: Config, inherited: str, name: str, checkpoint: Optional[str], na
         said.append(f'{", ".join(names)} of your custom_imports stay, and mmacs is imported after them')
     else:
         lines.append("custom_imports = dict(imports=['mmacs'], allow_failed_imports=False)")
-    start, about = _start(cfg, name, checkpoint)
+    start, about, missing = _start(cfg, name, checkpoint, published)
     lines.append(f'load_from = {start!r}  # the trained weights in full precision, also the teacher')
     said.append(about)
     lines += ['', f"model = dict(type='mmacs.QuantizedModel', model={kind_of_model!r}, recipe={_written(recipe)})"]
@@ -145,24 +166,61 @@ def _lines(cfg: Config, inherited: str, name: str, checkpoint: Optional[str], na
         lines.append(
             f"train_dataloader = dict(sampler=dict(_delete_=True, type='mmacs.CoresetSampler', fraction={fraction:g}))"
         )
-        hooks.append(f'    coreset=dict({_coreset(model, kind, fraction, said)}),')
+        hooks.append(f'    coreset=dict({_coreset(model, kind, cfg.get("train_dataloader"), fraction, said)}),')
         sampler = ((cfg.get('train_dataloader') or {}).get('sampler') or {}).get('type')
         if sampler not in ('DefaultSampler', None):
             said.append(f'mmacs.CoresetSampler takes the place of your {sampler}')
-    lines += ['default_hooks = dict(', *hooks, ')']
-    constructor = (cfg.get('optim_wrapper') or {}).get('constructor')
-    if constructor in (None, 'DefaultOptimWrapperConstructor'):
-        lines.append('# step sizes are not weights: they get no weight decay')
-        lines.append("optim_wrapper = dict(constructor='mmacs.QuantizationOptimWrapperConstructor')")
-    else:
-        said.append(f'your {constructor} stays, and decides on learning rate and decay of step sizes, too')
+    lines += ['default_hooks = dict(', *hooks, ')', *_optimization(cfg, said)]
     frozen = (cfg.model.get('backbone') or {}).get('frozen_stages', -1)
     if isinstance(frozen, int) and frozen > 0:
         said.append(
             f'backbone.frozen_stages={frozen} of yours freezes the step sizes of these stages, too; low bits usually '
             f'want -1'
         )
-    return Written(lines, said)
+    return Written(lines, said, missing)
+
+
+def _optimization(cfg: Config, said: List[str]) -> List[str]:
+    """Returns the lines of the optimizer wrapper: what is trained already only adapts to the rounding."""
+    wrapper, lines, settings = cfg.get('optim_wrapper') or {}, [], []
+    constructor, rate = wrapper.get('constructor'), _learning_rate(wrapper)
+    if rate is not None:
+        low = float(f'{rate / 10:.4g}')
+        lines.append(f'# the weights are trained already: a tenth of your learning rate, {rate:g}')
+        settings.append(f'optimizer=dict(lr={low:g})')
+        said.append(
+            f'the learning rate is {low:g}, a tenth of yours, since trained weights only adapt to the rounding: half '
+            f'to a tenth is usual at 4 bits, down to a hundredth at 8'
+        )
+        said += _fixed_rates(cfg, low)
+    elif wrapper:
+        said.append(
+            'your learning rate stays: lower it, to a tenth say, since trained weights only adapt to the rounding'
+        )
+    if constructor in (None, 'DefaultOptimWrapperConstructor'):
+        lines.append('# step sizes are not weights: they get no weight decay')
+        settings.append("constructor='mmacs.QuantizationOptimWrapperConstructor'")
+    else:
+        said.append(f'your {constructor} stays, and decides on learning rate and decay of step sizes, too')
+    return [*lines, f'optim_wrapper = dict({", ".join(settings)})'] if settings else []
+
+
+def _learning_rate(wrapper: Mapping[str, Any]) -> Optional[float]:
+    """Returns the learning rate of the one optimizer, None if there are several, or none that is a number."""
+    optimizer = wrapper.get('optimizer')
+    rate = optimizer.get('lr') if isinstance(optimizer, dict) else None
+    return rate if is_number(rate) and rate > 0 else None
+
+
+def _fixed_rates(cfg: Config, rate: float) -> List[str]:
+    """Returns which schedules name learning rates above the new one, in words."""
+    schedules = cfg.get('param_scheduler') or []
+    return [
+        f'your {schedule.get("type")} has {key}={schedule[key]:g}, more than that: lower it in param_scheduler'
+        for schedule in (schedules if isinstance(schedules, list) else [schedules])
+        for key in ('eta_min', 'eta_max')
+        if isinstance(schedule, dict) and is_number(schedule.get(key)) and schedule[key] > rate
+    ]
 
 
 def _copy(cfg: Config) -> Config:
@@ -181,23 +239,29 @@ def _written(recipe: dict) -> str:
     return f'dict({", ".join(f"{key}={value!r}" for key, value in recipe.items())})'
 
 
-def _start(cfg: Config, name: str, checkpoint: Optional[str]) -> tuple:
-    """Returns the checkpoint that the new run starts from, and what to say of it."""
+def _start(
+    cfg: Config, name: str, checkpoint: Optional[str], published: Optional[str]
+) -> Tuple[str, str, Optional[str]]:
+    """Returns the checkpoint that the new run starts from, what to say of it, and the same if it is not there."""
     if checkpoint is not None:
         if '://' not in checkpoint and not Path(checkpoint).is_file():
-            raise MmacsError(f'there is no checkpoint {checkpoint}: name the trained weights of your config')
-        return checkpoint, f'it starts from {checkpoint}, and is compared with it'
+            raise MmacsError(
+                f'there is no checkpoint {checkpoint}: name the trained weights of your config{misspelt(checkpoint)}'
+            )
+        return checkpoint, f'it starts from {checkpoint}, and is compared with it', None
     folder = cfg.get('work_dir') or f'work_dirs/{name}'
     found = latest_checkpoint(folder)
     if found is not None:
-        return found, f'it starts from {found}, the last checkpoint of your run, and is compared with it'
+        return found, f'it starts from {found}, the last checkpoint of your run, and is compared with it', None
+    if published is not None:
+        return published, f'it starts from {published}, which is published for it, and is compared with it', None
     length = cfg.get('train_cfg') or {}
     unit, end = ('epoch', length['max_epochs']) if 'max_epochs' in length else ('iter', length.get('max_iters', 12))
     expected = f'{folder}/{unit}_{end}.pth'
-    return expected, f'it starts from {expected}, which is not there yet: train your config, or say --checkpoint'
+    return expected, f'it starts from {expected}, which is not there yet', expected
 
 
-def _coreset(model: nn.Module, kind: Optional[str], fraction: float, said: List[str]) -> str:
+def _coreset(model: nn.Module, kind: Optional[str], train: Any, fraction: float, said: List[str]) -> str:
     """Returns the settings of the CoresetHook; a model that nothing scores gets repeated random."""
     share = f'{fraction:.0%} of the images in each epoch'
     if kind is not None:
@@ -209,6 +273,9 @@ def _coreset(model: nn.Module, kind: Optional[str], fraction: float, said: List[
             why = str(error)
         else:
             said.append(f'{share}, chosen by what {scorer} says of them')
+            count = count_images(train, _FEW)
+            if count is not None and count < _FEW:
+                said.append(f'{count} training images are few, and choosing may take much of the time: {WAYS_OUT}')
             return f"type='mmacs.CoresetHook', scorer=dict(type={scorer!r})"
     else:
         why = f'nothing here scores images for {type(model).__name__}'

@@ -54,7 +54,10 @@ def init(monkeypatch, capsys, tmp_path):
 def test_plugins_of_the_base_stay(init, tmp_path):
     (tmp_path / 'own_plugin.py').write_text(PLUGIN.format(name='OwnDetector'))
     imports = "custom_imports = dict(imports=['own_plugin'], allow_failed_imports=False)\n"
-    (tmp_path / 'own.py').write_text(f"{RETINANET}{imports}model = dict(type='OwnDetector')\n")
+    (tmp_path / 'few.json').write_text('{"images": [{}, {}, {}]}')
+    few = "train_dataloader = dict(dataset=dict(data_root='.', ann_file='few.json'))\n"
+    schedule = "param_scheduler = dict(_delete_=True, type='CosineAnnealingLR', eta_min=0.002)\n"
+    (tmp_path / 'own.py').write_text(f"{RETINANET}{imports}{few}{schedule}model = dict(type='OwnDetector')\n")
     (tmp_path / 'work_dirs' / 'own').mkdir(parents=True)
     torch.save({}, tmp_path / 'work_dirs' / 'own' / 'epoch_7.pth')
     said = init('own.py')
@@ -65,14 +68,17 @@ def test_plugins_of_the_base_stay(init, tmp_path):
     assert cfg.train_dataloader.sampler == dict(type='mmacs.CoresetSampler', fraction=0.3)
     assert cfg.default_hooks.coreset.scorer.type == 'mmacs.DenseDetectionScorer'
     assert cfg.optim_wrapper.constructor == 'mmacs.QuantizationOptimWrapperConstructor'
-    assert cfg.optim_wrapper.optimizer.type == 'SGD'
-    assert len((tmp_path / 'own_w4a4_acs.py').read_text().splitlines()) <= 14
+    assert cfg.optim_wrapper.optimizer.type == 'SGD' and cfg.optim_wrapper.optimizer.lr == 0.001
+    assert len((tmp_path / 'own_w4a4_acs.py').read_text().splitlines()) <= 15
     for fact in (
         'OwnDetector, a one-stage detector',
         'recipe w4a4',
         'own_plugin',
         'epoch_7.pth',
         'frozen_stages=1',
+        'the learning rate is 0.001, a tenth of yours',
+        'your CosineAnnealingLR has eta_min=0.002, more than that',
+        "3 training images are few, and choosing may take much of the time: CoresetHook's cost='auto'",
         'loaded once',
     ):
         assert fact in said
@@ -85,7 +91,11 @@ def test_a_file_that_is_there_is_kept_unless_told(init, tmp_path):
     (tmp_path / 'sub' / 'there.py').write_text('mine = 1\n')
     assert 'there.py exists: give another name, or force (--force)' in init('own.py', '--out', 'sub/there.py')
     assert (tmp_path / 'sub' / 'there.py').read_text() == 'mine = 1\n'
-    assert init('own.py', '--out', 'sub/there.py', '--force', '--fraction', '1', '--recipe', 'w8a8').startswith('wrote')
+    said = init('own.py', '--out', 'sub/there.py', '--force', '--fraction', '1', '--recipe', 'w8a8')
+    assert said.startswith('wrote') and 'images are few' not in said
+    first, then = said.splitlines()[-2:]
+    assert first.startswith('first: work_dirs/own/epoch_12.pth is missing: mmacs train own.py ends with it; or set')
+    assert then == 'then: mmacs train sub/there.py'
     cfg = Config.fromfile(tmp_path / 'sub' / 'there.py')
     assert 'coreset' not in cfg.default_hooks and cfg.train_dataloader.sampler.type == 'DefaultSampler'
     assert cfg.model.recipe == dict(preset='w8a8')
@@ -96,7 +106,8 @@ def test_a_classifier_of_a_package(init, tmp_path):
     said = init('mmpretrain::resnet/resnet18_8xb16_cifar10.py', '--out', 'deep/own.py')
     cfg = Config.fromfile(tmp_path / 'deep' / 'own.py')
     assert cfg.default_hooks.coreset.scorer.type == 'mmacs.ClassificationScorer'
-    assert 'a classifier' in said and 'not there yet' in said
+    assert cfg.load_from.startswith('https://') and f'starts from {cfg.load_from}, which is published' in said
+    assert 'a classifier' in said and said.endswith('next: mmacs train deep/own.py\n')
 
 
 def test_what_nothing_scores_gets_repeated_random(init, tmp_path):
@@ -110,6 +121,7 @@ def test_what_nothing_scores_gets_repeated_random(init, tmp_path):
     assert cfg.custom_imports.imports == ['own_regression', 'mmacs']
     assert cfg.default_hooks.coreset == dict(type='mmacs.CoresetHook', preset='rs2')
     assert cfg.optim_wrapper.constructor == 'OwnConstructor'
+    assert 'your learning rate stays' in said
     assert 'drawn anew at random (rs2), since nothing here scores images for OwnRegressor' in said
 
 
@@ -130,4 +142,6 @@ def test_what_cannot_be_inherited_is_refused_and_nothing_written(init, tmp_path,
     if content is not None:
         (tmp_path / 'own.py').write_text(content)
     assert sentence in init('own.py', *options)
+    if content is not None:
+        assert "no such config: onw.py, did you mean 'own.py'?" in init('onw.py')
     assert {path.name for path in tmp_path.iterdir()} <= {'own.py', '__pycache__'}

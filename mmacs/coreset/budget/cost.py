@@ -22,6 +22,8 @@ from mmacs.utils.errors import MmacsError
 
 AUTO = 'auto'
 AUTO_BUDGET = 1 / 6
+MUCH = 1 / 3  # of the wall time for selection, above which the log names what is cheaper
+WAYS_OUT = "CoresetHook's cost='auto' keeps it to a sixth, and its preset='rs2' chooses at random, at no cost"
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def in_words(choice: Choice, budget: Optional[float], coreset: float = 1.0) -> s
         f'{prediction.share:.0%} of the total ({basis}).'
     )
     if budget is None:
-        return sentence
+        return f'{sentence} Selection is much of that: {WAYS_OUT}.' if prediction.share > MUCH else sentence
     asked, before = choice.asked
     changes = _changes(asked, choice.plan, coreset)
     if not changes:

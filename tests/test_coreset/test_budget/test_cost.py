@@ -43,6 +43,8 @@ def test_the_prediction_is_that_of_the_run():
     assert 'selection 2.0 s' in sentence(schedule=Schedule(interval=3, rounds=2))
     assert 'selection 3.0 s' in sentence(schedule=Schedule(interval=3, full_data_last=3))
     assert 'selection 2.0 s' in sentence(schedule=Schedule(interval=3, warmup=6), now=6)
+    assert said.endswith("preset='rs2' chooses at random, at no cost.") and "cost='auto'" in said
+    assert 'at no cost' not in sentence(schedule=Schedule(interval=6, rounds=1))  # 22 %
     assert 'measured' in said and 'three forward passes' in sentence(costs=Costs(1e-3, 1e-3), cached=False)
 
 
