@@ -26,6 +26,7 @@ COMMANDS = (
     'benchmark',
     'compare',
     'choose-bits',
+    'post-training',
     'flops',
     'publish',
     'models',

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from mmacs.cli.runs import build_runner, require_one_process
 from mmacs.datasets.data_paths import check_data
 from mmacs.evaluation.validation import quiet
+from mmacs.hooks.calibration_batches import CalibrationBatches
 from mmacs.hooks.quantization_hook import QuantizationHook
 from mmacs.hooks.run import unwrapped
 from mmacs.quantization import quantizers
@@ -52,6 +53,17 @@ def calibrate_runner(runner: Runner) -> None:
     check_data(runner.cfg, ['train_dataloader'])
     with quiet():
         _quantization_hook(runner).calibrate(runner)
+
+
+def calibration_batches(runner: Runner, num_images: Optional[int] = None) -> CalibrationBatches:
+    """Returns training images in batches, as :class:`mmacs.QuantizationHook` of the run calibrates on them.
+
+    Args:
+        runner (Runner): The run.
+        num_images (int, optional): Number of images; by default that of the hook.
+    """
+    hook = _quantization_hook(runner)
+    return CalibrationBatches(runner, num_images or hook.num_images, hook.batch_size)
 
 
 def _quantization_hook(runner: Runner) -> QuantizationHook:

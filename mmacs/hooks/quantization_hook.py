@@ -2,23 +2,21 @@
 
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
-import numpy as np
 import torch
-from mmengine.dataset import pseudo_collate
 from mmengine.dist import broadcast
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.batch_norm_hook import BatchNormReestimationHook
 from mmacs.hooks.batches import require_batches
+from mmacs.hooks.calibration_batches import CalibrationBatches
 from mmacs.hooks.data_check import check_run
 from mmacs.hooks.draws_hook import draw_by_step
 from mmacs.hooks.loaded_checkpoint import check_fit, refuse_unsound_progress, refuse_unsound_steps
 from mmacs.hooks.nonfinite import NonfiniteWatch
 from mmacs.hooks.resume_hook import follow_config
-from mmacs.hooks.run import agree_on_seed, coreset_sampler, deterministic_pipeline, report_at_end, unwrapped
+from mmacs.hooks.run import agree_on_seed, coreset_sampler, report_at_end, unwrapped
 from mmacs.hooks.summary_hook import SummarisedHook, summarise
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.quantization import Specification, calibrate, layer_table, quantizers, set_progress
@@ -31,7 +29,7 @@ from mmacs.teacher.side_effects import without_side_effects
 from mmacs.utils.checks import require_patterns, require_switch, require_whole
 from mmacs.utils.details import log_detail
 from mmacs.utils.errors import MmacsError
-from mmacs.utils.progress import Phase, phase
+from mmacs.utils.progress import phase
 
 STATE_KEY = 'mmacs_quantization'
 
@@ -218,30 +216,26 @@ class QuantizationHook(SummarisedHook):
                 'evaluate the full-precision config'
             )
 
+    def calibration_batches(self, runner: Runner) -> CalibrationBatches:
+        """Returns the batches that :meth:`calibrate` runs."""
+        return CalibrationBatches(runner, self.num_images, self.batch_size)
+
     def calibrate(self, runner: Runner) -> None:
         """Calibrate on training images, spread evenly over the data, under the deterministic pipeline."""
         model = unwrapped(runner)
-        images = DistinctImages(runner.train_dataloader.dataset, deterministic_pipeline(runner.cfg))
-        count = min(self.num_images, len(images))
-        chosen = np.linspace(0, len(images) - 1, count).astype(int).tolist()
-
-        def batches(under_way: Phase):
-            for start in range(0, count, self.batch_size):
-                batch = [images[position] for position in chosen[start : start + self.batch_size]]
-                yield model.data_preprocessor(pseudo_collate(batch), False)
-                under_way.advance(len(batch))
-
+        batches = self.calibration_batches(runner)
         with without_side_effects(model):
-            with phase('calibration', count) as under_way:
-                missed = calibrate(model, batches(under_way), lambda data: model(**data, mode='predict'))
+            with phase('calibration', batches.count) as under_way:
+                missed = calibrate(model, batches.shown(under_way), lambda data: model(**data, mode='predict'))
             if missed:  # branches that work in training alone, or only where something is detected
-                with phase('calibration of what only training runs', count) as under_way:
-                    missed = calibrate(model, batches(under_way), lambda data: _run_as_in_training(model, data))
+                with phase('calibration of what only training runs', batches.count) as under_way:
+                    shown = batches.shown(under_way)
+                    missed = calibrate(model, shown, lambda data: _run_as_in_training(model, data))
         for _, quantizer in quantizers(model):
             for tensor in quantizer.state_dict().values():
                 broadcast(tensor)
             quantizer.read_flags()
-        runner.logger.info(f'Calibrated on {count} images.')
+        runner.logger.info(f'Calibrated on {batches.count} images.')
         if missed:
             runner.logger.warning(f'{len(missed)} quantizers saw no data while calibrating: {", ".join(missed[:5])}')
 

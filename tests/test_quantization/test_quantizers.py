@@ -163,6 +163,29 @@ def test_after_a_change_of_bits_the_step_is_as_if_calibrated_at_them():
     torch.testing.assert_close(quantizer.step, calibrated(x, bits=3, init='mean').step)
 
 
+@pytest.mark.parametrize(
+    ('kind', 'channels', 'x'),
+    [
+        ('activation', 1, torch.rand(500)),
+        ('activation', 1, torch.randn(500)),
+        ('activation', 1, torch.rand(500) - 0.1),
+        ('activation', 5, torch.randn(5, 100) * torch.logspace(-2, 2, 5)[:, None]),
+        ('weight', 5, torch.randn(5, 100) * torch.logspace(-2, 2, 5)[:, None]),
+    ],
+)
+def test_a_start_at_the_extremes_clips_nothing(kind, channels, x):
+    signed = True if kind == 'weight' else None
+    quantizer = LSQ(bits=4, init='minmax', kind=kind, num_channels=channels, signed=signed)
+    quantizer.start_observing()
+    for part in x.split(100, x.dim() - 1):  # each end may lie in another batch
+        quantizer(part)
+    quantizer.finish_observing()
+    with torch.no_grad():
+        step = quantizer.eval().grid().step.reshape(-1, *[1] * (x.dim() - 1))
+        assert ((quantizer(x) - x).abs() <= 0.501 * step + (0.5 * step if quantizer.zero(0) == 2 else 0)).all()
+        assert len(quantizer(x).unique()) > 7 * channels
+
+
 def test_each_level_has_the_sign_of_its_own_data_from_calibration_on():
     quantizer = LSQ(num_levels=4)
     levels = [torch.rand(100), torch.randn(100), torch.rand(100), torch.randn(100)]

@@ -19,7 +19,7 @@ from mmacs.quantization.quantizers.base import ASYMMETRIC, SYMMETRIC, Grid, Quan
 from mmacs.utils.errors import unknown_name
 from mmacs.utils.registry import QUANTIZERS
 
-INITS = ('mse', 'mean')
+INITS = ('mse', 'mean', 'minmax')
 
 
 @QUANTIZERS.register_module()
@@ -34,6 +34,7 @@ class LSQ(Quantizer):
         init (str): Where the step starts. ``'mse'``: at the least error, of weights by :func:`~..mse_clip.mse_clip`, of
             activations by :func:`~..mse_range.zero_based_range`. ``'mean'``: at the paper's ``2 E|x| / sqrt(q_max)``,
             with as many negative as positive levels; at 8 bits that is far from the full-precision model.
+            ``'minmax'``: at the extremes, which clips nothing.
         channel_axis (int): Axis of an activation's channels: 1 for convolutions, -1 for linear layers.
         **kwargs: See :class:`~.base.Quantizer`.
 
@@ -59,7 +60,7 @@ class LSQ(Quantizer):
     @property
     def _takes_samples(self) -> bool:
         """Whether the range comes from samples of all calibration batches rather than from a number for each."""
-        return self.init != 'mean' and self.kind == 'activation' and self.num_channels == 1
+        return self.init == 'mse' and self.kind == 'activation' and self.num_channels == 1
 
     def statistic(self, x: Tensor) -> Tensor:
         """What the start is computed from.
@@ -67,16 +68,20 @@ class LSQ(Quantizer):
         Returns:
             Tensor: For activations with one range a sample, shape (channels of ``x``, n); for weights, and activations
             with a range per channel, the best clips without and with sign, shape (2, number of channels); for
-            ``init='mean'``, and one bit, for which that is the least squared error, the mean absolute value per range.
+            ``init='minmax'`` how far values go below and above zero, shape (2, ranges); for ``init='mean'``, and one
+            bit, for which that is the least squared error, the mean absolute value per range.
         """
         if self._takes_samples:
             return channel_sample(x, self.channel_axis if x.dim() > 1 else None)
         if self.init == 'mean' or self.bits == 1:
             return self.memory_rows_of(x).abs().mean(1)
+        if self.init == 'minmax':
+            low, high = torch.aminmax(self.memory_rows_of(x), dim=1)
+            return torch.stack([-low, high]).clamp_min(0)
         return torch.stack([mse_clip_of_bits(self.memory_rows_of(x), self.bits, signed) for signed in (False, True)])
 
     def combine(self, statistics: Tensor) -> Tensor:
-        """Returns the mean magnitude, or the largest of clips: a channel may be silent in most batches."""
+        """Returns the mean magnitude, or the largest of clips and ends: a channel may be silent in most batches."""
         return super().combine(statistics) if self.init == 'mean' else statistics.amax(0)
 
     def combined(self, statistics: List[Tensor]) -> Tensor:
@@ -101,6 +106,8 @@ class LSQ(Quantizer):
             return self._best_step(statistic, level)
         if self.init == 'mean' or self.bits == 1:
             return lsq_initial_step(statistic, q_max)
+        if self.init == 'minmax':
+            return self._covering_step(*statistic, level, q_max)
         signed = self.level_is_signed(level)
         return fill_zeros(statistic[int(signed)]) / 2 ** (self.bits - signed)
 
@@ -112,6 +119,14 @@ class LSQ(Quantizer):
         if zero == ASYMMETRIC:
             self.zero_point[level] = zero_point
         return fill_zeros(step)
+
+    def _covering_step(self, below: Tensor, above: Tensor, level: int, q_max: int) -> Tensor:
+        zero = self.zero(level)
+        if zero != ASYMMETRIC:
+            return fill_zeros((torch.maximum(below, above) if zero == SYMMETRIC else above) / q_max)
+        step = fill_zeros((below + above) / (2**self.bits - 1))
+        self.zero_point[level] = int((below / step).round())
+        return step
 
     def bounds(self, level: int = 0) -> Tuple[int, int]:
         """Lowest and highest integer level at a pyramid level."""
