@@ -2,24 +2,17 @@
 
 from typing import Optional, Sequence, Tuple, Union
 
+from mmacs.utils.type_names import type_name
+
 _LOADING = ('LoadImage', 'LoadAnnotations', 'LoadPanopticAnnotations')
 _FILE_READER, _ARRAY_READER = 'LoadImageFromFile.transform', 'LoadImageFromNDArray.transform'
 _LIBRARIES = ('mmcv', 'mmdet', 'mmpretrain', 'mmacs')
 _MIXING = ('Mosaic', 'MixUp', 'CopyPaste')
 
 
-def transform_name(kind: Union[str, type]) -> str:
-    """Returns the name of a transform, without its scope.
-
-    Args:
-        kind (str or type): The ``type`` in its config.
-    """
-    return (kind if isinstance(kind, str) else kind.__name__).split('.')[-1]
-
-
 def loads(kind: Union[str, type]) -> bool:
     """Returns whether a transform loads an image or its annotations."""
-    return transform_name(kind).startswith(_LOADING)
+    return type_name(kind).startswith(_LOADING)
 
 
 def image_reader(transforms: Sequence[object]) -> Tuple[str, Optional[object]]:
@@ -55,4 +48,4 @@ def _makes_images(kind: type) -> bool:
 
 def mixes_images(kind: Union[str, type]) -> bool:
     """Returns whether one image stands for several after a transform."""
-    return any(part in transform_name(kind) for part in _MIXING)
+    return any(part in type_name(kind) for part in _MIXING)

@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 from mmacs.cli.runs import require_one_process
 from mmacs.datasets.class_names import require_same
 from mmacs.hooks.run import unwrapped
+from mmacs.utils.type_names import type_path
 
 _ENDINGS = ('EMAHook',)  # hooks that follow weights, of which an exported file has none
 
@@ -46,5 +47,5 @@ def require_classes(runner: Runner) -> None:
 
 
 def _is_of_training(hook: Any) -> bool:
-    kind = str(hook.get('type')) if isinstance(hook, dict) else ''
+    kind = type_path(hook.get('type')) if isinstance(hook, dict) else ''
     return kind.startswith('mmacs.') or kind.endswith(_ENDINGS)

@@ -1,6 +1,7 @@
 """The config that quantizes a model of a user's own, written for them: a few lines that inherit theirs."""
 
 import os
+import pydoc
 from pathlib import Path
 from typing import Any, List, Mapping, NamedTuple, Optional, Tuple
 
@@ -24,6 +25,7 @@ from mmacs.utils.checks import is_number
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import atomic_path, misspelt, require_new
 from mmacs.utils.packaged_config import PackagedConfig, packaged_config
+from mmacs.utils.type_names import type_name, type_path
 
 _KINDS = {
     DenseAdapter: 'one-stage',
@@ -78,7 +80,7 @@ def write_config(
         raise MmacsError(f'--out {file} must end in .py, as configs do')
     require_new(file, force)
     cfg, published = _inheritable(config, packaged)
-    inherited = config if packaged else Path(os.path.relpath(base, file.parent)).as_posix()
+    inherited = config if packaged else _seen_from(file.parent, base)
     written = _lines(cfg, inherited, base.stem, checkpoint, published, recipe, fraction)
     with atomic_path(file) as temporary:
         temporary.write_text('\n'.join(written.lines) + '\n')
@@ -89,6 +91,14 @@ def write_config(
         f'- loaded once: the model builds, with {layers} quantizers',
         *_next(config, packaged, file, written.missing),
     ]
+
+
+def _seen_from(folder: Path, file: Path) -> str:
+    """Returns a file's path from a folder, or its absolute one where no path leads there."""
+    try:
+        return Path(os.path.relpath(file, folder)).as_posix()
+    except ValueError:  # on another drive of Windows
+        return Path(os.path.abspath(file)).as_posix()
 
 
 def _next(config: str, packaged: bool, file: Path, missing: Optional[str]) -> List[str]:
@@ -104,15 +114,16 @@ def _inheritable(config: str, packaged: bool) -> PackagedConfig:
     """Returns a user's config, and the weights that its package publishes for it.
 
     Raises:
-        MmacsError: If it cannot be inherited, or has no model in full precision.
+        MmacsError: If it cannot be inherited, has no model in full precision, or does not train it.
     """
     if packaged:
         found = packaged_config(config)
     else:
         if Path(config).is_file() and Config._is_lazy_import(config):
             raise MmacsError(
-                f'{config} is in the pure Python style of MMEngine (read_base), which a config with _base_ cannot '
-                f"inherit: write it as text first, Config.fromfile({config!r}).dump('{Path(config).stem}_text.py')"
+                f'{config} is in the pure Python style of MMEngine (read_base, imports), which a config with '
+                f'_base_ cannot inherit: write it as text first, '
+                f"Config.fromfile({config!r}).dump('{Path(config).stem}_text.py')"
             )
         found = PackagedConfig(read_config(config), None)
     cfg = found.config
@@ -120,6 +131,18 @@ def _inheritable(config: str, packaged: bool) -> PackagedConfig:
         raise MmacsError(f'{config} has no model with a type: name the config that trains your model')
     if is_quantized(cfg.model):
         raise MmacsError(f'the model of {config} is quantized already: train it, mmacs train {config}')
+    kind = cfg.model.type
+    if not isinstance(kind, str) and pydoc.locate(type_path(kind)) is not kind:
+        raise MmacsError(
+            f'{config} defines the class {type_name(kind)} itself, which no config can name: move it to a module of '
+            f'your own, and import it from there'
+        )
+    missing = [key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper') if not isinstance(cfg.get(key), dict)]
+    if missing:
+        raise MmacsError(
+            f'{config} does not train its model: it has no {", no ".join(missing)}; name the config that trains it, or '
+            f'add what is missing'
+        )
     return found
 
 
@@ -143,7 +166,7 @@ def _lines(
         named (str): The recipe, see :func:`write_config`.
         fraction (float): See :func:`write_config`.
     """
-    recipe, kind_of_model = named_recipe(named), cfg.model.type
+    recipe, kind_of_model = named_recipe(named), type_path(cfg.model.type)
     model = build_model(_copy(cfg))
     lines, said = [f'_base_ = {inherited!r}', ''], []
     plugins = (cfg.get('custom_imports') or {}).get('imports') or []
@@ -161,14 +184,16 @@ def _lines(
     hooks = ["    quantization=dict(type='mmacs.QuantizationHook'),"]
     adapter = adapter_of(model)
     kind = next((kind for of, kind in _KINDS.items() if isinstance(adapter, of)), None)
-    said.insert(0, f'{kind_of_model}, {_described(kind)}, is quantized by the recipe {named}')
+    said.insert(0, f'{type_name(kind_of_model)}, {_described(kind)}, is quantized by the recipe {named}')
     if fraction < 1:
+        # MMEngine takes _delete_ for a setting where there is nothing to delete
+        delete = '_delete_=True, ' if 'sampler' in cfg.train_dataloader else ''
         lines.append(
-            f"train_dataloader = dict(sampler=dict(_delete_=True, type='mmacs.CoresetSampler', fraction={fraction:g}))"
+            f"train_dataloader = dict(sampler=dict({delete}type='mmacs.CoresetSampler', fraction={fraction:g}))"
         )
-        hooks.append(f'    coreset=dict({_coreset(model, kind, cfg.get("train_dataloader"), fraction, said)}),')
-        sampler = ((cfg.get('train_dataloader') or {}).get('sampler') or {}).get('type')
-        if sampler not in ('DefaultSampler', None):
+        hooks.append(f'    coreset=dict({_coreset(model, kind, cfg.train_dataloader, fraction, said)}),')
+        sampler = type_name((cfg.train_dataloader.get('sampler') or {}).get('type'))
+        if sampler not in ('DefaultSampler', 'None'):
             said.append(f'mmacs.CoresetSampler takes the place of your {sampler}')
     lines += ['default_hooks = dict(', *hooks, ')', *_optimization(cfg, said)]
     frozen = (cfg.model.get('backbone') or {}).get('frozen_stages', -1)
@@ -182,8 +207,9 @@ def _lines(
 
 def _optimization(cfg: Config, said: List[str]) -> List[str]:
     """Returns the lines of the optimizer wrapper: what is trained already only adapts to the rounding."""
-    wrapper, lines, settings = cfg.get('optim_wrapper') or {}, [], []
-    constructor, rate = wrapper.get('constructor'), _learning_rate(wrapper)
+    wrapper, lines, settings = cfg.optim_wrapper, [], []
+    rate = _learning_rate(wrapper)
+    constructor = type_name(wrapper.get('constructor') or 'DefaultOptimWrapperConstructor')
     if rate is not None:
         low = float(f'{rate / 10:.4g}')
         lines.append(f'# the weights are trained already: a tenth of your learning rate, {rate:g}')
@@ -193,11 +219,11 @@ def _optimization(cfg: Config, said: List[str]) -> List[str]:
             f'to a tenth is usual at 4 bits, down to a hundredth at 8'
         )
         said += _fixed_rates(cfg, low)
-    elif wrapper:
+    else:
         said.append(
             'your learning rate stays: lower it, to a tenth say, since trained weights only adapt to the rounding'
         )
-    if constructor in (None, 'DefaultOptimWrapperConstructor'):
+    if constructor == 'DefaultOptimWrapperConstructor':
         lines.append('# step sizes are not weights: they get no weight decay')
         settings.append("constructor='mmacs.QuantizationOptimWrapperConstructor'")
     else:
@@ -216,7 +242,7 @@ def _fixed_rates(cfg: Config, rate: float) -> List[str]:
     """Returns which schedules name learning rates above the new one, in words."""
     schedules = cfg.get('param_scheduler') or []
     return [
-        f'your {schedule.get("type")} has {key}={schedule[key]:g}, more than that: lower it in param_scheduler'
+        f'your {type_name(schedule.get("type"))} has {key}={schedule[key]:g}, more than that: lower it in param_scheduler'
         for schedule in (schedules if isinstance(schedules, list) else [schedules])
         for key in ('eta_min', 'eta_max')
         if isinstance(schedule, dict) and is_number(schedule.get(key)) and schedule[key] > rate
@@ -255,7 +281,7 @@ def _start(
         return found, f'it starts from {found}, the last checkpoint of your run, and is compared with it', None
     if published is not None:
         return published, f'it starts from {published}, which is published for it, and is compared with it', None
-    length = cfg.get('train_cfg') or {}
+    length = cfg.train_cfg
     unit, end = ('epoch', length['max_epochs']) if 'max_epochs' in length else ('iter', length.get('max_iters', 12))
     expected = f'{folder}/{unit}_{end}.pth'
     return expected, f'it starts from {expected}, which is not there yet', expected

@@ -10,7 +10,6 @@ from typing import Any, List
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -26,6 +25,7 @@ from mmacs.hooks.work_dir import take
 from mmacs.utils.checks import require_switch, require_whole
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import misspelt
+from mmacs.utils.type_names import type_name
 
 # of a run that names no others: None leaves them out
 _MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -145,7 +145,7 @@ def compute_in_bfloat16(cfg: Config) -> None:
     """
     wrapper = cfg.get('optim_wrapper')
     kind = wrapper.get('type') if isinstance(wrapper, dict) else None
-    if kind not in ('AmpOptimWrapper', 'mmengine.AmpOptimWrapper', AmpOptimWrapper):
+    if type_name(kind) != 'AmpOptimWrapper':
         return
     if wrapper.get('dtype') not in (None, 'bfloat16', torch.bfloat16):
         raise MmacsError(

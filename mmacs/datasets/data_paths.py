@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from mmacs.datasets.config_classes import check_classes
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.type_names import type_name
 
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -69,7 +70,7 @@ def check_data(cfg: Config, loaders: List[str]) -> None:
     """
     missing: List[str] = []
     for data_set in (found for name in loaders for found in data_sets(cfg.get(name))):
-        kind = str(data_set.get('type')).split('.')[-1].strip("'>")  # a name, or a class
+        kind = type_name(data_set.get('type'))
         if kind in _SELF_PROVIDING or data_set.get('backend_args'):
             continue
         root, prefixes = Path(data_set['data_root']), data_set.get('data_prefix')

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mmacs.deploy.metadata import INTERPOLATIONS, Preprocessing, require_sound
 from mmacs.utils.errors import MmacsError, printable
+from mmacs.utils.type_names import type_name, type_path
 
 _LIBRARIES = ('', 'mmcv', 'mmdet', 'mmpretrain')  # whose transforms are known here
 _PASSIVE = ('FilterAnnotations', 'InferencerLoader', 'LoadAnnotations', 'PackDetInputs', 'PackInputs')
@@ -77,11 +78,9 @@ def _per_channel(values: Sequence[float]) -> List[float]:
 
 def _kind(transform: Mapping[str, Any]) -> str:
     """Name of a transform, without the library if it is one of those that are known."""
-    kind = transform.get('type')
-    if isinstance(kind, type):
-        kind = f'{kind.__module__.partition(".")[0]}.{kind.__name__}'
-    scope, _, name = str(kind).rpartition('.')
-    return name if scope in _LIBRARIES else str(kind)
+    kind = type_path(transform.get('type'))
+    library, dot, _ = kind.partition('.')
+    return f'{library}.{type_name(kind)}' if dot and library not in _LIBRARIES else type_name(kind)
 
 
 def _leaves_pixels(kind: str, transform: Mapping[str, Any]) -> bool:

@@ -7,11 +7,11 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmacs.adapters.base import adapter_of
-from mmacs.adapters.transforms import transform_name
 from mmacs.coreset.scoring.scoring_pass import ReadTeacherOutputs
 from mmacs.hooks.coreset_hook import CoresetHook
 from mmacs.hooks.run import deterministic_pipeline, refuse_mixed_images, training_transforms, unwrapped
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.type_names import type_name
 
 
 class CachedTeacher:
@@ -55,10 +55,8 @@ class CachedTeacher:
         self._pass: Optional[Tuple[int, int]] = None  # epoch of the run and of the sampler
         self._read: Optional[ReadTeacherOutputs] = None
         pipeline = settings.images.pipeline or deterministic_pipeline(runner.cfg)
-        plain = {transform_name(step['type']) for step in pipeline}
-        others = dict.fromkeys(
-            name for name in map(transform_name, training_transforms(runner.cfg)) if name not in plain
-        )
+        plain = {type_name(step['type']) for step in pipeline}
+        others = dict.fromkeys(name for name in map(type_name, training_transforms(runner.cfg)) if name not in plain)
         runner.logger.info(
             'Distillation from the cache: the teacher does not run in training steps. What it says of an image is what '
             'it says of the view that is scored'

@@ -10,11 +10,12 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Sampler
 
-from mmacs.adapters.transforms import mixes_images, transform_name
+from mmacs.adapters.transforms import mixes_images
 from mmacs.coreset.sampler import CoresetSampler
 from mmacs.datasets.distinct_images import scoring_pipeline
 from mmacs.utils.checkpoints import latest_checkpoint
 from mmacs.utils.errors import MmacsError
+from mmacs.utils.type_names import type_name
 
 
 def unwrapped(runner: Runner) -> nn.Module:
@@ -85,7 +86,7 @@ def refuse_mixed_images(cfg: Config, who: str) -> None:
     """
     for kind in training_transforms(cfg):
         if mixes_images(kind):
-            raise MmacsError(f'{who} images that are not mixed in training, and {transform_name(kind)} mixes them')
+            raise MmacsError(f'{who} images that are not mixed in training, and {type_name(kind)} mixes them')
 
 
 def training_transforms(cfg: Config) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmacs.coreset.settings import CoresetSettings
 from mmacs.datasets.data_paths import data_sets
 from mmacs.utils.files import atomic_path
+from mmacs.utils.type_names import type_name
 
 
 def describe_run(cfg: Config, settings: Optional[CoresetSettings] = None) -> Dict[str, Any]:
@@ -90,12 +91,8 @@ def _with_defaults(value: Any) -> str:
 
 def _given(cfg: Config) -> Dict[str, str]:
     hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
-    ours = next((hook for hook in hooks if isinstance(hook, dict) and _name(hook.get('type')) == 'CoresetHook'), {})
+    ours = next((hook for hook in hooks if isinstance(hook, dict) and type_name(hook.get('type')) == 'CoresetHook'), {})
     return {key: _written(value) for key, value in ours.items() if key not in ('type', 'pipeline')}
-
-
-def _name(value: Any) -> str:
-    return str(value).split('.')[-1].strip("'>")  # of a registered name, or of a class
 
 
 def _written(value: Any) -> str:
@@ -103,4 +100,4 @@ def _written(value: Any) -> str:
     if not isinstance(value, dict):
         return str(value)
     arguments = ', '.join(f'{key}={_written(part)}' for key, part in value.items() if key != 'type')
-    return f'{_name(value["type"])}{f"({arguments})" if arguments else ""}' if 'type' in value else arguments
+    return f'{type_name(value["type"])}{f"({arguments})" if arguments else ""}' if 'type' in value else arguments

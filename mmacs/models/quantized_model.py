@@ -11,6 +11,7 @@ from mmacs.quantization.convert import quantize_model
 from mmacs.quantization.sharing import mark_per_level_norms
 from mmacs.registry import MODELS
 from mmacs.utils.errors import MmacsError, nearest, unknown_setting
+from mmacs.utils.type_names import type_name, type_path
 
 NAME = 'QuantizedModel'
 _OWN = ('model', 'recipe', 'data_preprocessor')
@@ -76,7 +77,9 @@ def build_quantized_model(
 
 def is_quantized(config: Mapping[str, Any]) -> bool:
     """Returns whether a model's config is one of a quantized model."""
-    return config.get('type') in (NAME, f'mmacs.{NAME}', build_quantized_model)
+    kind = type_path(config.get('type'))
+    ours = '.' not in kind or kind.startswith('mmacs.')
+    return ours and type_name(kind) in (NAME, build_quantized_model.__name__)
 
 
 def full_precision_config(config: Mapping[str, Any]) -> Dict[str, Any]:

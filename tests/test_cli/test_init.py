@@ -1,5 +1,7 @@
 """``mmacs init``: a config of a few lines that inherits a user's own, which stays as it is."""
 
+import os
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -115,14 +117,32 @@ def test_what_nothing_scores_gets_repeated_random(init, tmp_path):
     (tmp_path / 'own.py').write_text(
         "default_scope = 'mmdet'\ncustom_imports = dict(imports='own_regression')\n"
         "model = dict(type='OwnRegressor')\noptim_wrapper = dict(type='OptimWrapper', constructor='OwnConstructor')\n"
+        'train_dataloader = dict(batch_size=2)\ntrain_cfg = dict(by_epoch=False, max_iters=7)\n'
     )
     said = init('own.py')
     cfg = Config.fromfile(tmp_path / 'own_w4a4_acs.py')
     assert cfg.custom_imports.imports == ['own_regression', 'mmacs']
     assert cfg.default_hooks.coreset == dict(type='mmacs.CoresetHook', preset='rs2')
     assert cfg.optim_wrapper.constructor == 'OwnConstructor'
+    assert cfg.train_dataloader.sampler == dict(type='mmacs.CoresetSampler', fraction=0.3)  # nothing to delete there
     assert 'your learning rate stays' in said
     assert 'drawn anew at random (rs2), since nothing here scores images for OwnRegressor' in said
+
+
+def test_classes_in_the_place_of_names_and_a_base_on_another_drive(init, tmp_path, monkeypatch):
+    def no_path(*_):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")  # as on Windows
+
+    imports = 'from mmdet.models import RetinaNet\nfrom mmengine.dataset import DefaultSampler\n'
+    settings = 'model = dict(type=RetinaNet)\ntrain_dataloader = dict(sampler=dict(type=DefaultSampler))\n'
+    (tmp_path / 'own.py').write_text(f'{RETINANET}{imports}{settings}')
+    monkeypatch.setattr(os.path, 'relpath', no_path)
+    said = init('own.py', '--out', 'sub/new.py')
+    monkeypatch.undo()
+    assert '- RetinaNet, a one-stage detector' in said and 'takes the place of' not in said
+    cfg = Config.fromfile(tmp_path / 'sub' / 'new.py')
+    assert cfg.model.model == 'mmdet.models.detectors.retinanet.RetinaNet'
+    assert cfg.train_dataloader.batch_size == 2  # inherited
 
 
 @pytest.mark.parametrize(
@@ -130,6 +150,12 @@ def test_what_nothing_scores_gets_repeated_random(init, tmp_path):
     [
         (None, [], 'no such config'),
         ('data_root = 1\n', [], 'own.py has no model with a type'),
+        (
+            "model = dict(type='RetinaNet')\ntrain_cfg = dict()\n",
+            [],
+            'it has no train_dataloader, no optim_wrapper; name',
+        ),
+        (f'{RETINANET}class Own:\n    pass\nmodel = dict(type=Own)\n', [], 'own.py defines the class Own itself'),
         (RETINANET, ['--fraction', '0'], '--fraction is a share of the images above 0 and at most 1, got 0'),
         (RETINANET, ['--recipe', 'w4'], "a recipe is bits such as 'w4a4'"),
         (RETINANET, ['--checkpoint', 'none.pth'], 'there is no checkpoint none.pth'),

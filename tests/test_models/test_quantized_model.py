@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain import ImageClassificationInferencer, get_model
 
-from mmacs.models.quantized_model import full_precision_config
+from mmacs.models.quantized_model import build_quantized_model, full_precision_config, is_quantized
 from mmacs.quantization import calibrate, quantizers
 from mmacs.registry import MODELS
 from mmacs.utils.errors import MmacsError
@@ -257,3 +257,19 @@ def test_image_classification_inferencer(classifier, tile):
     (wanted,) = expected.test_step(dict(inputs=[image]))
     assert found['pred_scores'] == pytest.approx(wanted.pred_score.tolist())
     assert found['pred_class'] == 'abcdefghij'[wanted.pred_score.argmax()]
+
+
+@pytest.mark.parametrize(
+    ('kind', 'ours'),
+    [
+        ('QuantizedModel', True),
+        ('mmacs.QuantizedModel', True),
+        (build_quantized_model, True),
+        ('mmacs.models.quantized_model.build_quantized_model', True),  # as MMEngine dumps it
+        ('own.QuantizedModel', False),
+        (RetinaNet, False),
+        (None, False),
+    ],
+)
+def test_a_quantized_model_is_known_by_each_way_to_name_it(kind, ours):
+    assert is_quantized(dict(type=kind)) is ours

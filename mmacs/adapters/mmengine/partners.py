@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import numpy as np
 
 from mmacs.adapters.mmengine.wrappers import below, is_mixing_wrapper
-from mmacs.adapters.transforms import transform_name
+from mmacs.utils.type_names import type_name
 
 _CACHE = 'results_cache'  # of cached transforms
 _LEAST = 8  # images in a cache; CachedMosaic does nothing below 5
@@ -51,7 +51,7 @@ def mixing_transforms(dataset: Any) -> List[str]:
         part = waiting.pop()
         for _, transform in _transforms(part):
             if hasattr(transform, _CACHE) or (is_mixing_wrapper(part) and hasattr(transform, 'get_indexes')):
-                names[transform_name(type(transform))] = None
+                names[type_name(type(transform))] = None
         waiting += [inner for inner, _, _ in below(part, np.zeros(0, np.int64)) or ()]
     return list(names)
 

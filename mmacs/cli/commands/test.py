@@ -33,6 +33,7 @@ def main(args: argparse.Namespace) -> None:
     from mmacs.hooks.quantization_hook import STATE_KEY
     from mmacs.hooks.run import unwrapped
     from mmacs.quantization import quantizers
+    from mmacs.utils.type_names import type_name
 
     cfg = runs.load_config(args)
     is_exported = Path(args.checkpoint).suffix in SUFFIXES
@@ -45,10 +46,11 @@ def main(args: argparse.Namespace) -> None:
         augment_testing(cfg)
     if args.show_dir:
         matplotlib.rcParams['text.parse_math'] = False  # names of classes may hold dollar signs
-        hook = cfg.default_hooks.get('visualization') or {'type': None}
-        if hook['type'] == 'DetVisualizationHook':
+        hook = cfg.default_hooks.get('visualization') or {}
+        kind = type_name(hook.get('type'))
+        if kind == 'DetVisualizationHook':
             hook.update(draw=True, test_out_dir=args.show_dir)
-        elif hook['type'] == 'VisualizationHook':  # MMPreTrain's
+        elif kind == 'VisualizationHook':  # MMPreTrain's
             hook.update(enable=True, out_dir=args.show_dir)
         else:
             raise MmacsError("--show-dir needs MMDetection's or MMPreTrain's hook as default_hooks.visualization")
