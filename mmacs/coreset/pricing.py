@@ -83,7 +83,7 @@ class Pricing:
         scoring = scoring.with_proxy(Proxy(self._state.plan.resolution, 'bfloat16'))
         try:
             return self._seconds_of(scoring, model, teacher, num_batches=1)[0] / score if score > 0 else None
-        except RuntimeError as error:  # an operation that knows float32 alone, such as a deformable convolution
+        except RuntimeError as error:  # an operation that knows float32 alone, as DCNs; in all processes, if in one
             print_log(f'Scoring in bfloat16 is no alternative: {" ".join(str(error).split())[:200]}', 'current')
             return None
 

@@ -1,10 +1,17 @@
 """Mistakes of one process are those of all: none is left waiting for another in a collective."""
 
 from contextlib import contextmanager
-from typing import Callable, Iterator, List, Optional, Tuple, TypeVar
+from typing import Callable, Iterator, List, Optional, Tuple, Type, TypeVar
 
 import torch
-from mmengine.dist import all_gather, all_gather_object, broadcast_object_list, get_world_size, is_main_process
+from mmengine.dist import (
+    all_gather,
+    all_gather_object,
+    broadcast_object_list,
+    get_rank,
+    get_world_size,
+    is_main_process,
+)
 from torch import Tensor
 
 from mmacs.utils.errors import MmacsError
@@ -28,17 +35,33 @@ def everywhere(error: Optional[str]) -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What all processes do at once: a MmacsError of one inside is raised in all of them, at the end.
+    """What all processes do at once: what one raises inside ends it in all of them, at the end.
+
+    So whoever catches it does so in all processes, and none goes on to a collective alone.
 
     Raises:
-        MmacsError: That of the first process that has one.
+        MmacsError: If that is what the first process that failed has; of a bug there, in the other processes.
+        RuntimeError: If the first process that failed has one, as torch raises them.
     """
-    fault = None
+    fault: Optional[Exception] = None
     try:
         yield
-    except MmacsError as error:
-        fault = str(error)
-    everywhere(fault)
+    except Exception as error:  # no other process may wait for ever
+        fault = error
+    for rank, found in enumerate(all_gather_object(None if fault is None else _told(fault))):
+        if found is not None:
+            if rank == get_rank():
+                raise fault
+            kind, text = found
+            raise kind(text) from fault
+
+
+def _told(error: Exception) -> Tuple[Type[Exception], str]:
+    """Returns the kind and the text that other processes raise for an exception of this one."""
+    if isinstance(error, MmacsError):
+        return MmacsError, str(error)
+    kind = RuntimeError if isinstance(error, RuntimeError) else MmacsError
+    return kind, f'process {get_rank()} failed: {type(error).__name__}: {error}'
 
 
 def gather_rows(rows: Tensor) -> Tensor:

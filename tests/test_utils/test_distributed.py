@@ -25,6 +25,11 @@ def process(rank, folder):
     with pytest.raises(MmacsError, match='of process 1'), together():
         if rank == 1:
             raise MmacsError('of process 1')
+    for error in (RuntimeError('of process 1'), KeyError('of process 1')):  # what torch raises, and a bug
+        seen = KeyError if rank == 1 and isinstance(error, KeyError) else (RuntimeError, MmacsError)
+        with pytest.raises(seen, match='of process 1'), together():
+            if rank == 1:
+                raise error
     with pytest.raises(MmacsError, match='of the main process'):
         on_main(fail)
     torch.distributed.destroy_process_group()
