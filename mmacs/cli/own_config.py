@@ -242,7 +242,8 @@ def _fixed_rates(cfg: Config, rate: float) -> List[str]:
     """Returns which schedules name learning rates above the new one, in words."""
     schedules = cfg.get('param_scheduler') or []
     return [
-        f'your {type_name(schedule.get("type"))} has {key}={schedule[key]:g}, more than that: lower it in param_scheduler'
+        f'your {type_name(schedule.get("type"))} has {key}={schedule[key]:g}, more than that: lower it in '
+        f'param_scheduler'
         for schedule in (schedules if isinstance(schedules, list) else [schedules])
         for key in ('eta_min', 'eta_max')
         if isinstance(schedule, dict) and is_number(schedule.get(key)) and schedule[key] > rate

@@ -15,7 +15,7 @@ from mmacs.hooks.draws_hook import draw_by_step
 from mmacs.hooks.fraction import plan_epochs
 from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, report_at_end, saves_checkpoint_now
-from mmacs.hooks.summary_hook import SummarisedHook, summarise
+from mmacs.hooks.summary_hook import SummarisedHook, summarise_now
 from mmacs.hooks.time_left_hook import add_to_time_left
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.registry import HOOKS
@@ -119,7 +119,7 @@ class CoresetHook(SummarisedHook):
         """Has a resumed run follow its config, and what is random depend on the seed and the step alone."""
         follow_config(runner)
         draw_by_step(runner)
-        summarise(runner)
+        summarise_now(runner)
 
     def summary(self, runner: Runner) -> Dict[str, str]:
         """Returns rows of :class:`~mmacs.hooks.summary_hook.SummaryHook`."""

@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, Sampler
 from mmacs.adapters.batch_sizes import batch_sizes, use_batch_sizes
 from mmacs.adapters.mmengine.partners import mixing_transforms
 from mmacs.datasets.items import Item, items, load_by_items
-from mmacs.hooks.run import agree_on_seed, coreset_sampler, unwrapped
+from mmacs.hooks.run import add_hook, agree_on_seed, coreset_sampler, unwrapped
 from mmacs.utils.random_state import seed_generators
 from mmacs.utils.random_streams import Purpose
 
@@ -65,9 +65,9 @@ class DrawsHook(Hook):
 
 
 def draw_by_step(runner: Runner) -> None:
-    """Registers a run's :class:`DrawsHook`, once; to be called in ``before_run`` by a hook of a higher priority."""
+    """Registers a run's :class:`DrawsHook`, once; to be called in ``before_run``, or before that."""
     if not any(isinstance(hook, DrawsHook) for hook in runner.hooks):
-        runner.register_hook(DrawsHook(), priority='NORMAL')
+        add_hook(runner, DrawsHook())
 
 
 def _number_items(runner: Runner) -> None:

@@ -17,7 +17,7 @@ from mmacs.hooks.loaded_checkpoint import check_fit, refuse_unsound_progress, re
 from mmacs.hooks.nonfinite import NonfiniteWatch
 from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, report_at_end, unwrapped
-from mmacs.hooks.summary_hook import SummarisedHook, summarise
+from mmacs.hooks.summary_hook import SummarisedHook, summarise_now
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.quantization import Specification, calibrate, layer_table, quantizers, set_progress
 from mmacs.quantization.layers.base import QuantizedLayer
@@ -97,7 +97,7 @@ class QuantizationHook(SummarisedHook):
         check_run(runner)
         follow_config(runner)
         draw_by_step(runner)
-        summarise(runner)
+        summarise_now(runner)
 
     def summary(self, runner: Runner) -> Dict[str, str]:
         """Returns a row of :class:`~mmacs.hooks.summary_hook.SummaryHook`."""

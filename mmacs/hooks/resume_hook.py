@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmacs.hooks.fraction import plan_epochs
-from mmacs.hooks.run import coreset_sampler
+from mmacs.hooks.run import add_hook, coreset_sampler
 
 Settings = Dict[str, Any]
 
@@ -104,7 +104,7 @@ class ResumeHook(Hook):
 def follow_config(runner: Runner) -> None:
     """Puts a :class:`ResumeHook` into a run that has none yet."""
     if isinstance(runner, Runner) and not any(isinstance(hook, ResumeHook) for hook in runner.hooks):
-        runner.register_hook(ResumeHook())
+        add_hook(runner, ResumeHook())
 
 
 def _replay(runner: Runner, by_epoch: bool) -> None:

@@ -1,10 +1,10 @@
 """What the hooks ask of a run: its model, its sampler, its deterministic pipeline."""
 
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Union
 
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list
-from mmengine.hooks import CheckpointHook, IterTimerHook
+from mmengine.hooks import CheckpointHook, Hook, IterTimerHook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
@@ -57,6 +57,20 @@ def leave_out_of_timers(runner: Runner, seconds: float) -> None:
             hook.t += seconds
 
 
+def add_hook(runner: Runner, hook: Union[Hook, Dict[str, Any]]) -> None:
+    """Register a hook, also while the runner calls its hooks: it is called from the next call on.
+
+    MMEngine goes through its own list. If the list grew before the hook that is being called, as it does where a user
+    gives that a low priority, the new hook would be left out and others would be called twice.
+
+    Args:
+        runner (Runner): The run.
+        hook (Hook or dict): The hook, or its config.
+    """
+    runner._hooks = list(runner.hooks)
+    runner.register_hook(hook)
+
+
 def report_at_end(runner: Runner, name: str) -> None:
     """Put a hook that writes a report at the end into a run that is about to train.
 
@@ -65,7 +79,7 @@ def report_at_end(runner: Runner, name: str) -> None:
         name (str): Name of a hook of :mod:`mmacs.visualization.report_hooks`, which hooks know by its name alone.
     """
     if not any(type(hook).__name__ == name for hook in runner.hooks):  # a runner may train twice
-        runner.register_hook({'type': f'mmacs.{name}'})
+        add_hook(runner, {'type': f'mmacs.{name}'})
 
 
 def saves_checkpoint_now(runner: Runner) -> bool:

@@ -7,7 +7,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
-from mmacs.hooks.run import coreset_sampler, unwrapped
+from mmacs.hooks.run import add_hook, coreset_sampler, unwrapped
 from mmacs.utils.checkpoints import latest_checkpoint
 from mmacs.version import __version__
 
@@ -40,7 +40,7 @@ class SummarisedHook(Hook):
 
 
 class SummaryHook(Hook):
-    """Logs some fifteen lines before a run begins, see :func:`summarise`."""
+    """Logs some fifteen lines before a run begins, see :func:`summarise` and :func:`summarise_now`."""
 
     priority = 'NORMAL'
 
@@ -77,9 +77,15 @@ class SummaryHook(Hook):
 
 
 def summarise(runner: Runner) -> None:
-    """Registers a run's :class:`SummaryHook`, once; to be called in ``before_run`` by a hook of a higher priority."""
+    """Registers a run's :class:`SummaryHook`, once; to be called before the run."""
     if not any(isinstance(hook, SummaryHook) for hook in runner.hooks):
-        runner.register_hook(SummaryHook())
+        add_hook(runner, SummaryHook())
+
+
+def summarise_now(runner: Runner) -> None:
+    """Logs a run's summary if that was not done yet; to be called in ``before_run`` by a hook of any priority."""
+    summarise(runner)
+    next(hook for hook in runner.hooks if isinstance(hook, SummaryHook)).before_run(runner)
 
 
 def _trains(runner: Runner) -> bool:
@@ -107,8 +113,9 @@ def _rows(runner: Runner) -> Dict[str, str]:
             rows[name] = _data(loader)
     if runner.cfg.filename is not None:
         rows['whole config'] = str(Path(runner.work_dir).absolute() / Path(runner.cfg.filename).name)
-    if runner.logger.log_file is not None:
-        rows['whole log'] = f'{Path(runner.logger.log_file).absolute()}, with versions, config and hooks'
+    log_file = getattr(runner.logger, 'log_file', None)  # a user's hook may have put another logger there
+    if log_file is not None:
+        rows['whole log'] = f'{Path(log_file).absolute()}, with versions, config and hooks'
     return rows
 
 

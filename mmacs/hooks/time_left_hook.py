@@ -5,6 +5,8 @@ from typing import Any, Callable, Dict, Optional
 from mmengine.hooks import Hook, IterTimerHook
 from mmengine.runner import Runner
 
+from mmacs.hooks.run import add_hook
+
 
 class TimeLeftHook(Hook):
     """Adds to MMEngine's ``eta``, which knows the iterations alone, what rounds to come will take.
@@ -33,4 +35,4 @@ def add_to_time_left(runner: Runner, coming: Callable[[], float]) -> None:
         if isinstance(hook, TimeLeftHook):
             hook.coming = coming
             return
-    runner.register_hook(TimeLeftHook(coming))
+    add_hook(runner, TimeLeftHook(coming))

@@ -153,7 +153,7 @@ def test_classes_in_the_place_of_names_and_a_base_on_another_drive(init, tmp_pat
         (
             "model = dict(type='RetinaNet')\ntrain_cfg = dict()\n",
             [],
-            'it has no train_dataloader, no optim_wrapper; name',
+            'no train_dataloader, no optim_wrapper; name',
         ),
         (f'{RETINANET}class Own:\n    pass\nmodel = dict(type=Own)\n', [], 'own.py defines the class Own itself'),
         (RETINANET, ['--fraction', '0'], '--fraction is a share of the images above 0 and at most 1, got 0'),

@@ -1,5 +1,6 @@
 """What a run says first."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from mmacs.hooks.summary_hook import summarise
+import mmacs.visualization.report_hooks  # noqa: F401
+from mmacs.hooks.coreset_hook import CoresetHook
+from mmacs.hooks.draws_hook import DrawsHook
+from mmacs.hooks.quantization_hook import QuantizationHook
+from mmacs.hooks.resume_hook import ResumeHook
+from mmacs.hooks.run import report_at_end
+from mmacs.hooks.summary_hook import SummaryHook, _rows, summarise
+from mmacs.hooks.time_left_hook import add_to_time_left
 
 
 class Model(BaseModel):
@@ -124,3 +132,48 @@ def test_loops_loaders_and_hooks_of_others_are_told_as_far_as_they_tell(runner):
     rows = dict(re.split(r'\s{2,}', line.strip(), maxsplit=1) for line in text.splitlines()[1:])
     assert rows['training data'] == 'Stream; 0 workers' and rows['training'] == '2 epochs; batches of 4'
     assert 'validation data' not in rows and rows['test data'] == 'list'
+
+
+class Counts(Hook):
+    """A user's hook."""
+
+    priority = 'LOWEST'
+    calls = 0
+
+    def before_run(self, runner):
+        self.calls += 1
+
+
+@pytest.mark.parametrize('priority', ['VERY_HIGH', 'LOWEST'])
+def test_hooks_of_any_priority_sum_up_once_and_have_none_called_twice(runner, priority):
+    runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, SummaryHook)]  # without our commands
+    counts = Counts()
+    for hook in (counts, CoresetHook(preset='rs2'), QuantizationHook()):
+        runner.register_hook(hook, priority=priority)
+    runner._val_loop = runner.build_val_loop(runner._val_loop)
+    runner.call_hook('before_run')
+    assert len(summaries(runner)) == 1 and counts.calls == 1
+    kinds = [type(hook) for hook in runner.hooks]
+    assert [kinds.count(kind) for kind in (SummaryHook, ResumeHook, DrawsHook)] == [1, 1, 1]
+
+
+def test_a_hook_that_is_added_in_a_call_is_called_from_the_next_on(runner):
+    calls = []
+
+    class Adds(Hook):
+        priority = 'LOWEST'
+
+        def before_train(self, runner):
+            calls.append('adds')
+            add_to_time_left(runner, lambda: 0.0)
+            report_at_end(runner, 'CoresetReportHook')
+
+    runner.register_hook(Adds())
+    runner.call_hook('before_train')
+    assert calls == ['adds']
+    assert {'TimeLeftHook', 'CoresetReportHook'} < {type(hook).__name__ for hook in runner.hooks}
+
+
+def test_a_logger_of_a_users_own_need_not_have_a_file(runner):
+    runner.logger = logging.getLogger('own')
+    assert 'whole log' not in _rows(runner)
