@@ -136,6 +136,11 @@ def require_exportable(model: nn.Module, format: str) -> None:
             raise MmacsError(f'{name} is disabled: export the model outside mmacs.disabled(model)')
         if quantizer.bits > MAX_BITS:
             raise MmacsError(f'{name} has {quantizer.bits} bits, and runtimes compute with at most {MAX_BITS}')
+        if quantizer.kind == 'activation' and not quantizer.uniform:
+            raise MmacsError(
+                f'{name} is a {type(quantizer).__name__}, whose levels differ from channel to channel, which runtimes '
+                f'have not for activations: take LSQ'
+            )
         if format == 'qonnx' and not quantizer.uniform:
             raise MmacsError(
                 f'{name} is a {type(quantizer).__name__}, whose levels are not evenly spaced, which QONNX has not: '

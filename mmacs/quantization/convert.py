@@ -93,7 +93,7 @@ def _convert(name: str, layer: nn.Module, settings: LayerSettings, num_levels: i
         activations['output_quantizer'] = settings['outputs']
     for kind, each in activations.items():
         channels = layer.num_input_channels() if kind in layer.inputs else 1
-        given = {'channel_axis': layer.input_channel_axis, 'num_channels': channels}
+        given = {**_channels(layer, kind), 'num_channels': channels}
         setattr(layer, kind, _build(each, 'activation', num_levels, **given))
     for kind in ('weight_quantizer', *activations):
         quantizer = getattr(layer, kind)
@@ -103,6 +103,14 @@ def _convert(name: str, layer: nn.Module, settings: LayerSettings, num_levels: i
         quantizer.train(layer.training)
         quantizer.name = f'{name}.{kind}'
     layer.shared = num_levels > 1 or any(getattr(getattr(layer, kind), 'num_levels', 1) > 1 for kind in activations)
+
+
+def _channels(layer: QuantizedLayer, kind: str) -> Dict[str, Any]:
+    """Returns where the channels of an activation are, and how many, if the layer says so."""
+    return {
+        'channel_axis': layer.input_channel_axis,
+        'num_features': layer.num_features() if kind in layer.inputs else None,
+    }
 
 
 def quantizers(model: nn.Module) -> Iterator[Tuple[str, Quantizer]]:
@@ -158,7 +166,7 @@ def _activation_settings(
 def _build_shared(model: nn.Module, name: str, settings: Settings, num_levels: int) -> Quantizer:
     """Returns a quantizer for a place, which others follow."""
     holder = model.get_submodule(name.rpartition('.')[0])
-    channels = {'channel_axis': holder.input_channel_axis} if isinstance(holder, QuantizedLayer) else {}
+    channels = _channels(holder, name.rpartition('.')[2]) if isinstance(holder, QuantizedLayer) else {}
     return _build({**settings, 'per_level': True, 'per_channel': False}, 'activation', num_levels, **channels)
 
 

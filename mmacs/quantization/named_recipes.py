@@ -23,6 +23,7 @@ QUANTIZER_PAIRS: Dict[str, Tuple[Dict[str, Any], Dict[str, Any]]] = {
     'SDQ-log': (dict(type='SDQ', logarithmic=True), dict(type='SDQ')),
     'CPQ': (dict(type='CPQ'), dict(type='CPQ')),
     'CPQ-DropBits': (dict(type='CPQ', drop=0.1), dict(type='CPQ')),
+    'DAQ': (_LSQ, dict(type='DAQ')),
     'SLB': (dict(type='SLB'), _LSQ),
     'min-max': (dict(type='MinMax'), dict(type='MinMax')),
     'EMA': (dict(type='EMAMinMax'), dict(type='EMAMinMax')),

@@ -30,7 +30,7 @@ _DEFAULTS: LayerSettings = {
 }
 # Arguments of quantizers that the conversion fills in.
 _GIVEN_BY_CONVERSION = {'self', 'args', 'kwargs', 'kind', 'num_channels', 'num_levels'}
-_GIVEN_BY_CONVERSION |= {'signed', 'shape', 'channel_axis'}
+_GIVEN_BY_CONVERSION |= {'signed', 'shape', 'channel_axis', 'num_features'}
 SHARING = ('layer', 'tensor')
 _OPERATIONS = ('additions', 'concatenations')  # of feature maps, in blocks
 # What presets that end in '-int' say besides: runtimes make integer convolutions of those whose result is stored as

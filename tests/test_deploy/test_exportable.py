@@ -74,6 +74,11 @@ def test_levels_that_are_not_evenly_spaced_for_qonnx(file):
     assert message.startswith('0.weight_quantizer is a DQWeight, whose levels are not evenly spaced')
 
 
+def test_activations_whose_levels_differ_from_channel_to_channel(file):
+    message = refused(small({'preset': 'w4a4', 'activation': {'type': 'DAQ'}}), file)
+    assert message.startswith('0.input_quantizer is a DAQ, whose levels differ from channel to channel, which runtimes')
+
+
 def test_offsets_between_levels(file):
     model = small({'preset': 'w4a4', 'activation': {'type': 'LSQPlus'}})
     for module in (model[0], model[2], model[4]):

@@ -174,7 +174,7 @@ def test_half_precision_in_half_precision_out_with_arithmetic_in_float32(name, k
         assert torch.equal(y, quantizer(x.float()).to(dtype))
 
 
-@pytest.mark.parametrize('name', [name for name, kind in PAIRS if kind == 'activation'])
+@pytest.mark.parametrize('name', [name for name, kind in UNIFORM if kind == 'activation'])
 def test_each_pyramid_level_has_its_range(name):
     quantizer = build(name, num_levels=2)
     quantizer.start_observing()

@@ -59,6 +59,11 @@ class QuantizedLayer:
         groups = getattr(self, 'groups', 1)
         return groups if groups == getattr(self, 'in_channels', None) else 1
 
+    def num_features(self) -> Optional[int]:
+        """Returns the number of channels of its inputs; None if it does not say."""
+        names = ('in_channels', 'in_features', 'embed_dim')
+        return next((getattr(self, name) for name in names if hasattr(self, name)), None)
+
     def quantized_input(self, x: Tensor) -> Tensor:
         """The fake-quantized input, (N, C, ...), with its channels first where each has a range."""
         if getattr(self.input_quantizer, 'num_channels', 1) == 1:

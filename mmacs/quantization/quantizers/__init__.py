@@ -1,5 +1,6 @@
 from mmacs.quantization.quantizers.base import Grid, Quantizer
 from mmacs.quantization.quantizers.cpq import CPQ
+from mmacs.quantization.quantizers.daq import DAQ
 from mmacs.quantization.quantizers.dorefa import DoReFa
 from mmacs.quantization.quantizers.dq_activation import DQActivation
 from mmacs.quantization.quantizers.dq_weight import DQWeight
@@ -15,6 +16,7 @@ from mmacs.quantization.quantizers.tqt import TQT
 
 __all__ = [
     'CPQ',
+    'DAQ',
     'DQActivation',
     'DQWeight',
     'DoReFa',
