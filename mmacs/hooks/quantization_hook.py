@@ -16,7 +16,7 @@ from mmacs.hooks.draws_hook import draw_by_step
 from mmacs.hooks.loaded_checkpoint import check_fit, refuse_unsound_progress, refuse_unsound_steps
 from mmacs.hooks.nonfinite import NonfiniteWatch
 from mmacs.hooks.resume_hook import follow_config
-from mmacs.hooks.run import agree_on_seed, coreset_sampler, report_at_end, unwrapped
+from mmacs.hooks.run import agree_on_seed, coreset_sampler, report_at_end, share_done, unwrapped
 from mmacs.hooks.summary_hook import SummarisedHook, summarise_now
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
 from mmacs.quantization import Specification, calibrate, layer_table, quantizers, set_progress
@@ -131,7 +131,7 @@ class QuantizationHook(SummarisedHook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Tell quantizers that change in the course of the run how far it is."""
         if self._has_run_followers:
-            set_progress(unwrapped(runner), runner.iter / runner.max_iters)
+            set_progress(unwrapped(runner), share_done(runner, batch_idx))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[Dict[str, Any]] = None

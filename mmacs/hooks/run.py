@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import CheckpointHook, Hook, IterTimerHook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import Sampler
 
@@ -24,6 +24,18 @@ def unwrapped(runner: Runner) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
+
+
+def share_done(runner: Runner, batch_idx: int) -> float:
+    """Returns the share of a run that is done before an iteration, from 0 to 1.
+
+    Of its epochs, the iterations of which may differ in number, or of its iterations.
+    """
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        done, end = runner.epoch + batch_idx / max(len(runner.train_dataloader), 1), runner.max_epochs
+    else:
+        done, end = runner.iter, runner.max_iters
+    return min(done / end, 1.0)
 
 
 def coreset_sampler(runner: Runner) -> Optional[CoresetSampler]:

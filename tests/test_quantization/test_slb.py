@@ -4,6 +4,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
 from mmacs.hooks import BatchNormReestimationHook, QuantizationHook
@@ -130,6 +131,7 @@ def test_batch_norm_is_reestimated_for_the_hard_weights():
 def test_the_hook_says_how_far_the_run_is_and_warns_where_batch_norm_does_not_follow():
     model, _, _ = model_and_data()
     hook, runner = QuantizationHook(), SimpleNamespace(model=model, iter=30, max_iters=120, hooks=[], logger=Mock())
+    runner.train_loop = Mock(spec=IterBasedTrainLoop)
     hook._prepare_run_followers(runner)
     (message,) = runner.logger.warning.call_args.args
     assert message.startswith('SLB train with weights') and 'add mmacs.BatchNormReestimationHook' in message
@@ -138,6 +140,10 @@ def test_the_hook_says_how_far_the_run_is_and_warns_where_batch_norm_does_not_fo
     assert runner.logger.warning.call_count == 1
     hook.before_train_iter(runner, 0)
     assert model[0].weight_quantizer.progress.item() == 0.25
+    runner.train_loop, runner.epoch, runner.max_epochs = Mock(spec=EpochBasedTrainLoop), 1, 4
+    runner.train_dataloader = [None] * 10  # epochs may differ in length
+    hook.before_train_iter(runner, 5)
+    assert model[0].weight_quantizer.progress.item() == 0.375
 
 
 def test_what_does_not_fit_is_refused():
