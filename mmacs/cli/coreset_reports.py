@@ -13,6 +13,7 @@ from torch import nn
 from mmacs.datasets.data_paths import move_data_root
 from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.run import deterministic_pipeline
+from mmacs.hooks.run_record import coreset_hook_config
 from mmacs.quantization import quantizers
 from mmacs.quantization.recipe import FULL_PRECISION_BITS
 from mmacs.utils.checkpoints import latest_checkpoint
@@ -61,7 +62,8 @@ def predicted_report(
     except RuntimeError as error:
         raise MmacsError(f'the checkpoint {checkpoint} does not fit the config: {error}') from error
     dataset = DATASETS.build(config.train_dataloader.dataset)
-    images = DistinctImages(dataset, deterministic_pipeline(config))
+    scoring = coreset_hook_config(config).get('scoring') or {}
+    images = DistinctImages(dataset, scoring.get('pipeline') or deterministic_pipeline(config))
     model = model.to(get_device())
     page = write_predicted_report(work_dir, model, images, config, num_images)
     if pictures is not None:

@@ -48,28 +48,30 @@ class Validation:
     Args:
         runner (Runner): The run.
         num_images (int): Number of images, spread evenly over the validation data.
+        split (str): ``'val'``, or ``'test'`` for the test data with its evaluator. Defaults to ``'val'``.
 
     Attributes:
         metric (str): Name of the metric, the first that the evaluator gives; known after the first :meth:`score`.
         num_images (int): Number of images, at most that of the data set.
 
     Raises:
-        MmacsError: If the number is below one, or the config has no validation.
+        MmacsError: If the number is below one, or the config has no such data.
     """
 
-    def __init__(self, runner: Runner, num_images: int) -> None:
+    def __init__(self, runner: Runner, num_images: int, split: str = 'val') -> None:
         if num_images < 1:
             raise MmacsError(f'the number of images must be at least 1, got {num_images}')
-        if not runner.cfg.get('val_dataloader') or not runner.cfg.get('val_evaluator'):
-            raise MmacsError('the config has no val_dataloader and val_evaluator to measure with')
+        data, evaluator = (runner.cfg.get(f'{split}_{part}') for part in ('dataloader', 'evaluator'))
+        if not data or not evaluator:
+            raise MmacsError(f'the config has no {split}_dataloader and {split}_evaluator to measure with')
         self.model = unwrapped(runner)
-        loader = {**runner.cfg.val_dataloader, 'sampler': {'type': SpreadSampler, 'count': num_images}}
+        loader = {**data, 'sampler': {'type': SpreadSampler, 'count': num_images}}
         with quiet():
             self.loader = runner.build_dataloader(loader)
-            self.evaluator = runner.build_evaluator(runner.cfg.val_evaluator)
+            self.evaluator = runner.build_evaluator(evaluator)
         self.metric: Optional[str] = None
         dataset = self.loader.dataset
-        check_classes(self.model, dataset, 'val_dataloader')
+        check_classes(self.model, dataset, f'{split}_dataloader')
         sampler = self.loader.sampler if isinstance(self.loader.sampler, SpreadSampler) else None
         self.indices = (sampler or self.loader.batch_sampler.sampler).indices
         self.num_images = len(self.indices)

@@ -149,7 +149,10 @@ def deterministic_pipeline(cfg: Config) -> List[Dict[str, Any]]:
     """
     test = _find_pipeline(cfg.get('val_dataloader')) or _find_pipeline(cfg.get('test_dataloader'))
     if test is None:
-        raise MmacsError('no val_dataloader or test_dataloader to take a deterministic pipeline from')
+        raise MmacsError(
+            'no val_dataloader or test_dataloader to take a deterministic pipeline from: give the config one, with the '
+            'pipeline of evaluation'
+        )
     return scoring_pipeline(_find_pipeline(cfg.train_dataloader) or [], test)
 
 

@@ -89,10 +89,14 @@ def _with_defaults(value: Any) -> str:
     return f'{type(value).__name__}({", ".join(arguments)})'
 
 
-def _given(cfg: Config) -> Dict[str, str]:
+def coreset_hook_config(cfg: Config) -> Dict[str, Any]:
+    """Returns what a config says of its :class:`mmacs.CoresetHook`, nothing if it has none."""
     hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
-    ours = next((hook for hook in hooks if isinstance(hook, dict) and type_name(hook.get('type')) == 'CoresetHook'), {})
-    return {key: _written(value) for key, value in ours.items() if key not in ('type', 'pipeline')}
+    return next((hook for hook in hooks if isinstance(hook, dict) and type_name(hook.get('type')) == 'CoresetHook'), {})
+
+
+def _given(cfg: Config) -> Dict[str, str]:
+    return {key: _written(value) for key, value in coreset_hook_config(cfg).items() if key not in ('type', 'pipeline')}
 
 
 def _written(value: Any) -> str:

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mmacs.quantization.analysis.report import images_of
 from mmacs.utils.files import atomic_path
 from mmacs.visualization.charts import plain_text
 
@@ -50,7 +51,7 @@ def draw_report(report: Dict[str, Any], path: os.PathLike) -> None:
     first.set_ylim(len(layers) - 0.4, -0.6)  # the model's first layer is at the top
     handles, labels = first.get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside upper right', ncols=2, frameon=False)
-    figure.suptitle(f'{report["model"]}, {report["images"]} validation images', x=0.01, ha='left', fontsize=11)
+    figure.suptitle(f'{report["model"]}, {images_of(report)}', x=0.01, ha='left', fontsize=11)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=100)
 

@@ -10,7 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmacs.datasets.distinct_images import DistinctImages
-from mmacs.hooks.run import deterministic_pipeline, unwrapped
+from mmacs.hooks.coreset_hook import CoresetHook
+from mmacs.hooks.run import unwrapped
 from mmacs.registry import HOOKS
 from mmacs.utils.distributed import on_main
 from mmacs.utils.errors import MmacsError, reason
@@ -27,10 +28,19 @@ class CoresetReportHook(Hook):
         _written(runner, 'coreset', lambda: self._write(runner))
 
     def _write(self, runner: Runner) -> Path:
-        from mmacs.visualization.coreset_report.page import write_predicted_report  # matplotlib takes a while
+        from mmacs.visualization.coreset_report.page import write_predicted_report, write_report  # matplotlib is slow
 
-        images = DistinctImages(runner.train_dataloader.dataset, deterministic_pipeline(runner.cfg))
-        return write_predicted_report(Path(runner.work_dir), unwrapped(runner), images)
+        work_dir = Path(runner.work_dir)
+        try:
+            return write_predicted_report(work_dir, unwrapped(runner), _scored_images(runner))
+        except Exception as error:  # of the model, or of a pipeline that is good enough for scoring alone
+            why = f'What the models find in these images is not known: {reason(error)}.'
+            page = write_report(work_dir, no_predictions=why)  # raises what is wrong with the rounds
+            runner.logger.warning(
+                f'The report of the coreset has no predictions: {reason(error)}',
+                exc_info=not isinstance(error, MmacsError),
+            )
+            return page
 
 
 @HOOKS.register_module()
@@ -48,6 +58,15 @@ class QuantizationReportHook(Hook):
         from mmacs.visualization.quantization_report import write_report
 
         return write_report(measure_layers(runner), Path(runner.work_dir) / 'quant_report')
+
+
+def _scored_images(runner: Runner) -> DistinctImages:
+    """Returns the training images as rounds see them: a config may have a pipeline for scoring alone."""
+    found = (hook.run for hook in runner.hooks if isinstance(hook, CoresetHook) and hook.run is not None)
+    run = next(found, None)
+    if run is None:
+        raise MmacsError('the run has no CoresetHook that scores images')
+    return run.engine.data.images
 
 
 def _written(runner: Runner, what: str, write: Callable[[], Path]) -> None:

@@ -5,10 +5,12 @@ from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 
 from mmacs.cli.quantized_run import calibrate_runner, conditions, load_quantized
+from mmacs.evaluation.layers import measure_layers
 from mmacs.evaluation.validation import Validation
 from mmacs.hooks import QuantizationHook
 from mmacs.models.quantized_model import full_precision_config
 from mmacs.quantization import quantizers
+from mmacs.quantization.analysis.report import images_of
 from mmacs.utils.errors import MmacsError
 from tests.conftest import run_config
 
@@ -45,6 +47,16 @@ def test_only_objects_of_the_chosen_images_count(cfg, count):
     for _ in range(2):
         assert validation.score() == 1.0
     assert validation.metric == 'coco/bbox_mAP'
+
+
+def test_a_config_without_validation_is_measured_on_its_test_data(cfg):
+    cfg.update(val_dataloader=None, val_evaluator=None, val_cfg=None)
+    runner = load_quantized(cfg, None)
+    with pytest.raises(MmacsError, match='has no val_dataloader and val_evaluator'):
+        Validation(runner, 3)
+    calibrate_runner(runner)
+    report = measure_layers(runner, 3)
+    assert images_of(report) == '3 test images' and all(layer['weight'] for layer in report['layers'])
 
 
 def test_images_are_spread_over_the_data_set_and_known_by_their_contents(cfg, tiny_coco):

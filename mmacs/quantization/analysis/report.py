@@ -106,6 +106,16 @@ def _cells(found: Optional[Dict[str, Any]]) -> List[str]:
     return [f'{found["bits"]}, {found["granularity"]}', step, clipped, f'{levels}/{2 ** found["bits"]}', ratio]
 
 
+def images_of(report: Dict[str, Any], part: str = '') -> str:
+    """Returns on which images a report, or a part of it, was measured: ``'256 validation images'``."""
+    count = report[part]['images'] if part else report['images']
+    return f'{count} {_split_of(report)} images'
+
+
+def _split_of(report: Dict[str, Any]) -> str:
+    return report.get('split', 'validation')
+
+
 def report_summary(report: Dict[str, Any]) -> List[str]:
     """Returns the lines on a report's totals and complaints."""
     totals = report['totals']
@@ -115,14 +125,14 @@ def report_summary(report: Dict[str, Any]) -> List[str]:
     lines = [
         f'model size: {size / 1e6:.2f} MB, {full_size / size:.1f} times smaller than {full_size / 1e6:.2f} MB in full '
         f'precision',
-        f'bit operations for the first validation image, an input of {shape}: {operations / 1e9:.2f} G, '
+        f'bit operations for the first {_split_of(report)} image, an input of {shape}: {operations / 1e9:.2f} G, '
         f'{full_operations / operations:.1f} times fewer than {full_operations / 1e9:.2f} G in full precision '
         f'({totals["macs"] / 1e6:.0f} M multiply-accumulates)',
     ]
     if report['sensitivity']:
         found = report['sensitivity']
         lines.append(
-            f'{found["metric"]} on {found["images"]} validation images: {found["quantized"]:.3f} quantized, '
+            f'{found["metric"]} on {images_of(report, "sensitivity")}: {found["quantized"]:.3f} quantized, '
             f'{found["full_precision"]:.3f} in full precision'
         )
     return lines + [f'NOTHING GETS THROUGH {complaint}' for complaint in report['complaints']]

@@ -42,6 +42,7 @@ def write_report(
     data_root: Optional[str] = None,
     config: Optional[Config] = None,
     num_images: int = NUM_IMAGES,
+    no_predictions: str = NO_PREDICTIONS,
 ) -> Path:
     """Write the report of a run's coreset: ``<work_dir>/coreset_report/index.html``, and its charts beside it.
 
@@ -54,6 +55,7 @@ def write_report(
         config (Config, optional): The run's config, of which its data set is built. Needed for runs of earlier
             versions, and for pictures of images that lie in no files of their own.
         num_images (int): How many images to show; a page of 200 takes some 10 MB. Defaults to 200.
+        no_predictions (str): What the page says where it has no predictions.
 
     Returns:
         Path: The page.
@@ -62,7 +64,7 @@ def write_report(
         MmacsError: If there are no rounds or no data, or the data set is not that of the run.
     """
     work_dir = Path(work_dir)
-    return _write_page(read_rounds(work_dir, data_root, config), work_dir, num_images)
+    return _write_page(read_rounds(work_dir, data_root, config), work_dir, num_images, no_predictions)
 
 
 def write_predicted_report(
@@ -87,7 +89,7 @@ def write_predicted_report(
     return _write_page(rounds, work_dir, num_images)
 
 
-def _write_page(rounds: Rounds, work_dir: Path, num_images: int) -> Path:
+def _write_page(rounds: Rounds, work_dir: Path, num_images: int, no_predictions: str = NO_PREDICTIONS) -> Path:
     run, last, history, contents = rounds.run, rounds.last, rounds.history, rounds.contents
     count, num_indices = len(rounds.files), int(run.truth.num_indices)
     numbers = np.unique(np.linspace(0, count - 1, min(count, _MAX_ROUNDS)).round().astype(int)).tolist()
@@ -125,7 +127,7 @@ def _write_page(rounds: Rounds, work_dir: Path, num_images: int) -> Path:
             },
             images_text=_images_text(len(images), len(run.truth.ends), 'suspicion' in last),
             no_pictures=run.no_pictures,
-            no_predictions='' if predictions else NO_PREDICTIONS,
+            no_predictions='' if predictions else no_predictions,
             columns=course.columns,
             suspects=suspected,
             suspects_text=_suspects_text(last, len(suspected)) if suspected else '',

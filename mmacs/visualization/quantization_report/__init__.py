@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
-from mmacs.quantization.analysis.report import report_summary
+from mmacs.quantization.analysis.report import images_of, report_summary
 from mmacs.utils.files import write_whole
 from mmacs.visualization.pages import render
 from mmacs.visualization.quantization import draw_report
@@ -39,6 +39,7 @@ def page_of(report: Dict[str, Any]) -> str:
         [_HERE / 'layers.css', _HERE / 'layers.js'],
         {'layers': [{'name': layer['name'], 'quantizers': _quantizers(layer)} for layer in report['layers']]},
         report=report,
+        drops_on=images_of(report, 'sensitivity') if measured else '',
         facts=_facts(report),
         summary=report_summary(report),
         heads=_heads(measured),
@@ -51,7 +52,7 @@ def _facts(report: Dict[str, Any]) -> List[Tuple[str, str]]:
         ('model', report['model']),
         ('config', report['config'] or '–'),
         ('checkpoint', report['checkpoint'] or 'the weights at the end of the run'),
-        ('measured on', f'{report["images"]} validation images'),
+        ('measured on', images_of(report)),
         ('input of the first', ' x '.join(map(str, report['input_shape']))),
     ]
 
