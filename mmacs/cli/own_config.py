@@ -281,7 +281,8 @@ def _start(
     if found is not None:
         return found, f'it starts from {found}, the last checkpoint of your run, and is compared with it', None
     if published is not None:
-        return published, f'it starts from {published}, which is published for it, and is compared with it', None
+        about = f'it starts from the weights that are published for it, {published}, and is compared with them'
+        return published, about, None
     length = cfg.train_cfg
     unit, end = ('epoch', length['max_epochs']) if 'max_epochs' in length else ('iter', length.get('max_iters', 12))
     expected = f'{folder}/{unit}_{end}.pth'

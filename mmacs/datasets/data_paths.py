@@ -81,7 +81,7 @@ def check_data(cfg: Config, loaders: List[str]) -> None:
     if missing:
         raise MmacsError(
             f'data is missing: {", ".join(dict.fromkeys(missing))}; put or link it there, or say --data-root FOLDER '
-            f'if it lies elsewhere, or run `python3.11 tools/bootstrap.py demo`, which brings its own'
+            f'if it lies elsewhere; the demo in a clone of mmacs, `python3.11 tools/bootstrap.py demo`, draws its own'
         )
     for name in loaders:
         check_classes(cfg.get(name), name, cfg.get('default_scope'))

@@ -108,7 +108,7 @@ def test_a_classifier_of_a_package(init, tmp_path):
     said = init('mmpretrain::resnet/resnet18_8xb16_cifar10.py', '--out', 'deep/own.py')
     cfg = Config.fromfile(tmp_path / 'deep' / 'own.py')
     assert cfg.default_hooks.coreset.scorer.type == 'mmacs.ClassificationScorer'
-    assert cfg.load_from.startswith('https://') and f'starts from {cfg.load_from}, which is published' in said
+    assert cfg.load_from.startswith('https://') and f'weights that are published for it, {cfg.load_from},' in said
     assert 'a classifier' in said and said.endswith('next: mmacs train deep/own.py\n')
 
 

@@ -13,7 +13,14 @@ from mmacs.utils.errors import MmacsError
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_run_options(parser)
-    parser.add_argument('--shape', type=int, nargs=2, default=[320, 320], metavar=('HEIGHT', 'WIDTH'))
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        default=[320, 320],
+        metavar=('HEIGHT', 'WIDTH'),
+        help='of the images; default: 320 320',
+    )
     parser.add_argument('--repetitions', type=int, default=15, help='forwards of which the median is taken')
     parser.add_argument('--threads', type=int, nargs='+', help='numbers of threads; default: one, and all cores')
 

@@ -14,7 +14,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_run_options(parser)
     parser.add_argument('checkpoint', help='checkpoint of the trained quantized model')
     parser.add_argument('--out', required=True, help='the file: .onnx, or .xml for OpenVINO')
-    parser.add_argument('--shape', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help='an example of a size')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help='of the images that are traced; the file takes others too',
+    )
     parser.add_argument('--fixed-shape', action='store_true', help='the file takes one image of --shape, and no other')
     parser.add_argument('--raw', action='store_true', help="a detector's file gives what its head predicts, not boxes")
     parser.add_argument('--format', choices=FORMATS, default='qcdq', help='qcdq (default), or qonnx for FPGA flows')

@@ -12,8 +12,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument('config', help="your config of MMDetection or MMPreTrain, or one of theirs, 'mmdet::...'")
     parser.add_argument('--out', help='file to write; default: CONFIG with the recipe in its name, in the same folder')
-    parser.add_argument('--checkpoint', help="the trained weights, also the teacher; default: the last of CONFIG's run")
-    parser.add_argument('--recipe', default='w4a4', help='bits of weights and activations; default: w4a4')
+    parser.add_argument(
+        '--checkpoint',
+        help="the trained weights, also the teacher; default: the last of CONFIG's run, or those published for it",
+    )
+    parser.add_argument(
+        '--recipe',
+        default='w4a4',
+        help="bits such as w8a8, quantizers and bits such as 'LSQ+ w4a4', or a JSON file; default: w4a4",
+    )
     parser.add_argument(
         '--fraction', type=float, default=0.3, help='share of the images in each epoch; 1 for all; default: 0.3'
     )

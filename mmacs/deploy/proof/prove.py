@@ -144,10 +144,10 @@ def prove(
         )
     proof.warnings += [f'no integers of {name} were compared' for name, one in layers.items() if not one.total]
     if proof.simulation['outputs'].get('detections') == 0:
+        on = 'the image' if proof.images == 1 else f'{proof.images} images'
         proof.warnings.append(
-            f'boxes and scores were not compared, only layers: on {proof.images} images the simulation finds nothing '
-            f'with a score of {LOWEST} or more; is the checkpoint trained? If it is, lower --score-threshold, or take '
-            f'more --images'
+            f'boxes and scores were not compared, only layers: on {on} the simulation finds nothing with a score of '
+            f'{LOWEST} or more; is the checkpoint trained? If it is, lower --score-threshold, or take more --images'
         )
 
     on_qonnx = is_qonnx(model)

@@ -10,6 +10,7 @@ import numpy as np
 from mmacs.deploy.forms import BACKENDS
 from mmacs.deploy.packages import require
 from mmacs.utils.errors import MmacsError, reason, unknown_name
+from mmacs.utils.files import misspelt
 
 # the last executes files of its own format, for the proof
 TITLES = {'onnxruntime': 'ONNX Runtime', 'openvino': 'OpenVINO', 'qonnx': 'QONNX executor'}
@@ -96,7 +97,7 @@ def open_model(source: Source, backend: str = 'onnxruntime', threads: int = 0) -
     if not isinstance(source, bytes):
         source = Path(source)
         if not source.is_file():
-            raise MmacsError(f'there is no exported file {source}')
+            raise MmacsError(f'there is no exported file {source}{misspelt(source)}')
         if source.suffix == '.xml' and backend != 'openvino':
             raise MmacsError(f"{source} is a file of OpenVINO's: run it with the backend openvino")
     kind = import_module(f'mmacs.deploy.runtimes.{backend}_runtime')
