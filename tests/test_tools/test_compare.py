@@ -76,7 +76,8 @@ def made_up(monkeypatch):
                 continue
             value = 60.0 + 10 * (task.method == 'mmacs') + task.seed
             result = dict(metrics={'accuracy/top1': value}, images=60, coresets='', settings=given['settings'])
-            result.update(training_seconds=10.0, selection_seconds=15.0 * (task.method == 'mmacs'), threads=1)
+            selects = task.method != 'rs2'  # whose seconds are of a busier hour
+            result.update(training_seconds=10.0 if selects else 13.0, selection_seconds=15.0 * selects, threads=1)
             result.update(epochs=given['epochs'] or 2, version=__version__, machine='x', date='2026-01-01')
             (folder / 'result.json').write_text(json.dumps(result))
             ended(task, 0)
@@ -135,7 +136,7 @@ def test_full_precision_calibration_and_selection_are_lines_of_the_table(command
 def test_repeated_random_is_trained_for_the_seconds_of_a_method(command, grid, made_up, tmp_path):
     path = grid('equal_time: {rs2: mmacs}\n', seeds='[0, 1]')
     assert command('compare.py', path) == (0, '')
-    # mmacs takes 25 s, of which 10 are training: 2.5 times those of rs2, which has 2 epochs
+    # mmacs takes 25 s, of which 10 are training: selection makes it 2.5 times as long, and rs2 has 2 epochs
     assert ('rs2 as long as mmacs 0.5 w4a4 seed 1', 5) in made_up
     table = (tmp_path / 'work_dirs' / 'compare' / 'small' / 'table.md').read_text()
     assert '| rs2, as long as mmacs | 0.5 | 5 |' in table
@@ -145,13 +146,16 @@ def test_repeated_random_is_trained_for_the_seconds_of_a_method(command, grid, m
 
 
 def test_nothing_is_trained_as_long_as_a_run_of_another_machine(command, grid, made_up, tmp_path):
-    assert command('compare.py', grid()) == (0, '')
+    slower = dict(methods='[rs2, {slower: {preset: mmacs, cfg_options: {train_dataloader.batch_size: 3}}}]')
+    assert command('compare.py', grid('equal_time: {rs2: slower}\n', **slower)) == (0, '')
+    # other steps than those of rs2: the seconds of both are compared, 25 to 13
+    assert made_up[-1] == ('rs2 as long as slower 0.5 w4a4 seed 0', 4)
     csv = tmp_path / 'docs' / 'results' / 'small.csv'
     add_row(csv, replace(next(row for row in read_rows(csv) if row.method == 'rs2'), machine='another'))
-    status, message = command('compare.py', grid('equal_time: {rs2: mmacs}\n'))
+    status, message = command('compare.py', grid('equal_time: {rs2: slower}\n', **slower))
     assert status == 1
     assert '1 of 3 runs are missing' in message
-    assert 'the seconds of rs2 0.5 w4a4 seed 0 and mmacs 0.5 w4a4 seed 0 are of different machines' in message
+    assert 'the seconds of rs2 0.5 w4a4 seed 0 and slower 0.5 w4a4 seed 0 are of different machines' in message
 
 
 def test_other_settings_are_other_runs_and_old_rows_stay(command, grid, made_up, tmp_path):

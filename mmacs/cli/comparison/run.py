@@ -87,12 +87,24 @@ class Comparison:
         return known
 
     def _epochs(self, cell: Cell, rows: Mapping[Cell, Row]) -> Optional[int]:
-        """Epochs that take a run as long as the other method took with the same seed, both on one machine."""
+        """Epochs that take a run as long as the other method took with the same seed.
+
+        Where that one trains as this one does, its own seconds say how much longer selection made it, whatever else
+        the machine did meanwhile. Otherwise the seconds of both are compared, which must be of one machine.
+        """
         ours = rows.get(dataclasses.replace(cell, as_long_as=''))
         theirs = rows.get(dataclasses.replace(cell, as_long_as='', method=cell.as_long_as))
-        if ours is None or theirs is None or (ours.machine, ours.threads) != (theirs.machine, theirs.threads):
+        if ours is None or theirs is None:
+            return None
+        if not self._changes_training(cell.method) and not self._changes_training(cell.as_long_as):
+            return max(1, round(ours.epochs * theirs.seconds / theirs.training_seconds))
+        if (ours.machine, ours.threads) != (theirs.machine, theirs.threads):
             return None
         return max(1, round(ours.epochs * theirs.seconds / ours.seconds))
+
+    def _changes_training(self, method: str) -> bool:
+        """Returns whether a method may have other steps than its grid, as with distillation."""
+        return bool(self.grid.methods[method].get('cfg_options'))
 
     # ---------------------------------------------------------------- to fill the rest
     def fill(self, places: Sequence[Mapping[str, str]]) -> None:
