@@ -33,6 +33,7 @@ SIGNATURES = {
     "scoring=None, unbiased=None, cache_dir=None, preset='mmacs', report=False, **others)",
     'DistillationHook': "(weight=0.5, temperature=1.0, form='cross_entropy', box_weight=1.0, layers=None, "
     'layer_weight=1.0, teacher=None, from_cache=False)',
+    'DynamicThresholdsHook': '()',
     'GradientL1Hook': '(weight=0.001, activation=0.001)',
     'QuantizationHook': '(num_images=64, batch_size=8, check_interval=50, start_anew=None, report=False)',
     'WeightUpdateSkippingHook': '(metric=None, tolerance=0.005, window=2)',

@@ -4,6 +4,7 @@ from mmacs.hooks.batch_norm_hook import BatchNormReestimationHook
 from mmacs.hooks.bit_gradient_hook import BitGradientHook
 from mmacs.hooks.coreset_hook import CoresetHook
 from mmacs.hooks.distillation_hook import DistillationHook
+from mmacs.hooks.dynamic_thresholds_hook import DynamicThresholdsHook
 from mmacs.hooks.gradient_l1_hook import GradientL1Hook
 from mmacs.hooks.quantization_hook import QuantizationHook
 from mmacs.hooks.weight_skipping_hook import WeightUpdateSkippingHook
@@ -15,6 +16,7 @@ __all__ = [
     'BitGradientHook',
     'CoresetHook',
     'DistillationHook',
+    'DynamicThresholdsHook',
     'GradientL1Hook',
     'QuantizationHook',
     'WeightUpdateSkippingHook',

@@ -12,6 +12,7 @@ from mmacs.coreset.settings import CoresetSettings, Group, check_settings
 from mmacs.hooks.batches import require_batches
 from mmacs.hooks.coreset_run import NO_SAMPLER, CoresetRun
 from mmacs.hooks.draws_hook import draw_by_step
+from mmacs.hooks.dynamic_thresholds_hook import keep_dynamic_thresholds
 from mmacs.hooks.fraction import plan_epochs
 from mmacs.hooks.resume_hook import follow_config
 from mmacs.hooks.run import agree_on_seed, coreset_sampler, report_at_end, saves_checkpoint_now
@@ -119,6 +120,7 @@ class CoresetHook(SummarisedHook):
         """Has a resumed run follow its config, and what is random depend on the seed and the step alone."""
         follow_config(runner)
         draw_by_step(runner)
+        keep_dynamic_thresholds(runner)
         summarise_now(runner)
 
     def summary(self, runner: Runner) -> Dict[str, str]:

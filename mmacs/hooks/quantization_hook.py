@@ -13,6 +13,7 @@ from mmacs.hooks.batches import require_batches
 from mmacs.hooks.calibration_batches import CalibrationBatches
 from mmacs.hooks.data_check import check_run
 from mmacs.hooks.draws_hook import draw_by_step
+from mmacs.hooks.dynamic_thresholds_hook import keep_dynamic_thresholds
 from mmacs.hooks.loaded_checkpoint import check_fit, refuse_unsound_progress, refuse_unsound_steps
 from mmacs.hooks.nonfinite import NonfiniteWatch
 from mmacs.hooks.resume_hook import follow_config
@@ -97,6 +98,7 @@ class QuantizationHook(SummarisedHook):
         check_run(runner)
         follow_config(runner)
         draw_by_step(runner)
+        keep_dynamic_thresholds(runner)
         summarise_now(runner)
 
     def summary(self, runner: Runner) -> Dict[str, str]:

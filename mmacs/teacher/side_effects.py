@@ -7,13 +7,15 @@ import torch
 from mmengine.dist import broadcast, get_world_size
 from torch import nn
 
+from mmacs.adapters.dynamic_thresholds import dynamic_thresholds, use_dynamic_thresholds
 from mmacs.utils.random_state import kept_random_state
 
 
 @contextmanager
 def without_side_effects(*models: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients inside; modes and the states of all random generators are restored after."""
+    """Eval mode without gradients inside; modes, thresholds that follow losses and random states are restored after."""
     modes = [(module, module.training) for model in models for module in model.modules()]
+    thresholds = [(model, dynamic_thresholds(model)) for model in models]
     for model in models:
         model.eval()
     try:
@@ -23,6 +25,8 @@ def without_side_effects(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+        for model, kept in thresholds:
+            use_dynamic_thresholds(model, kept)
 
 
 @contextmanager
