@@ -10,7 +10,7 @@ model = dict(
     train_cfg=dict(
         rpn_proposal=dict(nms=dict(iou_threshold=0.85), max_per_img=400),
         rcnn=dict(
-            dynamic_rcnn=dict(iou_topk=15, beta_topk=2, update_iter_interval=20, initial_iou=0.4, initial_beta=1.0)
+            dynamic_rcnn=dict(iou_topk=15, beta_topk=6, update_iter_interval=20, initial_iou=0.4, initial_beta=1.0)
         ),
     ),
     test_cfg=dict(rpn=dict(nms=dict(iou_threshold=0.85))),
