@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 
 from mmacs.adapters.dynamic_thresholds import Thresholds, dynamic_thresholds, use_dynamic_thresholds
 from mmacs.hooks.kept_state import KeptStateHook
-from mmacs.hooks.run import saves_checkpoint_now, unwrapped
+from mmacs.hooks.run import add_hook, saves_checkpoint_now, unwrapped
 from mmacs.registry import HOOKS
 from mmacs.utils.errors import MmacsError
 
@@ -84,4 +84,4 @@ def keep_dynamic_thresholds(runner: Runner) -> None:
     """Put a :class:`DynamicThresholdsHook` into the run of such a model, once; to be called in ``before_run``."""
     has_one = any(isinstance(hook, DynamicThresholdsHook) for hook in runner.hooks)
     if not has_one and dynamic_thresholds(unwrapped(runner)):
-        runner.register_hook(DynamicThresholdsHook(), priority='NORMAL')
+        add_hook(runner, DynamicThresholdsHook())
