@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from mmacs.quantization import calibrate, quantize_model
+from mmacs.quantization.analysis.statistics import measure
 from mmacs.quantization.quantizers import DAQ, LSQ
 from mmacs.quantization.quantizers.daq import normal_step
 from mmacs.quantization.specification import QuantizerSpecification
@@ -94,6 +95,7 @@ def test_rows_and_maps_of_one_place_have_the_statistics_of_their_channels(shape,
     quantizer = calibrated(DAQ(bits=2, channel_axis=axis), x).eval()
     y = quantizer(x).movedim(axis, -1).reshape(-1, 40)
     assert all(2 <= len(row.unique()) <= 4 for row in y)
+    assert quantizer.alike(quantizer(x)).numel() == 40
 
 
 def test_calibrated_statistics_are_constants_of_the_layers_channels():
@@ -109,6 +111,9 @@ def test_calibrated_statistics_are_constants_of_the_layers_channels():
     with torch.no_grad():
         y = quantizer(x)
     assert all(len(channel.unique()) <= 256 for channel in y.transpose(0, 1))
+    model[0].input_quantizer = calibrated(DAQ(bits=3), x)
+    found = next(each for each in measure(model, [x]) if each.type == 'DAQ')
+    assert 2 <= found.levels <= 8  # of one channel of one image, since others have others
     assert torch.equal(quantizer(x[:1]), y[:1])
     assert quantizer(1000 * x).abs().max() < 2 * y.abs().max()
     assert QuantizerSpecification.of(quantizer).options == dict(statistics='calibration')

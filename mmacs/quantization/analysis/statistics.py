@@ -56,7 +56,7 @@ class Tally:
         self._used: Optional[Tensor] = None  # bool, (ranges, levels)
         self._distinct: Optional[List[Tensor]] = None  # of levels that form no grid, per range
 
-    def update(self, x: Tensor, y: Tensor, grid: Optional[Grid]) -> None:
+    def update(self, x: Tensor, y: Tensor, grid: Optional[Grid], alike: Optional[Tensor] = None) -> None:
         """Add values and what they were quantized to.
 
         Args:
@@ -64,12 +64,17 @@ class Tally:
             y (Tensor): Fake-quantized values, same shape.
             grid (Grid, optional): Levels of the quantizer; None if they are not evenly spaced, where nothing is
                 clipped, and the levels in use are the distinct values per range.
+            alike (Tensor, optional): Quantized values that share their levels, where not all of a range do: the levels
+                in use are then the distinct ones of these, from the first update.
         """
         x, y = (values.detach().float().reshape(self.num_ranges, -1) for values in (x, y))
         self.calls += 1
         self.count += x.numel()
         self.signal += x.double().square().sum().item()
         self.noise += (x - y).double().square().sum().item()
+        if grid is None and alike is not None:
+            self._distinct = self._distinct or [alike.unique()]
+            return
         if grid is None:
             before = self._distinct or [y.new_empty(0)] * self.num_ranges
             self._distinct = [torch.cat(pair).unique() for pair in zip(before, y)]
@@ -189,7 +194,8 @@ def measure(
         tally = tallies[quantizer][level]
         if quantizer.enabled and args[0].numel() and (quantizer.kind == 'activation' or tally.calls == 0):
             values = output if quantizer.replaces_weight else args[0]  # the layer's own weight plays no part
-            tally.update(values, output, quantizer.grid(level) if quantizer.uniform else None)
+            grid = quantizer.grid(level) if quantizer.uniform else None
+            tally.update(values, output, grid, quantizer.alike(output))
 
     handles = [quantizer.register_forward_hook(look) for quantizer in tallies]
     try:

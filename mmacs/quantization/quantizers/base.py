@@ -315,6 +315,10 @@ class Quantizer(nn.Module):
         """
         return {'power_of_two': True} if self.power_of_two else {}
 
+    def alike(self, y: Tensor) -> Optional[Tensor]:
+        """Returns some of the quantized values that share their levels; None where all of a range do."""
+        return None
+
     def stored_values(self) -> int:
         """Returns how many float32 values describe its levels: steps and offsets, unless the method has others."""
         has_offset = self.bits > 1 and self.grid().offset is not None

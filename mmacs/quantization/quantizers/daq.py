@@ -87,14 +87,23 @@ class DAQ(Quantizer):
             level (int): Pyramid level.
             signed (bool): Whether there are negative values.
         """
-        axis = self.channel_axis % x.dim()
         if self.statistics == 'calibration':
-            shape = [-1 if each == axis else 1 for each in range(x.dim())]
+            shape = [-1 if each == self.channel_axis % x.dim() else 1 for each in range(x.dim())]
             return self.mean[level].view(shape), self.deviation[level].view(shape)
+        return _moments(x, self.axes_of(x), signed)
+
+    def axes_of(self, x: Tensor) -> List[int]:
+        """Returns the axes over which an image's own statistics are taken."""
+        axis = self.channel_axis % x.dim()
         axes = [axis] if axis == x.dim() - 1 else [each for each in range(1, x.dim()) if each != axis]
-        if all(x.shape[each] == 1 for each in axes):
-            axes = [axis]
-        return _moments(x, axes, signed)
+        return [axis] if all(x.shape[each] == 1 for each in axes) else axes
+
+    def alike(self, y: Tensor) -> Tensor:
+        """Returns the values of one channel of one image, or of one row."""
+        if self.statistics == 'calibration':
+            return y.select(self.channel_axis, 0)
+        axes = self.axes_of(y)
+        return y[tuple(slice(None) if each in axes else 0 for each in range(y.dim()))]
 
     def statistic(self, x: Tensor) -> Tensor:
         """A sample of each channel, shape (C, n), for calibrated statistics; else nothing is needed, shape (0, 0)."""
