@@ -20,12 +20,15 @@ def test_a_file_that_is_proven_is_written_and_no_other(trained, command, tmp_pat
     def kept(name, make):
         return lambda *args, **kwargs: made.setdefault(name, make(*args, **kwargs))
 
+    warned = []
+    monkeypatch.setattr(exporting, 'warn_of_pictures', lambda result, file: warned.append(file))
     for name in ('exported', 'prove'):
         monkeypatch.setattr(exporting, name, kept(name, getattr(exporting, name)))
     out = tmp_path / 'exported' / 'model.onnx'
     options = ('--out', out, '--images', 2, '--max-detections', 20, '--evaluate')
     assert command('export.py', *trained, *options) == (0, '')
     report = json.loads((tmp_path / 'exported' / 'model.report.json').read_text())
+    assert warned == [out] and report['warnings'] == []
     assert report['passed'] and report['images'] == 2 and report['sizes']['file'] == out.stat().st_size
     assert report['evaluation']['images'] == 12 and len(report['evaluation']['rows']) == 2
     assert (tmp_path / 'exported' / 'model.report.html').exists()
