@@ -76,7 +76,7 @@ def test_drop_bits_leaves_out_the_outer_levels_in_training_alone(signed):
     x = values(3, unsigned=not signed)
     quantizer = set_range(CPQ(bits=4, drop=0.5, signed=signed), signed, step=0.2)
     seen = Counter()
-    for seed in range(100):
+    for seed in range(60):
         torch.manual_seed(seed)
         y = quantizer.train()(x)
         torch.manual_seed(seed)
@@ -85,7 +85,7 @@ def test_drop_bits_leaves_out_the_outer_levels_in_training_alone(signed):
         assert not signed or round(y.min().item() / 0.2) == -1 - round(y.max().item() / 0.2)
     highest = [7, 3, 1] if signed else [15, 7, 3, 1]
     assert sorted(seen, reverse=True) == highest
-    assert seen[highest[0]] == pytest.approx(50, abs=15) and seen[highest[1]] == pytest.approx(25, abs=12)
+    assert seen[highest[0]] == pytest.approx(30, abs=12) and seen[highest[1]] == pytest.approx(15, abs=9)
     quantizer.zero_grad()
     quantizer(x).sum().backward()
     assert torch.isfinite(quantizer.step.grad).all()

@@ -25,7 +25,8 @@ WAYS = {
 # A learned step, an offset, a solver and an observer; tracing takes seconds, so the others are thorough
 COMPILED_ALWAYS = ('LSQ', 'LSQ+', 'OCTAV', 'EMA')
 
-METHODS = [method for method in QUANTIZER_PAIRS if method != 'CPQ-DropBits']  # CPQ with levels that are drawn
+# CPQ-DropBits is CPQ with levels that are drawn; what SDQ has, LSQ and SDQ-log have
+METHODS = [method for method in QUANTIZER_PAIRS if method not in ('CPQ-DropBits', 'SDQ')]
 
 
 def images(seed=0, size=(6, 7)):

@@ -161,7 +161,7 @@ def normal_step(bits: int, signed: bool) -> float:
         bits (int): Bit-width, 1 to 16: there are ``2^bits`` levels.
         signed (bool): Whether they lie evenly around zero; else from zero on, for the positive half.
     """
-    z = torch.linspace(0, 8, 2**14, dtype=torch.float64)
+    z = torch.linspace(0, 8, 2**12, dtype=torch.float64)
     density, last = (-z.square() / 2).exp(), 2**bits - 1
     lowest = last / 2 if signed else 0.0
 
