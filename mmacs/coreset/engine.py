@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 import numpy as np
 from mmengine.dist import all_gather_object
@@ -11,25 +11,21 @@ from torch import nn
 
 from mmacs.coreset.budget.prediction import Extent, Plan
 from mmacs.coreset.data import TrainingData
+from mmacs.coreset.draws import Draws
 from mmacs.coreset.pricing import Pricing
+from mmacs.coreset.round_facts import remarks, round_facts
 from mmacs.coreset.rounds import due, merge_training_scores
 from mmacs.coreset.sampler import CoresetSampler
 from mmacs.coreset.scoring.measure import exact_scores, rank_correlations
 from mmacs.coreset.scoring.proxy import Proxy
 from mmacs.coreset.scoring.scoring_pass import ReadTeacherOutputs, ScoringPass
 from mmacs.coreset.scoring.teacher_outputs import TeacherOutputs
-from mmacs.coreset.selection.class_spread import whip_saw
-from mmacs.coreset.selection.constraints import AUTO
-from mmacs.coreset.selection.normalisation import comparable_groups
-from mmacs.coreset.selection.selectors import Selection, TopK, digest, top_k
-from mmacs.coreset.selection.trimming import noise_counts
+from mmacs.coreset.selection.selectors import Selection, digest, top_k
 from mmacs.coreset.settings import CoresetSettings
 from mmacs.coreset.state import CoresetState
 from mmacs.utils.clock import seconds_since
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.random_streams import Purpose, random_stream
-
-Among = Union[slice, np.ndarray]  # all images, or those in a mask, bool, shape (M,)
 
 PROXY_IMAGES = 256  # that proxy scores are compared with exact ones on
 
@@ -87,6 +83,7 @@ class CoresetEngine:
         self.state = CoresetState(len(data), settings.columns, plan, settings.schedule.warmup)
         self._asked = self.state.plan
         self._exact = scoring
+        self._draws = Draws(settings, data, sampler, self.extent, self.state)
         self._pricing = Pricing(settings, self.extent, self.state)
         self._round_seconds: Optional[float] = None  # of a round after the first
         self._undrawn: Optional[Dict[str, float]] = None  # facts of a round that no coreset was drawn from yet
@@ -169,24 +166,6 @@ class CoresetEngine:
         state.candidates = self.draw_candidates()
         return due(state, state.plan.rescore, self.settings.training_columns, seed)
 
-    def draw_candidates(self) -> Optional[np.ndarray]:
-        """Returns the images that the next round chooses among, bool, shape (M,); None for all."""
-        policy, indices = self.settings.policy, len(self.data.positions)
-        count = round(max(self.extent.least, self.state.plan.candidates) * indices)
-        if count >= indices:
-            return None
-        chosen = policy.of_candidates(count / min(self.extent.largest, count)).choose(
-            np.zeros(len(self.data)),
-            count,
-            random_stream(self.sampler.seed, Purpose.CANDIDATES, self.state.round + 1),
-            self.state.gaps() + 1,
-            self.data.positions,
-            self.data.labels if policy.needs_labels else None,
-        )
-        candidates = np.zeros(len(self.data), dtype=bool)
-        candidates[self.data.positions[chosen.indices]] = True
-        return candidates
-
     def score(
         self, model: nn.Module, beta: float, positions: np.ndarray, read_teacher: Optional[ReadTeacherOutputs]
     ) -> Dict[str, float]:
@@ -212,7 +191,7 @@ class CoresetEngine:
         if state.candidates is not None:
             facts['candidates'] = int(state.candidates.sum())
         facts.update({f'harvest_{column}': one.correlation for column, one in found.items() if one.pairs})
-        return {**facts, **{name: float(np.mean(values)) for name, values in self._scores().items()}}
+        return {**facts, **{name: float(np.mean(values)) for name, values in self._draws.scores().items()}}
 
     def compare_proxy(self, model: nn.Module, num_images: int = PROXY_IMAGES) -> Dict[str, float]:
         """Compares the scores of this round, taken at less than full cost, with exact ones on a few images.
@@ -249,20 +228,33 @@ class CoresetEngine:
         return facts
 
     # ---------------------------------------------------------------- draws
+    @property
+    def redraws(self) -> bool:
+        """Whether each epoch has a coreset of its own."""
+        return self._draws.redraws
+
+    def draw_candidates(self) -> Optional[np.ndarray]:
+        """See :meth:`.draws.Draws.candidates`."""
+        return self._draws.candidates()
+
     def dry_run(self) -> Selection:
-        """Returns a choice by made-up scores, so that what cannot be chosen is refused before anything is scored."""
-        made_up, candidates = np.linspace(0, 1, len(self.data)), self.draw_candidates()
-        equal = dict.fromkeys(self.state.scores, np.zeros(len(self.data), np.float32))
-        for among in [slice(None)] if candidates is None else [slice(None), candidates]:
-            excluded = self._barred(self._trimmed(equal, among), among)
-            for size in (self.extent.largest, self.extent.smallest):
-                stream = random_stream(self.sampler.seed, Purpose.CORESET, 0)
-                selection = self._choose(made_up, excluded, stream, size)
-        return selection
+        """See :meth:`.draws.Draws.dry_run`."""
+        return self._draws.dry_run()
 
     def importance(self) -> np.ndarray:
-        """Returns the importance of each candidate by what is known of it, float64, shape (M,); NaN of other images."""
-        return self._spread(self.settings.importance(self._scores(), self.state.beta, self._groups()))
+        """See :meth:`.draws.Draws.importance`."""
+        return self._draws.importance()
+
+    def excluded(self) -> Optional[np.ndarray]:
+        """See :meth:`.draws.Draws.excluded`."""
+        return self._draws.excluded()
+
+    def suspicion(self) -> Optional[np.ndarray]:
+        """See :meth:`.draws.Draws.suspicion`."""
+        return self._draws.suspicion()
+
+    def _groups(self, among: Optional[np.ndarray] = None) -> Optional[np.ndarray]:
+        return self._draws.groups(among)
 
     def begin(self, number: int) -> Optional[Round]:
         """Gives the sampler what an epoch or pass of this number is to show, if that changes.
@@ -286,154 +278,20 @@ class CoresetEngine:
         self.state.progress.selection_seconds += seconds_since(start)
         self._undrawn = None
         if facts is not None:
-            self._say_what_is_equal()
-            self._warn_of_whip_saw()
-        return None if facts is None else Round(self._facts(facts, before), trained_at)
+            for sentence, level in remarks(self._draws):
+                print_log(sentence, 'current', level)
+        return None if facts is None else Round(round_facts(self._draws, facts, before), trained_at)
 
     def draw(self, number: int) -> Selection:
         """Chooses a coreset from the current scores, the same in all processes, see :meth:`begin`."""
-        rng = random_stream(self.sampler.seed, Purpose.CORESET, number)
-        importance, excluded = self.importance(), self._barred(self.excluded(), self.state.among)
-        selection = self._choose(importance, excluded, rng, self.sampler.size)
+        selection, shown = self._draws.coreset(number)
         digests = all_gather_object(digest(selection.indices))
         if len(set(digests)) > 1:
             raise MmacsError(f'processes chose different coresets: {digests}')
-        policy, positions = self.settings.policy, self.data.positions
-        if policy.selector.remembers:
-            labels = self.data.labels if policy.needs_labels else None
-            self.state.shown = policy.remember(importance, selection, self._shown(), positions, labels, excluded)
-        self.state.select(selection, positions)
+        if shown is not None:
+            self.state.shown = shown
+        self.state.select(selection, self.data.positions)
         return selection
-
-    def excluded(self) -> Optional[np.ndarray]:
-        """Returns which images trimming leaves out in this round, bool, shape (M,); None without trimming."""
-        return self._trimmed(self.state.scores, self.state.among)
-
-    def suspicion(self) -> Optional[np.ndarray]:
-        """Returns how much each candidate looks mislabelled, shape (M,), NaN of other images; None without trimming."""
-        found = self.settings.policy.suspicion(self._scores())
-        return None if found is None else self._spread(found)
-
-    def _trimmed(self, scores: Mapping[str, np.ndarray], among: Among) -> Optional[np.ndarray]:
-        """Returns which of the images in ``among`` are left out as suspicious by these scores of all images."""
-        stream = random_stream(self.sampler.seed, Purpose.TRIM, self.state.round + 1)
-        found = self.settings.policy.excluded(
-            {name: values[among] for name, values in scores.items()}, stream, self._most_trimmed(among)
-        )
-        if found is None:
-            return None
-        trimmed = np.zeros(len(self.data), dtype=bool)
-        trimmed[among] = found
-        return trimmed
-
-    def _most_trimmed(self, among: Among) -> float:
-        """Returns the share of the images in ``among`` that may be left out, so that the largest coreset is whole."""
-        among_images = np.zeros(len(self.data), dtype=bool)
-        among_images[among] = True
-        return 1 - self.extent.largest / np.count_nonzero(among_images[self.data.positions])
-
-    @staticmethod
-    def _barred(trimmed: Optional[np.ndarray], among: Among) -> Optional[np.ndarray]:
-        """Returns what nothing may choose: what is trimmed, and what is no candidate."""
-        if isinstance(among, slice):
-            return trimmed
-        return ~among if trimmed is None else ~among | trimmed
-
-    def _scores(self) -> Dict[str, np.ndarray]:
-        """Returns the scores of the candidates by column."""
-        return {name: values[self.state.among] for name, values in self.state.scores.items()}
-
-    def _spread(self, values: np.ndarray) -> np.ndarray:
-        """Returns what the candidates have in an array of all images, float64, shape (M,); NaN of the others."""
-        found = np.full(len(self.data), np.nan)
-        found[self.state.among] = values
-        return found
-
-    @property
-    def redraws(self) -> bool:
-        """Whether each epoch has a coreset of its own."""
-        return self.settings.policy.redraw or self.sampler.schedule is not None
-
-    def _choose(
-        self, importance: np.ndarray, excluded: Optional[np.ndarray], rng: np.random.Generator, size: int
-    ) -> Selection:
-        policy = self.settings.policy
-        return policy.choose(
-            importance,
-            size,
-            rng,
-            self.state.gaps(),
-            self.data.positions,
-            self.data.labels if policy.needs_labels else None,
-            excluded,
-            self._shown(),
-        )
-
-    def _shown(self) -> Optional[np.ndarray]:
-        """Returns what the selector has shown, bool, shape (N,); None if it doesn't remember."""
-        if not self.settings.policy.selector.remembers:
-            return None
-        return np.zeros(len(self.data.positions), dtype=bool) if self.state.shown is None else self.state.shown
-
-    def _groups(self, among: Optional[np.ndarray] = None) -> Optional[np.ndarray]:
-        """Returns the images whose scores are brought to scale among themselves, int64; None: all.
-
-        Args:
-            among (np.ndarray, optional): Positions of the images to group; None groups the candidates.
-        """
-        among = self.state.among if among is None else among
-        counts = self.data.object_counts[among] if self.settings.importance.stratified else None
-        # scores from training forwards are aligned instead of ranked by age
-        ages = None if self.settings.cost.harvest else self.state.rows['scored_at'][among]
-        return comparable_groups(ages, counts)
-
-    def _say_what_is_equal(self) -> None:
-        """Logs which columns tell no image from another in this round, and whether importance does."""
-        scores, where = self._scores(), f'Round {self.state.round}'
-        if len(self.data) == 1:
-            return
-        equal = [f'{name} ({scores[name][0]:.4g})' for name in self.settings.columns if np.ptp(scores[name]) == 0]
-        if equal:
-            print_log(f'{where}: the same for all images, and so left out: {", ".join(equal)}.', 'current')
-        importance = self.importance()
-        if np.nanmax(importance) == np.nanmin(importance):
-            print_log(f'{where}: all images are equally important: chance alone chooses.', 'current', logging.WARNING)
-
-    def _warn_of_whip_saw(self) -> None:
-        """Warns where top-k alone has bought some classes and left out others."""
-        if not isinstance(self.settings.policy.selector, TopK) or not self.data.has_classes:
-            return
-        positions = self.data.positions
-        said = whip_saw(self.data.labels[positions], self.state.selection.indices)
-        if said:
-            print_log(f'Round {self.state.round}: {said}.', 'current', logging.WARNING)
-
-    def _facts(self, found: Dict[str, float], before: Optional[np.ndarray]) -> Dict[str, float]:
-        """Returns what a person sees of a round."""
-        size, chosen = self.sampler.size, self.sampler.indices
-        fraction = self.sampler.fraction if self.sampler.schedule is None else size / len(self.data.positions)
-        facts: Dict[str, float] = {'fraction': fraction, 'images': size}
-        if before is not None:
-            facts['overlap'] = len(np.intersect1d(before, chosen)) / size
-        facts.update(found)
-        excluded = self.excluded()
-        if excluded is not None:
-            facts['trimmed'] = int(excluded.sum())
-            if self.settings.policy.constraints.trim == AUTO:
-                facts['wrong_share'] = excluded[self.state.among].mean()
-        facts.update(self._facts_of_selector(self._barred(excluded, self.state.among)))
-        if self.data.noisy.any():
-            held = np.zeros(len(self.data), dtype=bool)
-            held[self.data.positions[chosen]] = True
-            facts.update(noise_counts(held, self.data.noisy, excluded, self.state.candidates))
-        return facts
-
-    def _facts_of_selector(self, excluded: Optional[np.ndarray]) -> Dict[str, float]:
-        positions = self.data.positions
-        chosen = np.zeros(len(positions), dtype=bool)
-        chosen[self.sampler.indices] = True
-        free = slice(None) if excluded is None else ~excluded[positions]
-        return self.settings.policy.selector.facts(self.importance()[positions][free], chosen[free])
 
     # ---------------------------------------------------------------- checkpoint
     def state_dict(self) -> Dict[str, Any]:
