@@ -37,7 +37,8 @@ class ActivationDensityHook(LayerBitsHook):
 
     Raises:
         MmacsError: If an argument is out of range; when training starts, if nothing takes part, a quantizer can't
-            change its bits, the run does not count epochs, ``freeze_epoch`` never comes, or weights are averaged.
+            change its bits, the run does not count epochs or is compiled, ``freeze_epoch`` never comes, or weights are
+            averaged.
     """
 
     state_key = 'mmacs_activation_density'

@@ -86,8 +86,6 @@ class BitGradientHook(LayerBitsHook):
     def before_train(self, runner: Runner) -> None:
         """Refuse what can't work before it costs time."""
         super().before_train(runner)
-        if runner.cfg.get('compile'):
-            raise MmacsError('BitGradientHook looks into the backward pass, which compiled models do not show')
         if any(isinstance(hook, WeightUpdateSkippingHook) for hook in runner.hooks):
             raise MmacsError('BitGradientHook needs gradients of weights, and WeightUpdateSkippingHook leaves them out')
         model = unwrapped(runner)

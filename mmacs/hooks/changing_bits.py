@@ -197,6 +197,10 @@ class LayerBitsHook(ChangingBitsHook):
         super().before_train(runner)
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise MmacsError(f'{type(self).__name__} measures over epochs: train by epochs (by_epoch=True)')
+        if runner.cfg.get('compile'):
+            raise MmacsError(
+                f'{type(self).__name__} looks into layers, which compiled models do not show: leave out compile'
+            )
         mean = mean_bits(unwrapped(runner))
         runner.logger.info(f'Learning the bit-widths of {len(self._bits)} layers, starting at a mean of {mean:.2f}.')
 
