@@ -134,7 +134,8 @@ class WeightUpdateSkippingHook(KeptStateHook):
         self._since = None
         if (before.left > 0) != (self.skipping.left > 0):
             self._rest(unwrapped(runner))
-            what = f'weights rest for {self.window} validations' if self.skipping.left else 'weights are trained again'
+            rest = f'weights rest for {self.window} validation{"s" * (self.window > 1)}'
+            what = rest if self.skipping.left else 'weights are trained again'
             was = '' if before.previous is None else f', was {before.previous:.4g}'
             runner.logger.info(f'{name} is {accuracy:.4g}{was}: {what}. {self._saved()}')
 
@@ -162,10 +163,10 @@ class WeightUpdateSkippingHook(KeptStateHook):
     def _saved(self) -> str:
         (trained, seconds), (resting, short) = self._iterations.values()
         if not (trained and resting):
-            return f'Weights rested in {resting} of {trained + resting} iterations.'
+            return f'Weights rested in {resting} of {trained + resting} timed iterations.'
         each, each_resting = seconds / trained, short / resting
         return (
-            f'Weights rested in {resting} of {trained + resting} iterations, which saved '
+            f'Weights rested in {resting} of {trained + resting} timed iterations, which saved '
             f'{resting * (each - each_resting):.1f} s: an iteration takes {each_resting:.4f} s instead of {each:.4f} s.'
         )
 

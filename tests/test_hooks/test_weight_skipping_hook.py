@@ -53,7 +53,7 @@ def test_weights_rest_and_the_others_go_on_and_a_killed_run_goes_on_alike(tmp_pa
     assert all(parameter.requires_grad for parameter in whole.model.parameters())
     log = next((tmp_path / 'whole').glob('*/*.log')).read_text()
     assert 'top1 is 0.5, was 0.5: weights rest for 2 validations' in log
-    assert 'Weights rested in 6 of 15 iterations, which saved' in log
+    assert 'Weights rested in 6 of 15 timed iterations, which saved' in log
 
     # killed before the validation that has weights rest; and within the window
     for epoch in (2, 3):
