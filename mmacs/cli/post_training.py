@@ -84,7 +84,7 @@ def quantize_after_training(
 
 def _start_ranges_at(model: nn.Module, init: str) -> None:
     for name, quantizer in quantizers(model):
-        if isinstance(quantizer, LSQ):
+        if isinstance(quantizer, LSQ) and init in quantizer.inits:
             quantizer.init = init
         elif init == 'minmax':
             raise MmacsError(

@@ -11,6 +11,7 @@ from mmacs.deploy.integers import MAX_BITS
 from mmacs.deploy.packages import require
 from mmacs.quantization import quantizers
 from mmacs.quantization.layers import QuantizedLayer
+from mmacs.quantization.quantizers import CoarseFine
 from mmacs.utils.checks import require_known, require_switch, require_whole
 from mmacs.utils.errors import MmacsError, shortened
 from mmacs.utils.files import require_new
@@ -136,6 +137,11 @@ def require_exportable(model: nn.Module, format: str) -> None:
             raise MmacsError(f'{name} is disabled: export the model outside mmacs.disabled(model)')
         if quantizer.bits > MAX_BITS:
             raise MmacsError(f'{name} has {quantizer.bits} bits, and runtimes compute with at most {MAX_BITS}')
+        if isinstance(quantizer, CoarseFine):
+            raise MmacsError(
+                f'{name} is a CoarseFine, whose weights are sums of two grids, which runtimes have not in one '
+                f'convolution: train weights with LSQ'
+            )
         if quantizer.kind == 'activation' and not quantizer.uniform:
             raise MmacsError(
                 f'{name} is a {type(quantizer).__name__}, whose levels differ from channel to channel, which runtimes '

@@ -51,22 +51,14 @@ def zero_based_range(
     Returns:
         Tuple[Tensor, int]: Step, shape (1,), 0 if all values are; integer zero point.
     """
-    steps, middle = 2**bits - 1, 2 ** (bits - 1)
-
-    def grid(low: Tensor, high: Tensor) -> Tuple[Tensor, Tensor]:
-        if symmetric:
-            return high / (middle - 1), torch.full_like(high, middle)
-        step = (high - low) / steps
-        return step, (-low / step.clamp_min(torch.finfo(torch.float32).tiny)).round().clamp(0, steps)
+    steps = 2**bits - 1
 
     def error(low: Tensor, high: Tensor) -> Tensor:
-        step, zero_point = grid(low, high)
+        step, zero_point = zero_based_grid(low, high, bits, symmetric)
         levels = samples.mul(1 / step.clamp_min(torch.finfo(torch.float32).tiny)).round_()
         return lost_share(samples, levels.clamp_(-zero_point, steps - zero_point).mul_(step), per_input)
 
-    low, high = samples.amin().clamp_max(0).view(1), samples.amax().clamp_min(0).view(1)
-    if symmetric:
-        low, high = -high.maximum(-low), high.maximum(-low)
+    low, high = whole_range(samples, symmetric)
     # what holds integers, as images do, loses nothing to a step that is a power of two
     whole = (high - low).clamp_min(torch.finfo(torch.float32).tiny) / steps
     whole = torch.exp2(whole.log2().ceil()) * steps
@@ -74,8 +66,23 @@ def zero_based_range(
     low, high = least_error(error, low, high, torch.zeros_like(low), one_end=symmetric or not low.any().item())
     if not symmetric and (error(*exact) < error(low, high)).item():
         low, high = exact
-    step, zero_point = grid(low, high)
+    step, zero_point = zero_based_grid(low, high, bits, symmetric)
     return step, int(zero_point.item())
+
+
+def whole_range(values: Tensor, symmetric: bool) -> Tuple[Tensor, Tensor]:
+    """Returns the ends of the range that covers all values, and zero, shape (1,)."""
+    low, high = values.amin().clamp_max(0).view(1), values.amax().clamp_min(0).view(1)
+    return (-high.maximum(-low), high.maximum(-low)) if symmetric else (low, high)
+
+
+def zero_based_grid(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Tuple[Tensor, Tensor]:
+    """Returns step and zero point, a whole number, of the grid that spans a range, each of the shape of its ends."""
+    steps, middle = 2**bits - 1, 2 ** (bits - 1)
+    if symmetric:
+        return high / (middle - 1), torch.full_like(high, middle)
+    step = (high - low) / steps
+    return step, (-low / step.clamp_min(torch.finfo(torch.float32).tiny)).round().clamp(0, steps)
 
 
 def offset_range(rows: Tensor, bits: int) -> Tuple[Tensor, Tensor]:

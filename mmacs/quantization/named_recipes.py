@@ -24,6 +24,7 @@ QUANTIZER_PAIRS: Dict[str, Tuple[Dict[str, Any], Dict[str, Any]]] = {
     'CPQ': (dict(type='CPQ'), dict(type='CPQ')),
     'CPQ-DropBits': (dict(type='CPQ', drop=0.1), dict(type='CPQ')),
     'DAQ': (_LSQ, dict(type='DAQ')),
+    'CFWS': (dict(type='CoarseFine'), dict(type='KL')),
     'SLB': (dict(type='SLB'), _LSQ),
     'min-max': (dict(type='MinMax'), dict(type='MinMax')),
     'EMA': (dict(type='EMAMinMax'), dict(type='EMAMinMax')),

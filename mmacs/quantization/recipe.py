@@ -17,7 +17,7 @@ from mmacs.utils.errors import MmacsError, unknown_name
 from mmacs.utils.json_file import read_object
 from mmacs.utils.registry import QUANTIZERS
 
-PRESETS = ('w8a8', 'w4a8', 'w4a4', 'w3a3', 'w2a2', 'w4a32', 'w2a32', 'w1a32', 'w8a8-int', 'w4a4-int')
+PRESETS = ('w8a8', 'w4a8', 'w4a4', 'w3a3', 'w2a2', 'w4a32', 'w2a32', 'w1a32', 'w1a1', 'w8a8-int', 'w4a4-int')
 FULL_PRECISION_BITS = 32
 ROLE_BITS = 8  # at least, for the layer that sees the image and those that predict, as in the published detectors
 

@@ -79,6 +79,11 @@ def test_activations_whose_levels_differ_from_channel_to_channel(file):
     assert message.startswith('0.input_quantizer is a DAQ, whose levels differ from channel to channel, which runtimes')
 
 
+def test_weights_that_are_sums_of_two_grids(file):
+    message = refused(small({'preset': 'w4a4', 'weight': {'type': 'CoarseFine'}, 'activation': {'type': 'KL'}}), file)
+    assert message.startswith('0.weight_quantizer is a CoarseFine, whose weights are sums of two grids, which runtimes')
+
+
 def test_offsets_between_levels(file):
     model = small({'preset': 'w4a4', 'activation': {'type': 'LSQPlus'}})
     for module in (model[0], model[2], model[4]):

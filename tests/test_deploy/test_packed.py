@@ -96,7 +96,7 @@ QUANTIZERS = [
     dict(preset='w3a3', weight=dict(type='DQWeight'), activation=dict(type='DQActivation')),
     dict(preset='w3a3', weight=dict(type='SDQ', logarithmic=True, pruning=0.3), activation=dict(type='SDQ')),
     dict(preset='w2a2', weight=dict(type='SLB'), rules=[dict(name='*', weight=dict(bits=2))]),
-    dict(preset='w4a4', weight=dict(type='MinMax'), activation=dict(type='MinMax')),
+    dict(preset='w4a4', weight=dict(type='CoarseFine'), activation=dict(type='MinMax')),
     dict(preset='w4a4', weight=dict(type='Percentile'), activation=dict(type='Percentile')),
 ]
 

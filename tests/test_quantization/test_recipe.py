@@ -20,6 +20,7 @@ def bits(recipe, kind='weight'):
 def test_preset_with_first_and_prediction_layers_at_8_bit():
     assert bits('w4a4') == [8, 4, 4, 8]
     assert bits('w4a32', 'activation') == [None] * 4
+    assert bits('w1a1') == bits('w1a1', 'activation') == [8, 1, 1, 8]
 
 
 def test_later_rules_win_and_settings_change_only_what_they_name():

@@ -35,8 +35,8 @@ def test_a_checkpoint_that_the_config_takes(
     [
         (['--images', 0], '--images must be at least 1, got 0'),
         (
-            ['--method', 'minmax', '--cfg-options', 'model.recipe.activation.type=TQT'],
-            'backbone.conv1.input_quantizer is TQT, which has a start of its own: take --method mse',
+            ['--method', 'minmax', '--cfg-options', 'model.recipe.activation.type=LSQPlus'],
+            'backbone.conv1.input_quantizer is LSQPlus, which has a start of its own: take --method mse',
         ),
     ],
 )

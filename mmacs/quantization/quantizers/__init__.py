@@ -1,9 +1,11 @@
 from mmacs.quantization.quantizers.base import Grid, Quantizer
+from mmacs.quantization.quantizers.coarse_fine import CoarseFine
 from mmacs.quantization.quantizers.cpq import CPQ
 from mmacs.quantization.quantizers.daq import DAQ
 from mmacs.quantization.quantizers.dorefa import DoReFa
 from mmacs.quantization.quantizers.dq_activation import DQActivation
 from mmacs.quantization.quantizers.dq_weight import DQWeight
+from mmacs.quantization.quantizers.kl import KL
 from mmacs.quantization.quantizers.lsq import LSQ
 from mmacs.quantization.quantizers.lsq_plus import LSQPlus
 from mmacs.quantization.quantizers.octav import OCTAV
@@ -16,12 +18,14 @@ from mmacs.quantization.quantizers.tqt import TQT
 
 __all__ = [
     'CPQ',
+    'CoarseFine',
     'DAQ',
     'DQActivation',
     'DQWeight',
     'DoReFa',
     'EMAMinMax',
     'Grid',
+    'KL',
     'LSQ',
     'LSQPlus',
     'MinMax',

@@ -1,7 +1,7 @@
 """Learned step size quantization (Esser et al., ICLR 2020, arXiv 1902.08153)."""
 
 import math
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,6 @@ from mmacs.quantization.mse_range import SAMPLE_SIZE, zero_based_range
 from mmacs.quantization.quantizers.base import ASYMMETRIC, SYMMETRIC, Grid, Quantizer
 from mmacs.utils.errors import unknown_name
 from mmacs.utils.registry import QUANTIZERS
-
-INITS = ('mse', 'mean', 'minmax')
 
 
 @QUANTIZERS.register_module()
@@ -45,11 +43,12 @@ class LSQ(Quantizer):
     recomputable = True
     fused = True
     asymmetric = True
+    inits: Sequence[str] = ('mse', 'mean', 'minmax')
 
     def __init__(self, init: str = 'mse', channel_axis: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if init not in INITS:
-            raise unknown_name('init', init, INITS)
+        if init not in self.inits:
+            raise unknown_name('init', init, self.inits)
         self.init = init
         self.channel_axis = channel_axis
         self.per_input: Optional[Tensor] = None  # while calibrating, how outputs feel errors, see `lost_share`
@@ -60,7 +59,7 @@ class LSQ(Quantizer):
     @property
     def _takes_samples(self) -> bool:
         """Whether the range comes from samples of all calibration batches rather than from a number for each."""
-        return self.init == 'mse' and self.kind == 'activation' and self.num_channels == 1
+        return self.init in ('mse', 'kl') and self.kind == 'activation' and self.num_channels == 1
 
     def statistic(self, x: Tensor) -> Tensor:
         """What the start is computed from.
@@ -115,10 +114,14 @@ class LSQ(Quantizer):
         zero = self.zero(level)
         if zero == SYMMETRIC and self.bits == 1:
             return lsq_initial_step(samples.abs().mean().view(1), 1)  # of two levels the least squared error
-        step, zero_point = zero_based_range(samples, self.bits, zero == SYMMETRIC, self.per_input)
+        step, zero_point = self.best_range(samples, zero == SYMMETRIC)
         if zero == ASYMMETRIC:
             self.zero_point[level] = zero_point
         return fill_zeros(step)
+
+    def best_range(self, samples: Tensor, symmetric: bool) -> Tuple[Tensor, int]:
+        """Returns step and zero point of the range that activations start from."""
+        return zero_based_range(samples, self.bits, symmetric, self.per_input)
 
     def _covering_step(self, below: Tensor, above: Tensor, level: int, q_max: int) -> Tensor:
         zero = self.zero(level)

@@ -29,6 +29,7 @@ class LSQPlus(LSQ):
     """
 
     asymmetric = False  # by its offset, not by a zero point
+    inits = ('mse',)
 
     def __init__(self, **kwargs: Any) -> None:
         if 'init' in kwargs:
