@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch.utils.data import Sampler
 
 from mmacs.cli.config_file import change_config, read_config, read_options
 from mmacs.cli.failures import parts
@@ -180,7 +181,7 @@ def check_loader(name: str, loader: Any, pipelines: bool = True) -> None:
         pipelines (bool): Whether data sets must have transforms. Defaults to True.
 
     Raises:
-        MmacsError: If it is no dict, has no data set, or one without transforms.
+        MmacsError: If it is no dict, has no data set, one without transforms, or a sampler that is no dict.
     """
     for key, value in ((name, loader), (f'{name}.dataset', loader.get('dataset') if isinstance(loader, dict) else {})):
         if not isinstance(value, dict):
@@ -190,6 +191,10 @@ def check_loader(name: str, loader: Any, pipelines: bool = True) -> None:
         pipeline = None if inner else part.get('pipeline')
         if pipeline is not None and not (isinstance(pipeline, (list, tuple)) and pipeline):
             raise MmacsError(f'{key}.pipeline must be a list of transforms (dicts with a type), got {pipeline!r}')
+    sampler = loader.get('sampler')
+    if not isinstance(sampler, (dict, Sampler, type(None))):
+        example = "dict(type='DefaultSampler', shuffle=True)"
+        raise MmacsError(f'{name}.sampler must be a dict with a type, such as {example}, got {sampler!r}')
 
 
 def _start_cpu_processes(cfg: Config) -> None:

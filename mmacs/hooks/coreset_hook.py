@@ -10,12 +10,19 @@ from mmengine.runner.base_loop import BaseLoop
 from mmacs.coreset import presets
 from mmacs.coreset.settings import CoresetSettings, Group, check_settings
 from mmacs.hooks.batches import require_batches
-from mmacs.hooks.coreset_run import NO_SAMPLER, CoresetRun
+from mmacs.hooks.coreset_run import CoresetRun
 from mmacs.hooks.draws_hook import draw_by_step
 from mmacs.hooks.dynamic_thresholds_hook import keep_dynamic_thresholds
 from mmacs.hooks.fraction import plan_epochs
 from mmacs.hooks.resume_hook import follow_config
-from mmacs.hooks.run import agree_on_seed, coreset_sampler, report_at_end, saves_checkpoint_now
+from mmacs.hooks.run import (
+    agree_on_seed,
+    coreset_sampler,
+    report_at_end,
+    require_coreset_sampler,
+    require_whole_evaluation,
+    saves_checkpoint_now,
+)
 from mmacs.hooks.summary_hook import SummarisedHook, summarise_now
 from mmacs.hooks.time_left_hook import add_to_time_left
 from mmacs.hooks.work_dir import leave_work_dir, take_work_dir
@@ -118,6 +125,7 @@ class CoresetHook(SummarisedHook):
 
     def before_run(self, runner: Runner) -> None:
         """Has a resumed run follow its config, and what is random depend on the seed and the step alone."""
+        require_whole_evaluation(runner)
         follow_config(runner)
         draw_by_step(runner)
         keep_dynamic_thresholds(runner)
@@ -183,9 +191,7 @@ class CoresetHook(SummarisedHook):
 
     def _tell_sampler(self, runner: Runner) -> None:
         """Has the sampler show what a preset without scores says."""
-        sampler = coreset_sampler(runner)
-        if sampler is None:
-            raise MmacsError(NO_SAMPLER)
+        sampler = require_coreset_sampler(runner)
         agree_on_seed(runner, sampler)
         if self.preset == 'full' and sampler.size < len(sampler.dataset):
             raise MmacsError(

@@ -23,10 +23,10 @@ from mmacs.datasets.distinct_images import DistinctImages
 from mmacs.hooks.iteration_loop import CoresetIterator
 from mmacs.hooks.run import (
     agree_on_seed,
-    coreset_sampler,
     deterministic_pipeline,
     leave_out_of_timers,
     refuse_mixed_images,
+    require_coreset_sampler,
     resumed_from,
     unwrapped,
 )
@@ -39,8 +39,6 @@ from mmacs.utils.distributed import on_main, together
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import DAY, remove_leftovers
 from mmacs.utils.progress import phase
-
-NO_SAMPLER = "CoresetHook needs train_dataloader.sampler=dict(type='mmacs.CoresetSampler', fraction=0.1)"
 
 
 class CoresetRun:
@@ -62,9 +60,7 @@ class CoresetRun:
 
     def __init__(self, runner: Runner, settings: CoresetSettings, cache_dir: Optional[str]) -> None:
         start = time.perf_counter()
-        sampler = coreset_sampler(runner)
-        if sampler is None:
-            raise MmacsError(NO_SAMPLER)
+        sampler = require_coreset_sampler(runner)
         agree_on_seed(runner, sampler)
         settings = settings.of(unwrapped(runner))
         self._runner, self._settings = runner, settings

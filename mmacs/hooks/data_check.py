@@ -15,7 +15,7 @@ from mmacs.datasets.class_names import listed, require_present, require_same
 from mmacs.datasets.distinct_images import locate
 from mmacs.datasets.loading import has_stock_classes, largest_label, say
 from mmacs.datasets.reading import count_other_sizes
-from mmacs.hooks.run import unwrapped
+from mmacs.hooks.run import require_whole_evaluation, unwrapped
 from mmacs.utils.errors import MmacsError
 
 
@@ -86,14 +86,15 @@ class DataCheck(Hook):
 
 
 def check_run(runner: Runner) -> None:
-    """Compare the classes of all data sets, heads and metrics of a run.
+    """Compare the classes of all data sets, heads and metrics of a run, which is evaluated on all images.
 
     Args:
         runner (Runner): A run whose loops are built.
 
     Raises:
-        MmacsError: If they differ in names, order or number, or a metric has no annotations.
+        MmacsError: If they differ in names, order or number, a metric has no annotations, or a coreset is evaluated on.
     """
+    require_whole_evaluation(runner)
     first: Optional[Tuple[str, List[str]]] = None
     first_folders: Optional[Tuple[str, List[str]]] = None
     for name, dataset, loop in _loaded(runner):
@@ -153,8 +154,9 @@ def _loaded(runner: Runner) -> Iterator[Tuple[str, Dataset, BaseLoop]]:
     """Name, data set and loop of each data loader that is built."""
     for name in ('train', 'val', 'test'):
         loop = getattr(runner, f'_{name}_loop')
-        if isinstance(loop, BaseLoop):
-            yield f'{name}_dataloader', loop.dataloader.dataset, loop
+        dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)  # loops of others may have several
+        if isinstance(loop, BaseLoop) and dataset is not None:
+            yield f'{name}_dataloader', dataset, loop
 
 
 def _bases(dataset: Optional[Dataset]) -> List[Any]:

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import CheckpointHook, Hook, IterTimerHook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import Sampler
 
@@ -40,10 +40,44 @@ def share_done(runner: Runner, batch_idx: int) -> float:
 
 def coreset_sampler(runner: Runner) -> Optional[CoresetSampler]:
     """Returns the coreset sampler of the training data, also where a batch sampler holds it; None if there is none."""
-    loader = runner.train_dataloader
+    return _coreset_sampler_of(runner.train_dataloader)
+
+
+def _coreset_sampler_of(loader: Any) -> Optional[CoresetSampler]:
     holders = (loader, getattr(loader, 'batch_sampler', None))
     samplers = (getattr(holder, 'sampler', None) for holder in holders)
     return next((sampler for sampler in samplers if isinstance(sampler, CoresetSampler)), None)
+
+
+def require_coreset_sampler(runner: Runner) -> CoresetSampler:
+    """Returns the coreset sampler of the training data.
+
+    Raises:
+        MmacsError: If there is none.
+    """
+    sampler = coreset_sampler(runner)
+    if sampler is None:
+        given = type(getattr(runner.train_dataloader, 'sampler', None)).__name__
+        raise MmacsError(
+            f"CoresetHook needs train_dataloader.sampler=dict(type='mmacs.CoresetSampler', fraction=0.1), and the "
+            f'config has {given} there'
+        )
+    return sampler
+
+
+def require_whole_evaluation(runner: Runner) -> None:
+    """Requires that no coreset stands for the validation or test data, on which a metric would mean nothing.
+
+    Raises:
+        MmacsError: If one does.
+    """
+    for split in ('val', 'test'):
+        loop = getattr(runner, f'_{split}_loop')
+        if isinstance(loop, BaseLoop) and _coreset_sampler_of(getattr(loop, 'dataloader', None)) is not None:
+            raise MmacsError(
+                f'{split}_dataloader.sampler is mmacs.CoresetSampler, which is for training: metrics are of all '
+                f"images, take dict(type='DefaultSampler', shuffle=False)"
+            )
 
 
 def agree_on_seed(runner: Runner, sampler: Sampler) -> None:

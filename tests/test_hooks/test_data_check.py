@@ -9,9 +9,13 @@ from mmdet.registry import DATASETS, METRICS
 from mmengine.dataset import BaseDataset, ConcatDataset
 from mmengine.runner import BaseLoop
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader
 
 from mmacs.adapters.heads import class_counts
+from mmacs.cli.runs import check_loader
+from mmacs.coreset.sampler import CoresetSampler
 from mmacs.hooks.data_check import DataCheck, check_classes, check_run
+from mmacs.hooks.run import require_coreset_sampler, require_whole_evaluation
 from mmacs.utils.errors import MmacsError
 
 
@@ -235,3 +239,28 @@ def test_labels_without_names(tmp_path):
     model.head.num_classes = 4
     with pytest.raises(MmacsError, match='num_classes=4, and the data of train_dataloader the label 4'):
         check_classes(model, dataset, 'train_dataloader')
+
+
+class Stream(BaseLoop):
+    """A loop of a user's own over a data loader, or over several."""
+
+    def __init__(self, **loaders):
+        vars(self).update(_runner=None, **loaders)
+
+    dataloader = None
+
+    def run(self):
+        pass
+
+
+def test_no_coreset_stands_for_the_data_that_a_metric_is_of():
+    images = list(range(8))
+    loader = DataLoader(images, batch_sampler=BatchSampler(CoresetSampler(images, 0.5), 2, False))
+    check_run(run(head(2), val=Stream(dataloader=DataLoader(images))))
+    check_run(run(head(2), train=Stream(dataloader=loader), val=Stream(dataloaders=[loader])))
+    with pytest.raises(MmacsError, match='val_dataloader.sampler is mmacs.CoresetSampler, which is for training'):
+        require_whole_evaluation(run(None, val=Stream(dataloader=loader)))
+    with pytest.raises(MmacsError, match='CoresetSampler.* and the config has SequentialSampler there'):
+        require_coreset_sampler(SimpleNamespace(train_dataloader=DataLoader(images)))
+    with pytest.raises(MmacsError, match="val_dataloader.sampler must be a dict with a type, .*, got 'Default'"):
+        check_loader('val_dataloader', dict(dataset={}, sampler='Default'))
