@@ -90,7 +90,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_been(train):
 
 
 def test_what_cannot_be_is_refused_in_one_sentence(train):
-    with pytest.raises(MmacsError, match='needs to know the number of epochs: train by tools/train.py'):
+    with pytest.raises(MmacsError, match='needs to know the number of epochs: train by .mmacs train.'):
         train('unknown', ours=False)
     with pytest.raises(MmacsError, match='is a schedule over epochs, and IterBasedTrainLoop counts none'):
         train('iterations', by_epoch=False, max_iters=9, schedule=dict(type='ConstantLR', by_epoch=False, factor=0.5))
