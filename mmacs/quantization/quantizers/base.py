@@ -2,63 +2,29 @@
 
 import math
 import warnings
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmacs.quantization.fake_quant import level_bounds, per_element, power_of_two_step, reads_are_free
 from mmacs.quantization.memory_order import memory_rows
 from mmacs.quantization.mse_clip import channel_sample
 from mmacs.quantization.processes import world_size
+from mmacs.quantization.quantizers.flags import ASYMMETRIC, SYMMETRIC, UNSIGNED, RangeFlags
+from mmacs.quantization.quantizers.flags import Flags as Flags
+from mmacs.quantization.quantizers.grid import MAX_BITS as MAX_BITS
+from mmacs.quantization.quantizers.grid import Grid, check_bits
+from mmacs.quantization.quantizers.grid import check_momentum as check_momentum
 from mmacs.quantization.quantizers.kept import Kept
+from mmacs.quantization.quantizers.loading import before_0_2, require_own_state
 from mmacs.quantization.recompute import keeping_inputs, remember
-from mmacs.utils.checks import is_number, is_whole
 from mmacs.utils.errors import MmacsError
 
-MAX_BITS = 16
 KINDS = ('weight', 'activation')
-UNSIGNED, SYMMETRIC, ASYMMETRIC = range(3)  # where a grid has its zero: at its end, in its centre, or in between
 
 
-def check_bits(bits: object) -> None:
-    """Raise an :class:`MmacsError` unless ``bits`` is an integer from 1 to 16."""
-    if not is_whole(bits) or not 1 <= bits <= MAX_BITS:
-        raise MmacsError(f'bits must be an integer from 1 to {MAX_BITS}, or 32 for full precision, got {bits!r}')
-
-
-def check_momentum(momentum: object) -> None:
-    """Raise an :class:`MmacsError` unless this is the share of a new batch in a range that follows the data."""
-    if not is_number(momentum) or not 0 < momentum <= 1:
-        raise MmacsError(f'momentum, the share of a new batch, must be above 0 and at most 1, got {momentum!r}')
-
-
-class Grid(NamedTuple):
-    """The values that a uniform quantizer maps to: ``step * k + offset`` for integers k in [q_min, q_max].
-
-    ``step`` and ``offset`` are float32 tensors of shape (1,) or (number of channels,), through which gradients reach
-    what the quantizer learns; ``offset`` is None where it is zero.
-    """
-
-    step: Tensor
-    offset: Optional[Tensor]
-    q_min: int
-    q_max: int
-
-
-class Flags(NamedTuple):
-    """What a range is, as Python values.
-
-    ``zero`` is :data:`UNSIGNED`, :data:`SYMMETRIC` or :data:`ASYMMETRIC`; ``zero_point`` counts the levels below zero
-    of an asymmetric grid.
-    """
-
-    initialized: bool
-    zero: int
-    zero_point: int = 0
-
-
-class Quantizer(nn.Module):
+class Quantizer(RangeFlags):
     """Fake-quantizes one tensor of one layer: its weight or an input.
 
     All state is present from construction, so that ``state_dict`` keys never depend on progress: what the range is
@@ -116,7 +82,7 @@ class Quantizer(nn.Module):
         num_levels: int = 1,
         power_of_two: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(num_levels, signed is not False)
         check_bits(bits)
         assert num_channels == 1 or num_levels == 1, 'a range per channel and per level at once is not supported'
         assert kind in self.kinds, f'{type(self).__name__} does not quantize a {kind}'
@@ -132,8 +98,6 @@ class Quantizer(nn.Module):
         # How many read each level's tensor, and what is kept for them while a forward runs
         self.reads = (1,) * num_levels
         self.values_of_this_forward: Optional[Dict[Tuple[int, bool], Kept]] = None
-        self.register_buffer('initialized', torch.zeros(num_levels, dtype=torch.uint8))
-        self.register_buffer('signed', torch.full((num_levels,), signed is not False, dtype=torch.uint8))
         self.register_buffer('step_bits', torch.tensor([bits], dtype=torch.uint8))
         # On a GPU, where looking at every tensor would stall the stream: whether a NaN or Inf was met, by this process.
         # No buffer, which DistributedDataParallel would overwrite in each forward
@@ -142,8 +106,6 @@ class Quantizer(nn.Module):
         self.met_negative = torch.zeros(1, dtype=torch.bool)
         self.warned_of_negative = False
         self._signed_by_user = signed
-        self._flags_cache: Optional[List[Flags]] = None
-        self._flags_versions: Tuple[int, ...] = ()
         self._observed: List[List[Tuple[Tensor, bool]]] = [[] for _ in range(num_levels)]
 
     @property
@@ -291,22 +253,6 @@ class Quantizer(nn.Module):
         if torch.compiler.is_compiling():  # strides may be unknown
             return self.by_channel(x.float())
         return memory_rows(x, self.num_channels)[1].float()
-
-    def zero(self, level: int = 0) -> int:
-        """Returns where a level's grid has its zero: :data:`UNSIGNED`, :data:`SYMMETRIC` or :data:`ASYMMETRIC`."""
-        return self._flags()[level].zero
-
-    def zero_point_of(self, level: int = 0) -> int:
-        """Returns the number of levels below zero of an asymmetric grid."""
-        return self._flags()[level].zero_point
-
-    def level_is_signed(self, level: int = 0) -> bool:
-        """Returns whether the quantizer has negative levels at a pyramid level."""
-        return self.zero(level) != UNSIGNED
-
-    def is_initialized(self) -> bool:
-        """Returns whether at least one level has its range (a level that is never called never gets one)."""
-        return any(flags.initialized for flags in self._flags())
 
     def options(self) -> Dict[str, Any]:
         """Returns the settings beside type, bits and ranges that its levels depend on, where they are not the defaults.
@@ -461,56 +407,6 @@ class Quantizer(nn.Module):
             self.finish_observing()
 
     # ---------------------------------------------------------------- state
-    def _flags(self) -> List[Flags]:
-        """What the ranges are, per level.
-
-        Reading a buffer stalls a GPU and breaks a compiled graph, so they are read where they change: after
-        calibration, loading, a move to another device or dtype, and, since ``tensor.data`` writes leave no trace, a
-        switch of the mode. On a CPU, outside compiled graphs, other writes in place, as ``buffer.copy_`` is, are seen
-        at once; elsewhere whoever writes so calls :meth:`read_flags`.
-        """
-        if self._flags_cache is None:
-            return self.read_flags()
-        written = reads_are_free(self.initialized) and self._flags_versions != self._versions_of_flags()
-        return self.read_flags() if written else self._flags_cache
-
-    def _versions_of_flags(self) -> Tuple[int, ...]:
-        """Returns torch's counts of writes to the buffers behind the flags; those of inference mode have none."""
-        return tuple(flags._version for flags in self._flag_buffers() if not flags.is_inference())
-
-    def _flag_buffers(self) -> List[Tensor]:
-        zero_point = getattr(self, 'zero_point', None)
-        return [self.initialized, self.signed, *([] if zero_point is None else [zero_point])]
-
-    def forget_range(self) -> None:
-        """Forgets that there is a range, so that it is calibrated anew."""
-        self.initialized.zero_()
-        self.read_flags()
-
-    @torch.compiler.disable
-    def read_flags(self) -> List[Flags]:
-        """Look at ``initialized``, ``signed`` and ``zero_point`` anew: after they were written to from outside."""
-        flags = [Flags(bool(values[0]), *values[1:]) for values in torch.stack(self._flag_buffers(), 1).tolist()]
-        # What a copy without ranges is given later may leave no trace
-        has_range = any(each.initialized for each in flags)
-        self._flags_cache = flags if has_range else None
-        self._flags_versions = self._versions_of_flags()
-        return flags
-
-    def train(self, mode: bool = True) -> 'Quantizer':
-        """Switch the mode; flags are read."""
-        self._read_flags_anew()
-        return super().train(mode)
-
-    def __setstate__(self, state: Dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._read_flags_anew()  # the buffers of a copy count writes from zero
-
-    def _read_flags_anew(self) -> None:
-        self._flags_cache = None
-        if not self.initialized.is_meta:
-            self.read_flags()  # now, so that a compiled forward finds them
-
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> 'Quantizer':
         self._flags_cache = None
         self.met_nonfinite = torch.zeros_like(fn(self.met_nonfinite))
@@ -527,36 +423,11 @@ class Quantizer(nn.Module):
         if not given:
             return
         own = {key.removeprefix(prefix): value for key, value in self.state_dict(prefix=prefix).items()}
-        before_0_2 = (
-            own.keys() - given.keys() == {'zero_point'} and given.get('signed', own['signed']).max() < ASYMMETRIC
-        )
-        if before_0_2:
+        if before_0_2(own, given):
             given['zero_point'] = state_dict[f'{prefix}zero_point'] = torch.zeros_like(own['zero_point'])
-        advice = 'use the recipe that the checkpoint was trained with, or start from a full-precision checkpoint'
-        if given.keys() != own.keys():
-            raise MmacsError(
-                f'{self.name} is a {type(self).__name__} with the state {", ".join(sorted(own))}, but the checkpoint '
-                f'has {", ".join(sorted(given))}: {advice}'
-            )
-        bits = given['step_bits'].flatten().tolist()
-        if bits != [self.bits]:
-            raise MmacsError(
-                f'{self.name} has {self.bits} bits, but the checkpoint has step sizes for '
-                f'{", ".join(map(str, bits)) or "none"}: {advice}'
-            )
-        for key, value in own.items():
-            if given[key].shape != value.shape:
-                raise MmacsError(
-                    f'{self.name} has {key} of shape {tuple(value.shape)}, but the checkpoint has '
-                    f'{tuple(given[key].shape)}: {advice}'
-                )
-        if int(given['signed'].max()) > ASYMMETRIC or ('zero_point' in given and self._is_outside(given['zero_point'])):
-            raise MmacsError(f'{self.name} has a damaged state: its zero lies outside its levels')
+        require_own_state(self.name, type(self).__name__, self.bits, own, given)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._flags_cache = None
-
-    def _is_outside(self, zero_point: Tensor) -> bool:
-        return bool(((zero_point < 0) | (zero_point >= 2**self.bits)).any())
 
     def extra_repr(self) -> str:
         """Returns the bit-width and number of ranges, for ``print(model)``."""

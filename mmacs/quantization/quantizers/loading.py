@@ -1,0 +1,54 @@
+"""What a checkpoint must hold for a quantizer."""
+
+from typing import Mapping
+
+from torch import Tensor
+
+from mmacs.quantization.quantizers.flags import ASYMMETRIC
+from mmacs.utils.errors import MmacsError
+
+State = Mapping[str, Tensor]
+
+
+def before_0_2(own: State, given: State) -> bool:
+    """Returns whether a state was written before there were asymmetric grids, and so has no ``zero_point``."""
+    return own.keys() - given.keys() == {'zero_point'} and given.get('signed', own['signed']).max() < ASYMMETRIC
+
+
+def require_own_state(name: str, kind: str, bits: int, own: State, given: State) -> None:
+    """Require that a state is of the same quantizer, bit-width and granularity.
+
+    Args:
+        name (str): Of the quantizer.
+        kind (str): Its class.
+        bits (int): Its bit-width.
+        own (Mapping[str, Tensor]): Its state.
+        given (Mapping[str, Tensor]): That of the checkpoint.
+
+    Raises:
+        MmacsError: If it is not, or is damaged.
+    """
+    advice = 'use the recipe that the checkpoint was trained with, or start from a full-precision checkpoint'
+    if given.keys() != own.keys():
+        raise MmacsError(
+            f'{name} is a {kind} with the state {", ".join(sorted(own))}, but the checkpoint has '
+            f'{", ".join(sorted(given))}: {advice}'
+        )
+    found = given['step_bits'].flatten().tolist()
+    if found != [bits]:
+        raise MmacsError(
+            f'{name} has {bits} bits, but the checkpoint has step sizes for {", ".join(map(str, found)) or "none"}: '
+            f'{advice}'
+        )
+    for key, value in own.items():
+        if given[key].shape != value.shape:
+            raise MmacsError(
+                f'{name} has {key} of shape {tuple(value.shape)}, but the checkpoint has {tuple(given[key].shape)}: '
+                f'{advice}'
+            )
+    if int(given['signed'].max()) > ASYMMETRIC or ('zero_point' in given and _is_outside(given['zero_point'], bits)):
+        raise MmacsError(f'{name} has a damaged state: its zero lies outside its levels')
+
+
+def _is_outside(zero_point: Tensor, bits: int) -> bool:
+    return bool(((zero_point < 0) | (zero_point >= 2**bits)).any())
