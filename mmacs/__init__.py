@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         DistillationHook,
         DynamicThresholdsHook,
         GradientL1Hook,
+        ProgressiveBitsHook,
         QuantizationHook,
         WeightUpdateSkippingHook,
     )
@@ -78,6 +79,7 @@ _PLACES = {
         'DistillationHook',
         'DynamicThresholdsHook',
         'GradientL1Hook',
+        'ProgressiveBitsHook',
         'QuantizationHook',
         'WeightUpdateSkippingHook',
     ),

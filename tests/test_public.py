@@ -35,6 +35,7 @@ SIGNATURES = {
     'layer_weight=1.0, teacher=None, from_cache=False)',
     'DynamicThresholdsHook': '()',
     'GradientL1Hook': '(weight=0.001, activation=0.001)',
+    'ProgressiveBitsHook': '(epochs=None, first_bits=8, decorrelate=True)',
     'QuantizationHook': '(num_images=64, batch_size=8, check_interval=50, start_anew=None, report=False)',
     'WeightUpdateSkippingHook': '(metric=None, tolerance=0.005, window=2)',
     'Quantizer': "(bits=4, signed=None, kind='activation', num_channels=1, num_levels=1, power_of_two=False)",

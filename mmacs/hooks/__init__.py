@@ -6,6 +6,7 @@ from mmacs.hooks.coreset_hook import CoresetHook
 from mmacs.hooks.distillation_hook import DistillationHook
 from mmacs.hooks.dynamic_thresholds_hook import DynamicThresholdsHook
 from mmacs.hooks.gradient_l1_hook import GradientL1Hook
+from mmacs.hooks.progressive_hook import ProgressiveBitsHook
 from mmacs.hooks.quantization_hook import QuantizationHook
 from mmacs.hooks.weight_skipping_hook import WeightUpdateSkippingHook
 
@@ -18,6 +19,7 @@ __all__ = [
     'DistillationHook',
     'DynamicThresholdsHook',
     'GradientL1Hook',
+    'ProgressiveBitsHook',
     'QuantizationHook',
     'WeightUpdateSkippingHook',
 ]

@@ -6,7 +6,7 @@ from mmengine.dist import all_reduce
 from mmengine.runner import Runner
 from torch import nn
 
-from mmacs.hooks.changing_bits import LayerBitsHook
+from mmacs.hooks.changing_bits import MeasuredBitsHook
 from mmacs.hooks.run import unwrapped
 from mmacs.quantization.activation_density import DensityCount, bits_of_densities, densities, has_saturated
 from mmacs.quantization.layer_inputs import watch_inputs
@@ -17,7 +17,7 @@ from mmacs.utils.errors import MmacsError
 
 
 @HOOKS.register_module()
-class ActivationDensityHook(LayerBitsHook):
+class ActivationDensityHook(MeasuredBitsHook):
     """Take bits from layers whose activations are mostly zero, while the network trains (Vasquez et al. 2021).
 
     Experimental: the abstract alone was at hand, and the rest is our reading. "Activation Density (AD), the proportion

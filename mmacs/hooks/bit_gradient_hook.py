@@ -8,7 +8,7 @@ from mmengine.dist import all_reduce
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmacs.hooks.changing_bits import LayerBitsHook
+from mmacs.hooks.changing_bits import MeasuredBitsHook
 from mmacs.hooks.nonfinite import skips_steps
 from mmacs.hooks.run import unwrapped
 from mmacs.hooks.weight_skipping_hook import WeightUpdateSkippingHook
@@ -22,7 +22,7 @@ from mmacs.utils.errors import MmacsError
 
 
 @HOOKS.register_module()
-class BitGradientHook(LayerBitsHook):
+class BitGradientHook(MeasuredBitsHook):
     """Give bits to the layers whose bits the loss feels most, under a budget, while the network trains (BMPQ 2022).
 
     Experimental: the abstract alone was at hand, and the rest is our reading. "A training method that uses bit

@@ -119,7 +119,7 @@ class ChangingBitsHook(KeptStateHook):
 
 
 class LayerBitsHook(ChangingBitsHook):
-    """Changes the bit-width of each layer between epochs, by what is measured of it in them.
+    """Changes the bit-width of each layer between epochs.
 
     A layer's bits are those of its weight, and of its inputs where the recipe gives both the same and no other layer
     has the same quantizer, see :func:`~mmacs.quantization.learned_bits.layer_participants`. They change before an
@@ -132,6 +132,88 @@ class LayerBitsHook(ChangingBitsHook):
     def __init__(self, freeze_epoch: Optional[int] = None) -> None:
         super().__init__(freeze_epoch)
         self._bits: Dict[str, int] = {}
+
+    # ---------------------------------------------------------------- groups
+    @property
+    def bits(self) -> Dict[str, int]:
+        """Bits in use by layer."""
+        return self._bits
+
+    def find_participants(self, model: nn.Module) -> Dict[str, List[str]]:
+        """Returns the names of the quantizers that have a layer's bits, by layer."""
+        return layer_participants(model)
+
+    def start(self, model: nn.Module) -> None:
+        """Start from the bits of the recipe."""
+        self._bits = {layer: model.get_submodule(names[0]).bits for layer, names in self._participants.items()}
+
+    # ---------------------------------------------------------------- state
+    def state(self) -> Dict[str, Any]:
+        """Returns the bits."""
+        return {'bits': dict(self._bits)}
+
+    def take_state(self, runner: Runner, state: Dict[str, Any]) -> None:
+        """Take up bits."""
+        bits = state.get('bits')
+        if state.keys() != self.state().keys() or not isinstance(bits, dict):
+            raise self.damaged(state)
+        if not all(is_whole(value) and 1 <= value <= MAX_BITS for value in bits.values()):
+            raise self.damaged(state)
+        if bits.keys() != self._bits.keys():
+            different = next(iter(bits.keys() ^ self._bits.keys()))
+            raise MmacsError(
+                f'the checkpoint has bits for {len(bits)} layers, and the recipe leaves those of {len(self._bits)} to '
+                f'change, of which {printable(str(different), 100)} is not in both: use the recipe that it was trained '
+                f'with'
+            )
+        self._bits = dict(bits)
+
+    # ---------------------------------------------------------------- what the run calls
+    def before_train(self, runner: Runner) -> None:
+        """Refuse what can't work before it costs time."""
+        super().before_train(runner)
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise MmacsError(f'{type(self).__name__} counts epochs: train by epochs (by_epoch=True)')
+        if runner.cfg.get('compile'):
+            raise MmacsError(
+                f'{type(self).__name__} looks into layers, which compiled models do not show: leave out compile'
+            )
+        mean = mean_bits(unwrapped(runner))
+        runner.logger.info(f'Changing the bit-widths of {len(self._bits)} layers, starting at a mean of {mean:.2f}.')
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the recipe that has the bits."""
+        model, path = unwrapped(runner), Path(runner.work_dir) / 'recipe.json'
+        free = {layer: [model.get_submodule(name) for name in names] for layer, names in self._participants.items()}
+        if is_main_process():
+            recipe = recipe_with_bits(model.recipe, self._bits, free)
+            write_whole(path, json.dumps(recipe, indent=1).encode())
+        runner.logger.info(
+            f'Bit-widths at the end: {mean_bits(model):.2f} bits per quantized weight on average. Without '
+            f'{type(self).__name__} the checkpoint loads with model.recipe={path}.'
+        )
+
+    # ---------------------------------------------------------------- parts
+    def _move(self, runner: Runner, bits: Dict[str, int]) -> None:
+        """Bring layers to other bits, and log which."""
+        model, before, self._bits = unwrapped(runner), self._bits, bits
+        change_bits(model, self._participants, bits)
+        mean = mean_bits(model)
+        changed = [f'{layer} {before[layer]} -> {new}' for layer, new in bits.items() if new != before[layer]]
+        runner.logger.info(
+            f'{type(self).__name__}: {len(changed)} of {len(bits)} layers change their bits; a quantized weight has '
+            f'{mean:.2f} on average.'
+        )
+        if changed:
+            log_detail(f'Bits of layers: {", ".join(changed)}')
+        runner.visualizer.add_scalars({'bits/mean': mean}, step=runner.iter)
+
+
+class MeasuredBitsHook(LayerBitsHook):
+    """Changes the bit-width of each layer by what is measured of it in epochs."""
+
+    def __init__(self, freeze_epoch: Optional[int] = None) -> None:
+        super().__init__(freeze_epoch)
         self.epochs: List[Dict[str, float]] = []  # what was measured since bits last changed, by layer
         self._end: Callable[[], None] = _nothing
 
@@ -152,58 +234,22 @@ class LayerBitsHook(ChangingBitsHook):
         """Returns the bits that follow from ``epochs``, None to measure on."""
         raise NotImplementedError
 
-    # ---------------------------------------------------------------- groups
-    @property
-    def bits(self) -> Dict[str, int]:
-        """Bits in use by layer."""
-        return self._bits
-
-    def find_participants(self, model: nn.Module) -> Dict[str, List[str]]:
-        """Returns the names of the quantizers that have a layer's bits, by layer."""
-        return layer_participants(model)
-
-    def start(self, model: nn.Module) -> None:
-        """Start from the bits of the recipe."""
-        self._bits = {layer: model.get_submodule(names[0]).bits for layer, names in self._participants.items()}
-
     # ---------------------------------------------------------------- state
     def state(self) -> Dict[str, Any]:
         """Returns bits, and what was measured since they changed."""
-        return {'bits': dict(self._bits), 'epochs': [dict(epoch) for epoch in self.epochs]}
+        return {**super().state(), 'epochs': [dict(epoch) for epoch in self.epochs]}
 
     def take_state(self, runner: Runner, state: Dict[str, Any]) -> None:
         """Take up bits, and what was measured."""
         bits, epochs = state.get('bits'), state.get('epochs')
-        if not isinstance(bits, dict) or not isinstance(epochs, (list, tuple)) or len(state) != 2:
-            raise self.damaged(state)
-        if not all(is_whole(value) and 1 <= value <= MAX_BITS for value in bits.values()):
-            raise self.damaged(state)
-        if bits.keys() != self._bits.keys():
-            different = next(iter(bits.keys() ^ self._bits.keys()))
-            raise MmacsError(
-                f'the checkpoint has bits for {len(bits)} layers, and the recipe leaves those of {len(self._bits)} to '
-                f'learn, of which {printable(str(different), 100)} is not in both: use the recipe that it was trained '
-                f'with'
-            )
-        for epoch in epochs:
-            sound = isinstance(epoch, dict) and epoch.keys() == bits.keys()
+        for epoch in epochs if isinstance(epochs, (list, tuple)) else [None]:
+            sound = isinstance(epoch, dict) and isinstance(bits, dict) and epoch.keys() == bits.keys()
             if not sound or not all(is_number(value) and 0 <= value <= 1 for value in epoch.values()):
                 raise self.damaged(state)
-        self._bits, self.epochs = dict(bits), [dict(epoch) for epoch in epochs]
+        super().take_state(runner, state)
+        self.epochs = [dict(epoch) for epoch in epochs]
 
     # ---------------------------------------------------------------- what the run calls
-    def before_train(self, runner: Runner) -> None:
-        """Refuse what can't work before it costs time."""
-        super().before_train(runner)
-        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise MmacsError(f'{type(self).__name__} measures over epochs: train by epochs (by_epoch=True)')
-        if runner.cfg.get('compile'):
-            raise MmacsError(
-                f'{type(self).__name__} looks into layers, which compiled models do not show: leave out compile'
-            )
-        mean = mean_bits(unwrapped(runner))
-        runner.logger.info(f'Learning the bit-widths of {len(self._bits)} layers, starting at a mean of {mean:.2f}.')
-
     def before_train_epoch(self, runner: Runner) -> None:
         """Change bits if it is time; measure anew."""
         bits = self.next_bits(unwrapped(runner)) if self.epochs and not self.is_frozen(runner) else None
@@ -226,33 +272,6 @@ class LayerBitsHook(ChangingBitsHook):
         """Keep what was measured."""
         if not self.is_frozen(runner):
             self.epochs.append(self.measured(runner))
-
-    def after_train(self, runner: Runner) -> None:
-        """Write the recipe that has the bits."""
-        model, path = unwrapped(runner), Path(runner.work_dir) / 'recipe.json'
-        free = {layer: [model.get_submodule(name) for name in names] for layer, names in self._participants.items()}
-        if is_main_process():
-            recipe = recipe_with_bits(model.recipe, self._bits, free)
-            write_whole(path, json.dumps(recipe, indent=1).encode())
-        runner.logger.info(
-            f'Learned bit-widths: {mean_bits(model):.2f} bits per quantized weight on average. Without '
-            f'{type(self).__name__} the checkpoint loads with model.recipe={path}.'
-        )
-
-    # ---------------------------------------------------------------- parts
-    def _move(self, runner: Runner, bits: Dict[str, int]) -> None:
-        """Bring layers to other bits, and log which."""
-        model, before, self._bits = unwrapped(runner), self._bits, bits
-        change_bits(model, self._participants, bits)
-        mean = mean_bits(model)
-        changed = [f'{layer} {before[layer]} -> {new}' for layer, new in bits.items() if new != before[layer]]
-        runner.logger.info(
-            f'{type(self).__name__}: {len(changed)} of {len(bits)} layers change their bits; a quantized weight has '
-            f'{mean:.2f} on average.'
-        )
-        if changed:
-            log_detail(f'Bits of layers: {", ".join(changed)}')
-        runner.visualizer.add_scalars({'bits/mean': mean}, step=runner.iter)
 
 
 def _nothing() -> None:

@@ -149,7 +149,7 @@ def test_runs_that_cannot_work_are_refused_before_they_train():
         refused(Toy(), make(), 'found nothing quantized')
         refused(model, make(), 'does not go with EMAHook', [EMAHook()])
         refused(model, make(), 'both change bit-widths', [AdaptiveBitsHook()])
-        refused(model, make(), 'measures over epochs: train by epochs', train_loop=Mock(spec=IterBasedTrainLoop))
+        refused(model, make(), 'counts epochs: train by epochs', train_loop=Mock(spec=IterBasedTrainLoop))
         refused(model, make(freeze_epoch=10), 'freeze_epoch must be below max_epochs')
         refused(model, make(), 'compiled models do not show: leave out compile', cfg=dict(compile=True))
         refused(model, make(), 'written by a run without', iter=3)

@@ -61,7 +61,7 @@ def follow_paths(
     reference = copy.deepcopy(model)
     for _, quantizer in quantizers(reference):
         quantizer.enabled = False
-    calls = _calls(model, layers, lambda: forward(model, next(iter(batches))))
+    calls = calls_of(layers, lambda: forward(model, next(iter(batches))))
     for name in calls:
         layer, original = layers[name], reference.get_submodule(name)
         products = Products()
@@ -77,7 +77,7 @@ def follow_paths(
             yield name
 
 
-def _calls(model: nn.Module, layers: Dict[str, QuantizedLayer], run: Callable[[], Any]) -> Dict[str, int]:
+def calls_of(layers: Dict[str, QuantizedLayer], run: Callable[[], Any]) -> Dict[str, int]:
     """Returns how often each layer runs in one forward, in the order in which they first do."""
     found: Dict[str, int] = {}
 
