@@ -10,21 +10,24 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from mmengine.config import Config
-from mmengine.runner import Runner
-from rich.console import Console
-from rich.table import Table
+from mmacs.cli.screen import leave_out_chatter, short_screen
 
-from mmacs import cli
-from mmacs.cli.coreset_reports import both_models
-from mmacs.cli.exporting import export_run, require_passed
-from mmacs.cli.screen import short_screen
-from mmacs.cli.surroundings import surroundings
-from mmacs.datasets.data_paths import move_data_root
-from mmacs.datasets.distinct_images import DistinctImages
-from mmacs.utils.checkpoints import latest_checkpoint
-from mmacs.utils.files import write_whole
-from mmacs.visualization import draw_detections, draw_extremes
+leave_out_chatter()  # before the libraries below are imported
+
+from mmengine.config import Config  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from mmacs import cli  # noqa: E402
+from mmacs.cli.coreset_reports import both_models  # noqa: E402
+from mmacs.cli.exporting import export_run, require_passed  # noqa: E402
+from mmacs.cli.surroundings import surroundings  # noqa: E402
+from mmacs.datasets.data_paths import move_data_root  # noqa: E402
+from mmacs.datasets.distinct_images import DistinctImages  # noqa: E402
+from mmacs.utils.checkpoints import latest_checkpoint  # noqa: E402
+from mmacs.utils.files import write_whole  # noqa: E402
+from mmacs.visualization import draw_detections, draw_extremes  # noqa: E402
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'retinanet'
 FULL_PRECISION = 'retinanet_r18_embedded.py'
