@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         GradientL1Hook,
         ProgressiveBitsHook,
         QuantizationHook,
+        SwitchableBitsHook,
         WeightUpdateSkippingHook,
     )
     from mmacs.quantization import (  # noqa: F401
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         quantize_model,
         quantizers,
         reestimate_batch_norm,
+        set_bits,
     )
     from mmacs.utils.errors import MmacsError  # noqa: F401
     from mmacs.utils.registry import QUANTIZERS, SCORERS, SELECTORS  # noqa: F401
@@ -81,6 +83,7 @@ _PLACES = {
         'GradientL1Hook',
         'ProgressiveBitsHook',
         'QuantizationHook',
+        'SwitchableBitsHook',
         'WeightUpdateSkippingHook',
     ),
     'mmacs.quantization': (
@@ -94,6 +97,7 @@ _PLACES = {
         'quantize_model',
         'quantizers',
         'reestimate_batch_norm',
+        'set_bits',
     ),
     'mmacs.utils.errors': ('MmacsError',),
     'mmacs.utils.registry': ('QUANTIZERS', 'SCORERS', 'SELECTORS'),

@@ -37,6 +37,7 @@ SIGNATURES = {
     'GradientL1Hook': '(weight=0.001, activation=0.001)',
     'ProgressiveBitsHook': '(epochs=None, first_bits=8, decorrelate=True)',
     'QuantizationHook': '(num_images=64, batch_size=8, check_interval=50, start_anew=None, report=False)',
+    'SwitchableBitsHook': '(bits=None, weight=0.5, temperature=1.0)',
     'WeightUpdateSkippingHook': '(metric=None, tolerance=0.005, window=2)',
     'Quantizer': "(bits=4, signed=None, kind='activation', num_channels=1, num_levels=1, power_of_two=False)",
     'Recipe': "(recipe='w4a4')",
@@ -49,6 +50,7 @@ SIGNATURES = {
     'quantize_model': "(model, recipe='w4a4')",
     'quantizers': '(model)',
     'reestimate_batch_norm': '(model, batches, forward=None)',
+    'set_bits': '(model, bits)',
 }
 
 

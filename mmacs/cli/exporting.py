@@ -21,6 +21,7 @@ from mmacs.deploy.proof.report import float_size, machine, report_files, says_no
 from mmacs.deploy.runtimes import BACKENDS, TITLES
 from mmacs.evaluation.validation import Validation
 from mmacs.hooks.run import unwrapped
+from mmacs.quantization import set_bits
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import require_new
 from mmacs.utils.progress import phase
@@ -34,6 +35,7 @@ def export_run(
     checkpoint: str,
     out: Path,
     *,
+    bits: Optional[int] = None,
     calibrate: bool = False,
     images: int = 8,
     evaluate: bool = False,
@@ -47,6 +49,7 @@ def export_run(
         cfg (Config): Its config.
         checkpoint (str): Its checkpoint.
         out (Path): The file.
+        bits (int, optional): Of a model with several bit-widths, the one to export; the widest by default.
         calibrate (bool): Whether quantizers without a range are calibrated on training images. Defaults to False.
         images (int): Test images of the proof. Defaults to 8.
         evaluate (bool): Whether the metric is measured on all test images. Defaults to False.
@@ -76,6 +79,8 @@ def export_run(
         if calibrate:
             under_way.say('calibration')
             calibrate_runner(runner)
+        if bits is not None:
+            set_bits(model, bits)
         model.dataset_meta = {**(getattr(model, 'dataset_meta', None) or {}), **runner.val_dataloader.dataset.metainfo}
         result = exported(model, config=cfg, advance=under_way.say, **settings)
         warn_of_pictures(result, out)

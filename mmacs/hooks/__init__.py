@@ -8,6 +8,7 @@ from mmacs.hooks.dynamic_thresholds_hook import DynamicThresholdsHook
 from mmacs.hooks.gradient_l1_hook import GradientL1Hook
 from mmacs.hooks.progressive_hook import ProgressiveBitsHook
 from mmacs.hooks.quantization_hook import QuantizationHook
+from mmacs.hooks.switchable_bits_hook import SwitchableBitsHook
 from mmacs.hooks.weight_skipping_hook import WeightUpdateSkippingHook
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     'GradientL1Hook',
     'ProgressiveBitsHook',
     'QuantizationHook',
+    'SwitchableBitsHook',
     'WeightUpdateSkippingHook',
 ]

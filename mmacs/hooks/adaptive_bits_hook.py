@@ -17,10 +17,9 @@ from mmacs.quantization.learned_bits import (
     LearnedBits,
     change_bits,
     cost_gradient,
-    participants,
     relative_cost,
-    start_bits,
 )
+from mmacs.quantization.participants import participants, start_bits
 from mmacs.quantization.recipe import ROLE_BITS
 from mmacs.registry import HOOKS
 from mmacs.teacher.side_effects import without_side_effects
@@ -53,7 +52,7 @@ class AdaptiveBitsHook(ChangingBitsHook):
     :class:`~mmacs.hooks.changing_bits.ChangingBitsHook`.
 
     What takes part is what has the recipe's main bits by default, see
-    :func:`~mmacs.quantization.learned_bits.participants`. The checkpoint holds N, and bits are set before its weights
+    :func:`~mmacs.quantization.participants.participants`. The checkpoint holds N, and bits are set before its weights
     are loaded, to go on or to be evaluated: leave the hook in the config for both. Without the hook such a checkpoint
     loads in a recipe with the bits that are logged when training ends.
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from mmacs.datasets.items import items, load_by_items
 from mmacs.hooks.run import unwrapped
 from mmacs.quantization.batch_norm import reestimate_batch_norm
+from mmacs.quantization.switchable import at_each_bits, bit_widths
 from mmacs.registry import HOOKS
 from mmacs.teacher.side_effects import without_side_effects
 from mmacs.utils.checks import require_whole
@@ -74,11 +75,17 @@ class BatchNormReestimationHook(Hook):
         model = trained if averaging is None else averaging.ema_model.module
         # numbered as the epoch or pass after the last
         loader = self._loader(runner.train_dataloader, runner.seed, runner.max_iters)
-        with without_side_effects(model), phase('re-estimation of BatchNorm', len(loader), 'batches') as under_way:
-            batches = under_way.each(loader)
-            count = reestimate_batch_norm(
-                model, batches, lambda batch: model(**model.data_preprocessor(batch, False), mode='tensor')
-            )
+        passes = len(bit_widths(model)) or 1  # each bit-width has statistics of its own
+        with without_side_effects(model), phase('re-estimation of BatchNorm', passes * len(loader), 'batches') as shown:
+
+            def reestimate() -> int:
+                return reestimate_batch_norm(
+                    model,
+                    shown.each(loader),
+                    lambda batch: model(**model.data_preprocessor(batch, False), mode='tensor'),
+                )
+
+            count, *_ = at_each_bits(model, reestimate)
         if averaging is not None:
             # EMAHook validates averaged weights within the trained model, by default with the latter's buffers
             averaged = dict(model.named_buffers())

@@ -15,6 +15,7 @@ from mmacs.hooks.run import unwrapped
 from mmacs.quantization.analysis.bit_widths import bit_costs, recipe_with_bits
 from mmacs.quantization.learned_bits import change_bits, layer_participants
 from mmacs.quantization.quantizers.base import MAX_BITS
+from mmacs.quantization.switchable import bit_widths
 from mmacs.utils.checks import is_number, is_whole, require_whole
 from mmacs.utils.details import log_detail
 from mmacs.utils.errors import MmacsError, printable
@@ -112,6 +113,10 @@ class ChangingBitsHook(KeptStateHook):
         own = type(self).__name__
         if not hasattr(model, 'recipe'):
             raise MmacsError(f"{own} found nothing quantized: wrap the model in type='mmacs.QuantizedModel'")
+        if bit_widths(model):
+            raise MmacsError(
+                f'{own} changes bits, and bit_widths of the recipe trains the model at all of them: keep one of the two'
+            )
         self._participants = self.find_participants(model)
         if not self._participants:
             raise MmacsError(f'{own} found no bit-width to learn: rules of the recipe give bits to every quantizer')

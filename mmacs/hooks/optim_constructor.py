@@ -6,6 +6,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import Tensor, nn
 
 from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.width import Width
 from mmacs.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmacs.utils.checks import is_number, require_switch
 from mmacs.utils.errors import MmacsError
@@ -55,11 +56,11 @@ class QuantizationOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Append one parameter group for each trainable parameter of a module and its children, see MMEngine."""
         start = len(params)
         super().add_params(params, module, prefix=prefix, **kwargs)
-        if not isinstance(module, Quantizer):
+        if not isinstance(module, (Quantizer, Width)):
             return
         for group in params[start:]:
             # MMEngine copies what a custom key says into the group. What replaces a weight learns like one.
-            if 'lr_mult' not in group and self.base_lr is not None and not module.replaces_weight:
+            if 'lr_mult' not in group and self.base_lr is not None and not getattr(module, 'replaces_weight', False):
                 group['lr'] = self.base_lr * self.paramwise_cfg['quantizer_lr_mult']
             if 'decay_mult' not in group:
                 group['weight_decay'] = (self.base_wd or 0.0) * self.paramwise_cfg['quantizer_decay_mult']

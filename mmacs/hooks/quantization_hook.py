@@ -24,6 +24,7 @@ from mmacs.quantization import Specification, calibrate, layer_table, quantizers
 from mmacs.quantization.layers.base import QuantizedLayer
 from mmacs.quantization.progress import run_followers
 from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.switchable import at_each_bits, bit_widths
 from mmacs.quantization.synchronise import following_quantizers, synchronise_ranges
 from mmacs.registry import HOOKS
 from mmacs.teacher.side_effects import without_side_effects
@@ -139,7 +140,8 @@ class QuantizationHook(SummarisedHook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[Dict[str, Any]] = None
     ) -> None:
         """Bring ranges that follow the data together; ask now and then whether a quantizer has met NaN or Inf."""
-        synchronise_ranges(self._following)
+        if self._following:
+            at_each_bits(unwrapped(runner), lambda: synchronise_ranges(self._following))
         if self.every_n_train_iters(runner, self.check_interval):
             self._watch.ask(unwrapped(runner), runner.optim_wrapper)
             warn_of_negative(unwrapped(runner))
@@ -156,6 +158,11 @@ class QuantizationHook(SummarisedHook):
         require_batches(runner)
         if next(quantizers(model), None) is None:
             raise _nothing_quantized()
+        if bit_widths(model) and not any(type(hook).__name__ == 'SwitchableBitsHook' for hook in runner.hooks):
+            raise MmacsError(
+                f'the recipe has bit_widths={list(bit_widths(model))}, which nothing trains: add '
+                f"custom_hooks=[dict(type='mmacs.SwitchableBitsHook')], or leave out bit_widths"
+            )
         if not all(quantizer.is_initialized() for _, quantizer in quantizers(model)):
             if not self._has_loaded:
                 runner.logger.warning(
@@ -233,13 +240,18 @@ class QuantizationHook(SummarisedHook):
                 with phase('calibration of what only training runs', batches.count) as under_way:
                     shown = batches.shown(under_way)
                     missed = calibrate(model, shown, lambda data: _run_as_in_training(model, data))
-        for _, quantizer in quantizers(model):
-            for tensor in quantizer.state_dict().values():
-                broadcast(tensor)
-            quantizer.read_flags()
+        at_each_bits(model, lambda: _take_ranges_of_main(model))
         runner.logger.info(f'Calibrated on {batches.count} images.')
         if missed:
             runner.logger.warning(f'{len(missed)} quantizers saw no data while calibrating: {", ".join(missed[:5])}')
+
+
+def _take_ranges_of_main(model: nn.Module) -> None:
+    """Take the main process's ranges."""
+    for _, quantizer in quantizers(model):
+        for tensor in (*quantizer.parameters(recurse=False), *quantizer.buffers(recurse=False)):
+            broadcast(tensor.detach())
+        quantizer.read_flags()
 
 
 def _recipe(recipe: Any) -> str:

@@ -8,6 +8,7 @@ from mmacs.quantization.progress import set_progress
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.recipe import Recipe
 from mmacs.quantization.specification import QuantizerSpecification, Specification
+from mmacs.quantization.switchable import set_bits
 
 __all__ = [
     'Quantizer',
@@ -22,5 +23,6 @@ __all__ = [
     'quantize_model',
     'quantizers',
     'reestimate_batch_norm',
+    'set_bits',
     'set_progress',
 ]

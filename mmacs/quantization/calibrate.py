@@ -10,6 +10,7 @@ from mmacs.quantization.convert import quantizers
 from mmacs.quantization.layers import QuantizedLayer
 from mmacs.quantization.output_error import OutputError, together
 from mmacs.quantization.quantizers import Quantizer, source_of
+from mmacs.quantization.width import at_each_width
 from mmacs.utils.errors import MmacsError
 
 _STATISTICS = ('running_mean', 'running_var')
@@ -33,6 +34,7 @@ def untrained_batch_norms(model: nn.Module) -> List[nn.Module]:
 def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callable[[Any], Any]] = None) -> List[str]:
     """Initialise quantizers that have no steps: weights' from the weights, inputs' from the inputs in ``batches``.
 
+    A model with several bit-widths gets the steps of each.
     The model runs in eval mode, where it is not calibrated yet in full precision, and is left in the modes it was in.
     A BatchNorm that was never trained, and will be, normalises by the batch, as it does when training starts: by its
     initial statistics (mean 0, variance 1) it would show its successors values of another magnitude.
@@ -58,7 +60,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
     untrained = untrained_batch_norms(model)
     model.eval()
     for quantizer in uninitialized:
-        quantizer.start_observing()
+        at_each_width(quantizer, quantizer.start_observing)
     statistics = [(module, name, module._buffers[name]) for module in untrained for name in _STATISTICS]
     for module, name, _ in statistics:
         module._buffers[name] = None  # it then takes those of the batch, in eval mode too
@@ -80,7 +82,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
         for quantizer, outputs in watched.items():
             quantizer.per_input = together(outputs)
         for quantizer in uninitialized:
-            quantizer.finish_observing()
+            at_each_width(quantizer, quantizer.finish_observing)
     finally:
         for module, name, value in statistics:
             module._buffers[name] = value
@@ -91,7 +93,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], forward: Optional[Callab
                 each.stop()
             quantizer.per_input = None
         for quantizer in uninitialized:
-            quantizer.forget_observations()
+            at_each_width(quantizer, quantizer.forget_observations)
         for module, training in modes.items():
             module.training = training
     return [quantizer.name for quantizer in uninitialized if not quantizer.is_initialized()]

@@ -13,6 +13,8 @@ from mmacs.quantization.one_per_tensor import share_by_tensor
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.quantization.recipe import ROLE_BITS, LayerSettings, Recipe, Settings, parameters_of
 from mmacs.quantization.sharing import head_of, mark_forward, mark_per_level_norms, num_pyramid_levels
+from mmacs.quantization.switchable import make_switchable
+from mmacs.quantization.width import Width
 from mmacs.utils.checks import MAX_LEVELS
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import QUANTIZERS
@@ -69,6 +71,8 @@ def quantize_model(model: nn.Module, recipe: Union[str, Dict[str, Any], Recipe] 
         settings = _activation_settings(model, plan, operations)
         share_by_tensor(model, settings, partial(_build_shared, model))
     model.recipe = recipe.given
+    if recipe.bit_widths:
+        make_switchable(model, recipe.bit_widths)
     return model
 
 
@@ -122,10 +126,11 @@ def full_precision_state(model: nn.Module) -> Dict[str, Tensor]:
     """Returns the part of a model's ``state_dict`` that is not its quantizers', which full-precision checkpoints have.
 
     A layer that is registered under several names, as a convolution that RTMDet's head shares between pyramid levels
-    is, has its weight under each of them, and its quantizers' state under none.
+    is, has its weight under each of them, and its quantizers' state under none. Of BatchNorm's statistics it has those
+    of the widest bit-width.
     """
     everywhere = model.named_modules(remove_duplicate=False)
-    own = tuple(f'{name}.' for name, module in everywhere if isinstance(module, Quantizer))
+    own = tuple(f'{name}.' for name, module in everywhere if isinstance(module, (Quantizer, Width)))
     return {key: value for key, value in model.state_dict().items() if not key.startswith(own)}
 
 

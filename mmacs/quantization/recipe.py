@@ -12,7 +12,7 @@ from torch import nn
 from mmacs.quantization.layers import QuantizedLayer, quantizable_layers
 from mmacs.quantization.quantizers.base import check_bits
 from mmacs.quantization.roles import ROLES, find_roles
-from mmacs.utils.checks import require_known, require_switch
+from mmacs.utils.checks import is_whole, require_known, require_switch
 from mmacs.utils.errors import MmacsError, unknown_name
 from mmacs.utils.json_file import read_object
 from mmacs.utils.registry import QUANTIZERS
@@ -37,6 +37,7 @@ _OPERATIONS = ('additions', 'concatenations')  # of feature maps, in blocks
 # integers, by one quantizer
 _INTEGER = {key: {'bits': ROLE_BITS} for key in (*_OPERATIONS, 'outputs')} | {'sharing': 'tensor'}
 _LONGEST_PATTERN = 1000
+_KEYS = ('preset', 'weight', 'activation', *_OPERATIONS, 'outputs', 'sharing', 'bit_widths', 'rules')
 _SELECTORS = ('name', 'type', 'role')
 
 
@@ -81,6 +82,20 @@ def _changed(kind: str, settings: Settings, change: Settings) -> Settings:
     return settings
 
 
+def _bit_widths(given: Any) -> List[int]:
+    """Returns the bit-widths to switch between; none if there is one alone."""
+    if given is None:
+        return []
+    listed = isinstance(given, (list, tuple)) and all(map(is_whole, given))
+    if not listed or len(set(given)) != len(given) or len(given) < 2:
+        raise MmacsError(
+            f'bit_widths must be a list of two or more different integers, such as [8, 4, 2], got {given!r}'
+        )
+    for bits in given:
+        check_bits(bits)
+    return list(given)
+
+
 class Recipe:
     """Ordered rules that say what is quantized; later rules win.
 
@@ -104,10 +119,11 @@ class Recipe:
             ``concatenations``: the same for those of concatenations, which share one range. ``outputs``: the same for
             what layers that predict give, with a range per pyramid level. ``sharing``: ``'layer'``,
             the default, gives each layer input a quantizer of its own, ``'tensor'`` one to all that read the same
-            feature map, with the most bits that one of them wants, see :mod:`~.one_per_tensor`. ``rules``: a list of
-            dicts that select layers by ``name`` (pattern with ``*``), ``type`` (such as ``Conv2d``) or ``role``
-            (``input``, ``prediction``), and change their ``weight``, ``activation`` or ``outputs``, or ``skip=True``
-            them.
+            feature map, with the most bits that one of them wants, see :mod:`~.one_per_tensor`. ``bit_widths``: a
+            list of bit-widths that one set of weights is trained for, the widest that of the preset, see
+            :func:`~.switchable.set_bits`. ``rules``: a list of dicts that select layers by ``name`` (pattern with
+            ``*``), ``type`` (such as ``Conv2d``) or ``role`` (``input``, ``prediction``), and change their ``weight``,
+            ``activation`` or ``outputs``, or ``skip=True`` them.
 
     Raises:
         MmacsError: If a name, key or bit-width is wrong; in :meth:`resolve` if a rule selects no layer.
@@ -119,9 +135,7 @@ class Recipe:
         if isinstance(recipe, str):
             recipe = read_object(Path(recipe), 'recipe') if recipe.endswith('.json') else {'preset': recipe}
         self.given = recipe = dict(recipe)
-        _check_keys(
-            'recipe key', recipe, ('preset', 'weight', 'activation', *_OPERATIONS, 'outputs', 'sharing', 'rules')
-        )
+        _check_keys('recipe key', recipe, _KEYS)
         self.preset = recipe.get('preset', 'w4a4')
         if self.preset not in PRESETS:
             other = "; for other bits take preset='w4a4' with weight=dict(bits=...) and activation=dict(bits=...)"
@@ -136,6 +150,7 @@ class Recipe:
                 self.settings[kind] = _changed(kind, self.settings[kind], recipe[kind])
         self.sharing = recipe.get('sharing', 'layer')
         require_known('sharing', self.sharing, SHARING)
+        self.bit_widths = _bit_widths(recipe.get('bit_widths'))
         self.additions, self.concatenations = (
             self._of_results(key, recipe.get(key), ('per_level', 'per_channel')) for key in _OPERATIONS
         )

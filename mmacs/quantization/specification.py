@@ -9,6 +9,7 @@ from torch import nn
 
 from mmacs.quantization.convert import quantizers
 from mmacs.quantization.quantizers import Quantizer
+from mmacs.quantization.switchable import at_bits
 from mmacs.utils.errors import MmacsError
 
 VERSION = 1
@@ -132,7 +133,8 @@ class Specification:
     def of(cls, model: nn.Module) -> 'Specification':
         """Returns the specification of a model that :func:`~.convert.quantize_model` converted."""
         recipe = json.loads(json.dumps(model.recipe))  # configs have dicts and lists of classes of their own
-        return cls(recipe, {name: QuantizerSpecification.of(quantizer) for name, quantizer in quantizers(model)})
+        with at_bits(model, None):  # of several bit-widths the widest; the recipe names the others
+            return cls(recipe, {name: QuantizerSpecification.of(quantizer) for name, quantizer in quantizers(model)})
 
     @classmethod
     def from_state(cls, state: Any) -> 'Specification':

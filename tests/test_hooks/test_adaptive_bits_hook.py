@@ -18,7 +18,8 @@ from mmacs.hooks import DistillationHook, QuantizationHook
 from mmacs.hooks.adaptive_bits_hook import STATE_KEY, AdaptiveBitsHook
 from mmacs.models.quantized_model import full_precision_config
 from mmacs.quantization import quantize_model
-from mmacs.quantization.learned_bits import LearnedBits, participants
+from mmacs.quantization.learned_bits import LearnedBits
+from mmacs.quantization.participants import participants
 from mmacs.utils.errors import MmacsError
 from tests.conftest import run_config
 

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from mmdet.registry import MODELS
 
 from mmacs.quantization import quantize_model, quantizers
-from mmacs.quantization.learned_bits import LearnedBits, change_bits, cost_gradient, participants, relative_cost
+from mmacs.quantization.learned_bits import LearnedBits, change_bits, cost_gradient, relative_cost
+from mmacs.quantization.participants import participants
 
 W8A8 = {'weight': 8, 'activation': 8}
 

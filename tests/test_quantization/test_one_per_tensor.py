@@ -14,8 +14,8 @@ from torch import nn
 from mmacs.quantization import calibrate, disabled, freeze, layer_table, quantize_model, quantizers
 from mmacs.quantization.analysis.sensitivity import layers_to_choose
 from mmacs.quantization.blocks import Concatenation
-from mmacs.quantization.learned_bits import participants
 from mmacs.quantization.one_per_tensor import Read, group_by_tensor
+from mmacs.quantization.participants import participants
 from mmacs.quantization.quantizers import Quantizer, SharedQuantizer
 from mmacs.utils.errors import MmacsError
 from tests.conftest import SHIPPED

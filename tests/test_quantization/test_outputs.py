@@ -7,7 +7,7 @@ from mmdet.testing import demo_mm_inputs
 from torch import nn
 
 from mmacs.quantization import Recipe, calibrate, layer_table, quantize_model, quantizers
-from mmacs.quantization.learned_bits import participants
+from mmacs.quantization.participants import participants
 from mmacs.quantization.quantizers import SharedQuantizer
 from mmacs.utils.errors import MmacsError
 

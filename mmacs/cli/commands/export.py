@@ -13,6 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_run_options(parser)
     parser.add_argument('checkpoint', help='checkpoint of the trained quantized model')
+    parser.add_argument('--bits', type=int, help='of a model with several bit-widths, the one to export')
     parser.add_argument('--out', required=True, help='the file: .onnx, or .xml for OpenVINO')
     parser.add_argument(
         '--shape',
@@ -59,6 +60,7 @@ def main(args: argparse.Namespace) -> None:
         runs.load_config(args),
         args.checkpoint,
         Path(args.out),
+        bits=args.bits,
         calibrate=args.calibrate,
         images=args.images,
         evaluate=args.evaluate,

@@ -19,6 +19,7 @@ from mmacs.quantization.quantizers.grid import check_momentum as check_momentum
 from mmacs.quantization.quantizers.kept import Kept
 from mmacs.quantization.quantizers.loading import before_0_2, require_own_state
 from mmacs.quantization.recompute import keeping_inputs, remember
+from mmacs.quantization.width import at_each_width, at_this_width
 from mmacs.utils.errors import MmacsError
 
 KINDS = ('weight', 'activation')
@@ -203,7 +204,12 @@ class Quantizer(RangeFlags):
         operands = (x, step) if offset is None else (x, step, offset)
         if not self.recomputable:
             return on_grid(*operands)
-        return remember(keeping_inputs(on_grid, *operands), on_grid, *operands)
+        return self.remembered(on_grid, *operands)
+
+    def remembered(self, function: Callable[..., Tensor], *operands: Tensor) -> Tensor:
+        """Returns a function of tensors, of which backward keeps these alone and computes it again."""
+        function = at_this_width(self, function)
+        return remember(keeping_inputs(function, *operands), function, *operands)
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:
         """Map float32 values to a grid, with gradients to them and to what the grid is made of."""
@@ -359,7 +365,8 @@ class Quantizer(RangeFlags):
         x = x.detach().float()
         if not torch.isfinite(x).all():
             raise MmacsError(f'{self.name} met NaN or Inf while calibrating')
-        self._observed[level].append((self.statistic(x), bool((x < 0).any())))
+        negative = bool((x < 0).any())
+        at_each_width(self, lambda: self._observed[level].append((self.statistic(x), negative)))
 
     def start_observing(self) -> None:
         """Pass tensors through unchanged from now on and collect their statistics."""
@@ -404,7 +411,7 @@ class Quantizer(RangeFlags):
         self._observe(x, level)
         # the ranges of other levels, which this forward has used, stay what they are
         with torch.autograd._unsafe_preserve_version_counter((*self.parameters(), *self.buffers())):
-            self.finish_observing()
+            at_each_width(self, self.finish_observing)
 
     # ---------------------------------------------------------------- state
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> 'Quantizer':
@@ -425,7 +432,7 @@ class Quantizer(RangeFlags):
         own = {key.removeprefix(prefix): value for key, value in self.state_dict(prefix=prefix).items()}
         if before_0_2(own, given):
             given['zero_point'] = state_dict[f'{prefix}zero_point'] = torch.zeros_like(own['zero_point'])
-        require_own_state(self.name, type(self).__name__, self.bits, own, given)
+        require_own_state(self.name, type(self).__name__, own, given)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._flags_cache = None
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from mmacs.quantization.fake_quant import keep_positive, per_element, power_of_two_step, round_to_levels
 from mmacs.quantization.quantizers.base import Quantizer
-from mmacs.quantization.recompute import keeping_inputs, remember
 from mmacs.utils.registry import QUANTIZERS
 
 
@@ -98,7 +97,7 @@ class CoarseFine(Quantizer):
             return (_rounded(values - coarse, fine_step, self.bits) + coarse).to(x.dtype)
 
         operands = x, *self.steps()
-        return remember(keeping_inputs(on_levels, *operands), on_levels, *operands)
+        return self.remembered(on_levels, *operands)
 
     def stored_values(self) -> float:
         """Returns the number of steps, and of float32 values that are as large as the coarse part."""

@@ -9,7 +9,6 @@ from torch import Tensor
 from mmacs.quantization.fake_quant import fill_zeros, round_to_levels
 from mmacs.quantization.mse_clip import channel_sample
 from mmacs.quantization.quantizers.base import Grid, Quantizer
-from mmacs.quantization.recompute import keeping_inputs, remember
 from mmacs.utils.checks import require_known
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import QUANTIZERS
@@ -137,7 +136,7 @@ class DAQ(Quantizer):
             return ((round_to_levels(z, step, 0, last) + lowest) * deviation + mean).to(x.dtype)
 
         operands = x, mean, deviation
-        return remember(keeping_inputs(on_levels, *operands), on_levels, *operands)
+        return self.remembered(on_levels, *operands)
 
     def stored_values(self) -> int:
         """Returns the number of means and deviations that are kept."""

@@ -1,6 +1,6 @@
 """What a checkpoint must hold for a quantizer."""
 
-from typing import Mapping
+from typing import Mapping, Optional
 
 from torch import Tensor
 
@@ -15,14 +15,13 @@ def before_0_2(own: State, given: State) -> bool:
     return own.keys() - given.keys() == {'zero_point'} and given.get('signed', own['signed']).max() < ASYMMETRIC
 
 
-def require_own_state(name: str, kind: str, bits: int, own: State, given: State) -> None:
+def require_own_state(name: str, kind: str, own: State, given: State) -> None:
     """Require that a state is of the same quantizer, bit-width and granularity.
 
     Args:
         name (str): Of the quantizer.
         kind (str): Its class.
-        bits (int): Its bit-width.
-        own (Mapping[str, Tensor]): Its state.
+        own (Mapping[str, Tensor]): Its state; at several bit-widths, that of each.
         given (Mapping[str, Tensor]): That of the checkpoint.
 
     Raises:
@@ -34,21 +33,24 @@ def require_own_state(name: str, kind: str, bits: int, own: State, given: State)
             f'{name} is a {kind} with the state {", ".join(sorted(own))}, but the checkpoint has '
             f'{", ".join(sorted(given))}: {advice}'
         )
-    found = given['step_bits'].flatten().tolist()
-    if found != [bits]:
-        raise MmacsError(
-            f'{name} has {bits} bits, but the checkpoint has step sizes for {", ".join(map(str, found)) or "none"}: '
-            f'{advice}'
-        )
+    widths = {key.removesuffix('step_bits'): int(value) for key, value in own.items() if key.endswith('step_bits')}
+    for place, bits in widths.items():
+        found = given[f'{place}step_bits'].flatten().tolist()
+        if found != [bits]:
+            raise MmacsError(
+                f'{name} has {bits} bits, but the checkpoint has step sizes for '
+                f'{", ".join(map(str, found)) or "none"}: {advice}'
+            )
     for key, value in own.items():
         if given[key].shape != value.shape:
             raise MmacsError(
                 f'{name} has {key} of shape {tuple(value.shape)}, but the checkpoint has {tuple(given[key].shape)}: '
                 f'{advice}'
             )
-    if int(given['signed'].max()) > ASYMMETRIC or ('zero_point' in given and _is_outside(given['zero_point'], bits)):
-        raise MmacsError(f'{name} has a damaged state: its zero lies outside its levels')
+    for place, bits in widths.items():
+        if int(given[f'{place}signed'].max()) > ASYMMETRIC or _is_outside(given.get(f'{place}zero_point'), bits):
+            raise MmacsError(f'{name} has a damaged state: its zero lies outside its levels')
 
 
-def _is_outside(zero_point: Tensor, bits: int) -> bool:
-    return bool(((zero_point < 0) | (zero_point >= 2**bits)).any())
+def _is_outside(zero_point: Optional[Tensor], bits: int) -> bool:
+    return zero_point is not None and bool(((zero_point < 0) | (zero_point >= 2**bits)).any())

@@ -10,7 +10,6 @@ from mmacs.quantization.log_levels import best_largest, log2_quantize, zero_bin
 from mmacs.quantization.mse_clip import channel_sample
 from mmacs.quantization.quantizers.base import check_momentum
 from mmacs.quantization.quantizers.lsq import LSQ
-from mmacs.quantization.recompute import keeping_inputs, remember
 from mmacs.utils.checks import is_number, require_switch
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.registry import QUANTIZERS
@@ -130,7 +129,7 @@ class SDQ(LSQ):
             return log2_quantize(x.float(), largest, zero, self.bits).to(x.dtype)
 
         operands = x, largest, zero
-        return remember(keeping_inputs(on_levels, *operands), on_levels, *operands)
+        return self.remembered(on_levels, *operands)
 
     def options(self) -> Dict[str, Any]:
         """Returns ``logarithmic`` and ``pruning`` where they are given, beside what all quantizers tell."""
