@@ -34,7 +34,7 @@ def make_switchable(model: nn.Module, bit_widths: Sequence[int]) -> None:
         found = ' and '.join(f'{kind} {bits}' for kind, bits in main.items())
         raise MmacsError(
             f'bit_widths={list(bit_widths)}: the widest must be the main bit-width of the recipe, whose bits are '
-            f'{found}; take preset="w{widest}a{widest}"'
+            f'{found}: give those of both as bits={widest}, or change bit_widths'
         )
     names = [name for group in participants(model).values() for name in group]
     if not names:

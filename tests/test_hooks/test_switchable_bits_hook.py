@@ -13,7 +13,14 @@ from mmpretrain.structures import DataSample
 from torch import nn
 from torch.testing import assert_close
 
-from mmacs import ActivationDensityHook, CoresetHook, DistillationHook, SwitchableBitsHook, WeightUpdateSkippingHook
+from mmacs import (
+    ActivationDensityHook,
+    CoresetHook,
+    DistillationHook,
+    QuantizationHook,
+    SwitchableBitsHook,
+    WeightUpdateSkippingHook,
+)
 from mmacs.distillation.losses import soft_cross_entropy
 from mmacs.hooks.optim_constructor import QuantizationOptimWrapperConstructor
 from mmacs.quantization import calibrate, quantize_model, set_bits
@@ -148,6 +155,14 @@ def test_hooks_that_it_does_not_go_with(other, message):
     runner = SimpleNamespace(model=Toy(RECIPE), hooks=[other, hook], cfg={}, logger=Mock())
     with pytest.raises(MmacsError, match=f'SwitchableBitsHook does not go with {message}'):
         hook.before_train(runner)
+
+
+def test_widths_that_nothing_trains(monkeypatch):
+    for name in ('take_work_dir', 'require_batches', 'coreset_sampler'):
+        monkeypatch.setattr(f'mmacs.hooks.quantization_hook.{name}', lambda runner: None)
+    runner = SimpleNamespace(model=Toy(RECIPE), hooks=[QuantizationHook()])
+    with pytest.raises(MmacsError, match=r'bit_widths=\[8, 4, 2\], which nothing trains: add .*SwitchableBitsHook'):
+        runner.hooks[0].before_train(runner)
 
 
 def test_what_it_cannot_train():
