@@ -5,6 +5,7 @@ from typing import Tuple
 import torch
 from torch import Tensor
 
+from mmacs.quantization.histogram import bin_counts
 from mmacs.quantization.mse_range import least_error, whole_range, zero_based_grid
 
 NUM_BINS = 2048
@@ -29,7 +30,10 @@ def kl_range(values: Tensor, bits: int, symmetric: bool) -> Tuple[Tensor, int]:
     if values.numel() == 0:
         return torch.zeros_like(high), 0
     first, last = values.amin().item(), values.amax().item()
-    counts = torch.histc(values, NUM_BINS, first, last) if first < last else values.new_tensor([values.numel()])
+    if first < last:
+        counts = bin_counts(values, first, last, NUM_BINS).to(values.dtype)
+    else:
+        counts = values.new_tensor([values.numel()])
     width = (last - first) / len(counts)
     centres = first + width * (torch.arange(len(counts), device=values.device) + 0.5)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmacs.quantization.convert import quantizers
+from mmacs.quantization.histogram import bin_counts
 from mmacs.quantization.quantizers import Grid, Quantizer
 
 _BINS = 64
@@ -94,9 +95,7 @@ class Tally:
         """Add values, as places among the integers of the grid; a quarter of the range is kept on each side of it."""
         beside = max(1.0, (grid.q_max - grid.q_min + 1) / 4)
         low, high = grid.q_min - 0.5 - beside, grid.q_max + 0.5 + beside
-        # not histc, which MMEngine's deterministic runs refuse on a GPU
-        bins = ((places.clamp(low, high) - low) * (_BINS / (high - low))).long().clamp_(0, _BINS - 1)
-        counts = torch.bincount(bins.reshape(-1), minlength=_BINS).tolist()
+        counts = bin_counts(places, low, high, _BINS).tolist()
         if self.histogram is None:
             self.histogram = Histogram(low, high, grid.q_min, grid.q_max, [0] * _BINS)
         self.histogram.counts[:] = map(sum, zip(self.histogram.counts, counts))
