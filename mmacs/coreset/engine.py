@@ -12,6 +12,7 @@ from torch import nn
 from mmacs.coreset.budget.prediction import Extent, Plan
 from mmacs.coreset.data import TrainingData
 from mmacs.coreset.draws import Draws
+from mmacs.coreset.old_checkpoints import without_disagreement
 from mmacs.coreset.pricing import Pricing
 from mmacs.coreset.round_facts import remarks, round_facts
 from mmacs.coreset.rounds import due, merge_training_scores
@@ -315,6 +316,8 @@ class CoresetEngine:
         Raises:
             MmacsError: If it is of another data set, other columns or another fraction.
         """
+        if self.settings.teacher_alone:
+            state = without_disagreement(state)
         self.state.load_state_dict({**state, 'plan': self._whole(state['plan'])})
         if state['data'] != self.data.fingerprint:
             raise MmacsError(

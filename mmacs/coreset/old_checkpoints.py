@@ -1,9 +1,10 @@
-"""Coresets in checkpoints of mmacs 0.1, in today's form."""
+"""Coresets in older checkpoints, in today's form."""
 
 from typing import Any, Dict
 
 import numpy as np
 import torch
+from numpy.lib.recfunctions import repack_fields
 
 from mmacs.coreset.state import VERSION
 
@@ -34,4 +35,21 @@ def upgraded(state: Dict[str, Any]) -> Dict[str, Any]:
         'selection_seconds': pace['selection_seconds'],
         'training_seconds': pace['training_seconds'],
         'trained_images': pace['trained'],
+    }
+
+
+def without_disagreement(state: Dict[str, Any]) -> Dict[str, Any]:
+    """Returns a state without ``ds``, which runs that trim by the teacher alone scored too before ``rs2-trim`` came.
+
+    Args:
+        state (Dict[str, Any]): Of :class:`mmacs.coreset.state.CoresetState`.
+    """
+    kinds = [tuple(pair) for pair in state['fields']]
+    kept = [pair for pair in kinds if pair[0] not in ('score_ds', 'training_ds')]
+    rows = state['rows'].cpu().contiguous().numpy().view(np.dtype(kinds)).reshape(-1)
+    rows = repack_fields(rows[[name for name, _ in kept]])
+    return {
+        **state,
+        'fields': [list(pair) for pair in kept],
+        'rows': torch.from_numpy(rows.view(np.uint8).reshape(len(rows), -1)),
     }

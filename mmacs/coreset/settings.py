@@ -213,11 +213,16 @@ class CoresetSettings:
     @property
     def columns(self) -> List[str]:
         """Columns that are known of each image, derived ones among them."""
-        trimming, own = [], self.importance.columns
+        trimming = []
         if self.policy.constraints.trim:
             # where the quantized model does not run, chance tells images of equal error apart, not their disagreement
-            trimming = ['teacher_error'] if self.scorer.kept_columns.issuperset(own) else ['teacher_error', 'ds']
-        return list(dict.fromkeys([*own, *trimming]))
+            trimming = ['teacher_error'] if self.teacher_alone else ['teacher_error', 'ds']
+        return list(dict.fromkeys([*self.importance.columns, *trimming]))
+
+    @property
+    def teacher_alone(self) -> bool:
+        """Whether importance is what the teacher says alone, so that the quantized model need not run."""
+        return self.scorer.kept_columns.issuperset(self.importance.columns)
 
     @property
     def scored_columns(self) -> List[str]:

@@ -884,6 +884,20 @@ def test_a_checkpoint_of_other_images_or_columns_is_refused(data, weights, messa
         engine(weights, data=data).load_state_dict(own.state_dict(), 0)
 
 
+def test_a_run_that_trimmed_by_the_teacher_alone_before_its_scores_were_read_goes_on(monkeypatch):
+    trim = Policy(Random(), Constraints(trim=0.2))
+    before = engine({'teacher_error': 1.0}, policy=trim)
+    assert 'ds' in before.state.scores
+    hold(before)
+    chosen = before.draw(0).indices
+    monkeypatch.setattr(Given, 'kept_columns', frozenset({'teacher_error'}))
+    now = engine({'teacher_error': 1.0}, policy=trim)
+    now.load_state_dict(saved(before.state_dict()), 0)
+    assert now.state.scores.keys() == {'teacher_error'}
+    np.testing.assert_array_equal(now.state.scores['teacher_error'], before.state.scores['teacher_error'])
+    np.testing.assert_array_equal(now.sampler.indices, chosen)
+
+
 def test_a_checkpoint_of_other_pixels_is_refused_and_one_that_says_nothing_of_them_is_not():
     def of(contents):
         own = engine()

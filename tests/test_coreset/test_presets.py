@@ -1,5 +1,7 @@
 """What the names of presets stand for, and how a config changes them."""
 
+from dataclasses import replace
+
 import pytest
 
 from mmacs.coreset import presets
@@ -44,6 +46,8 @@ def test_a_random_subset_of_what_is_not_contradicted_asks_the_teacher_once(kind)
     assert settings.scored_columns == ['teacher_error'] and settings.schedule.rounds == 1
     with_ds = CoresetSettings.read(SCORER[kind], preset='rs2-trim', importance=dict(weights=dict(evs=1.0)))
     assert with_ds.scored_columns == ['evs', 'teacher_error', 'ds']
+    own = type('Own', (type(settings.scorer),), {'score': lambda *args: {}})()  # may mean another error
+    assert replace(settings, scorer=own).scored_columns == ['teacher_error', 'ds']
 
 
 def test_what_is_given_wins_key_by_key_and_a_selector_whole():

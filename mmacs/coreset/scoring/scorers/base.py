@@ -22,7 +22,8 @@ class Scorer:
         columns (Mapping[str, str]): Names of the columns it can compute, and what each says.
         teacher_columns (FrozenSet[str]): Those that need the teacher's outputs.
         kept_columns (FrozenSet[str]): Those of them that :meth:`teacher_outputs` gives under their own name: they are
-            known without the quantized model.
+            known without the quantized model, and :meth:`score` is not asked. A class with a ``score`` of its own has
+            none unless it names them.
         soft_label_columns (FrozenSet[str]): Those that need the teacher and for which its class probabilities of each
             image are kept, see :meth:`teacher_logits`; detectors have none.
         training_columns (FrozenSet[str]): Those that can be computed from what the :meth:`hooked_module` gives in
@@ -50,6 +51,8 @@ class Scorer:
         for before, now in _RENAMED.items():
             if before in vars(cls):
                 raise MmacsError(f'the scorer {cls.__name__} has {before}, which is called {now} since mmacs 0.2')
+        if 'score' in vars(cls):  # which may make something else of the teacher's outputs
+            cls.kept_columns = vars(cls).get('kept_columns', frozenset())
 
     def check(self, model: nn.Module, columns: Sequence[str]) -> None:
         """Require that this scorer can compute these columns for this model.

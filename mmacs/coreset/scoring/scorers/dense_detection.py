@@ -39,6 +39,7 @@ class DenseDetectionScorer(DetectionScorer):
         'loss': "the head's own loss of the image alone",
         'grad': "norm of that loss's gradient at the head's outputs",
     }
+    kept_columns = DetectionScorer.kept_columns
     training_columns = frozenset({'evs', 'loss', 'sufficiency'})
 
     def __init__(self, num_candidates: int = 32, num_hard_negatives: int = 32, score_threshold: float = 0.3) -> None:
