@@ -66,6 +66,11 @@ class Row:
         return self.training_seconds + self.selection_seconds
 
     @property
+    def images_in_its_time(self) -> float:
+        """Images that the run could have trained on in its seconds, had selection taken none of them."""
+        return self.images * self.seconds / self.training_seconds
+
+    @property
     def key(self) -> 'Key':
         """What rows that differ in the seed alone have in common."""
         return Key(self.stage, self.recipe, self.method, self.fraction, self.as_long_as, self.tuned)

@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmacs.cli.comparison import run as running
 from mmacs.cli.comparison import worker
+from mmacs.cli.comparison.cells import Cell
 from mmacs.cli.comparison.rows import COLUMNS, add_row, read_rows
 from mmacs.models.quantized_model import full_precision_config
 from mmacs.version import __version__
 from tests.conftest import REPO
+from tests.test_evaluation.test_comparison import row
 
 CONFIG = REPO / 'configs' / 'cifar_resnet' / 'resnet20_embedded_w4a4_acs.py'
 SPEC = '{num_train: 60, num_test: 20}'
@@ -143,6 +146,16 @@ def test_repeated_random_is_trained_for_the_seconds_of_a_method(command, grid, m
     assert table.count('+10.00 ± 0.00 (n 2) |') == 2
     assert command('compare.py', path) == (0, '')
     assert len(made_up) == 6
+
+
+def test_as_long_counts_the_images_of_both_and_what_selection_takes_of_both():
+    cell = Cell('qat', 'w4a4', 0, 'rs2-trim', 0.1, 'mmacs')
+    theirs = row('mmacs', images=150, training_seconds=30.0, selection_seconds=10.0)  # 200 images in its time
+    ours = row('rs2-trim', images=100, training_seconds=8.0, selection_seconds=2.0)  # 125, in 10 epochs
+    rows = {replace(cell, as_long_as=''): ours, replace(cell, as_long_as='', method='mmacs'): theirs}
+    comparison = object.__new__(running.Comparison)
+    comparison.grid = SimpleNamespace(methods={'rs2-trim': {}, 'mmacs': {}})
+    assert comparison._epochs(cell, rows) == 16
 
 
 def test_nothing_is_trained_as_long_as_a_run_of_another_machine(command, grid, made_up, tmp_path):

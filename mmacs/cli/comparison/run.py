@@ -89,7 +89,7 @@ class Comparison:
     def _epochs(self, cell: Cell, rows: Mapping[Cell, Row]) -> Optional[int]:
         """Epochs that take a run as long as the other method took with the same seed.
 
-        Where that one trains as this one does, its own seconds say how much longer selection made it, whatever else
+        Where both train alike, the seconds of each say for how many images of training selection stands, whatever else
         the machine did meanwhile. Otherwise the seconds of both are compared, which must be of one machine.
         """
         ours = rows.get(dataclasses.replace(cell, as_long_as=''))
@@ -97,7 +97,7 @@ class Comparison:
         if ours is None or theirs is None:
             return None
         if not self._changes_training(cell.method) and not self._changes_training(cell.as_long_as):
-            return max(1, round(ours.epochs * theirs.seconds / theirs.training_seconds))
+            return max(1, round(ours.epochs * theirs.images_in_its_time / ours.images_in_its_time))
         if (ours.machine, ours.threads) != (theirs.machine, theirs.threads):
             return None
         return max(1, round(ours.epochs * theirs.seconds / ours.seconds))
