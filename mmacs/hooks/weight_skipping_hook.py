@@ -79,10 +79,10 @@ class WeightUpdateSkippingHook(KeptStateHook):
             raise self.damaged(state)
         previous, left, validated = state['previous'], state['left'], state['validated']
         counts = [state['trained'], state['resting']]
-        sound = (previous is None or is_number(previous)) and is_whole(left) and 0 <= left <= self.window
+        sound = (previous is None or is_number(previous)) and is_whole(left) and left >= 0
         if not (sound and is_whole(validated) and all(map(_is_count, counts))):
             raise self.damaged(state)
-        self.skipping, self._validated = Skipping(previous, left), validated
+        self.skipping, self._validated = Skipping(previous, min(left, self.window)), validated
         self._iterations = {False: list(counts[0]), True: list(counts[1])}
 
     # ---------------------------------------------------------------- what the run calls

@@ -98,12 +98,14 @@ def test_what_cannot_work_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'change', [dict(left=9), dict(left='x'), dict(previous='x'), dict(validated=None), dict(trained=[1]), dict(more=1)]
+    'change', [dict(left=-1), dict(left='x'), dict(previous='x'), dict(validated=None), dict(trained=[1]), dict(more=1)]
 )
 def test_a_state_that_is_none(change):
     hook = WeightUpdateSkippingHook()
     sound = dict(hook.state(), previous=0.5, left=1)
     hook.take_state(None, sound)
     assert hook.skipping == Skipping(0.5, 1)
+    hook.take_state(None, dict(sound, left=9))  # of a config with a longer window
+    assert hook.skipping == Skipping(0.5, 2)
     with pytest.raises(MmacsError, match='in the checkpoint are damaged'):
         hook.take_state(None, {**sound, **change})
