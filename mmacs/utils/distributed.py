@@ -35,13 +35,14 @@ def everywhere(error: Optional[str]) -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What all processes do at once: what one raises inside ends it in all of them, at the end.
+    """What all processes do at once: an exception of one inside is raised in all of them, at the end.
 
-    So whoever catches it does so in all processes, and none goes on to a collective alone.
+    Whoever catches it catches it in all processes, so that none goes on to a collective alone. It is that of the first
+    process that failed. There it is raised as it is; in the others, which have its text alone:
 
     Raises:
-        MmacsError: If that is what the first process that failed has; of a bug there, in the other processes.
-        RuntimeError: If the first process that failed has one, as torch raises them.
+        RuntimeError: If it is one, as torch raises them.
+        MmacsError: If it is any other.
     """
     fault: Optional[Exception] = None
     try:
