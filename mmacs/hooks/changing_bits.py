@@ -255,6 +255,12 @@ class MeasuredBitsHook(LayerBitsHook):
         self.epochs = [dict(epoch) for epoch in epochs]
 
     # ---------------------------------------------------------------- what the run calls
+    def before_train(self, runner: Runner) -> None:
+        """Refuse what can't work; a run that starts from a checkpoint has measured nothing itself."""
+        super().before_train(runner)
+        if runner.iter == 0:
+            self.epochs = []
+
     def before_train_epoch(self, runner: Runner) -> None:
         """Change bits if it is time; measure anew."""
         bits = self.next_bits(unwrapped(runner)) if self.epochs and not self.is_frozen(runner) else None

@@ -134,10 +134,26 @@ def test_the_budget_is_met_and_the_solution_goes_to_the_layer_that_feels_it(tmp_
     assert favoured['second'] > hook.next_bits(model)['second']
 
 
-def refused(model, hook, message, hooks=(), **changes):
-    runner = SimpleNamespace(model=model, hooks=[hook, *hooks], logger=Mock(), visualizer=Mock(), iter=0, cfg={})
+def made_up(model, hooks, **changes):
+    runner = SimpleNamespace(model=model, hooks=hooks, logger=Mock(), visualizer=Mock(), iter=0, cfg={})
     runner.train_loop, runner.max_epochs, runner.optim_wrapper = Mock(spec=EpochBasedTrainLoop), 10, Mock()
     vars(runner).update(changes)
+    return runner
+
+
+@pytest.mark.parametrize('kind', MAKE)
+def test_a_new_run_from_a_checkpoint_has_its_bits_and_measures_anew(kind):
+    hook, runner = MAKE[kind](), made_up(Toy('w8a8'), [])
+    hook.before_run(runner)
+    shares = {'second': 0.1, 'third': 0.9}
+    hook.after_load_checkpoint(runner, {hook.state_key: dict(bits={'second': 8, 'third': 4}, epochs=[shares] * 2)})
+    hook.before_train(runner)
+    hook.before_train_epoch(runner)
+    assert hook.bits == {'second': 8, 'third': 4}
+
+
+def refused(model, hook, message, hooks=(), **changes):
+    runner = made_up(model, [hook, *hooks], **changes)
     with pytest.raises(MmacsError, match=message):
         hook.before_run(runner)
         hook.before_train(runner)
