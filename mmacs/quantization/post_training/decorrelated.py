@@ -9,6 +9,7 @@ from mmacs.quantization.convert import disabled
 from mmacs.quantization.layers.base import QuantizedLayer
 from mmacs.quantization.post_training.gpfq import Forward, calls_of
 from mmacs.quantization.post_training.neuron_inputs import Products, rows_of, run_to
+from mmacs.quantization.post_training.neuron_weights import rows_and_levels
 from mmacs.utils.errors import MmacsError
 
 SWEEPS = 4
@@ -82,21 +83,14 @@ def decorrelate(
             for ours, theirs in zip(quantized, exact):
                 for rows, wanted in zip(rows_of(layer, ours), rows_of(layer, theirs)):
                     products.add(rows, wanted)
-        changed[name] = _move(name, layer, products)
+        if products.gram is not None:  # else no batch has brought the layer anything, as a mask head without boxes
+            changed[name] = _move(name, layer, products)
     return changed
 
 
 def _move(name: str, layer: QuantizedLayer, products: Products) -> float:
-    weight, quantizer = layer.weight, layer.weight_quantizer
-    step, offset, low, high = (part.double() if isinstance(part, Tensor) else part for part in quantizer.grid())
-    groups = getattr(layer, 'groups', 1)
-    offset = torch.zeros_like(step) if offset is None else offset
-    step, offset = (part.expand(len(weight)).reshape(groups, -1, 1) for part in (step, offset))
-
-    def nearest(values: Tensor) -> Tensor:
-        return ((values - offset) / step).round().clamp(low, high) * step + offset
-
-    rows = weight.double().reshape(groups, len(weight) // groups, -1)
+    weight = layer.weight
+    rows, step, nearest = rows_and_levels(layer)
     before, after = nearest(rows), decorrelated_levels(rows, products.gram, products.cross, nearest)
     is_moved = (after - before).abs() > step / 2
     beside = after + (before - after).sign() * (rows - before).abs().minimum(INSIDE * step)
@@ -107,6 +101,7 @@ def _move(name: str, layer: QuantizedLayer, products: Products) -> float:
         weight.copy_(original)
         raise MmacsError(
             f'weights that are decorrelated need a quantizer that rounds them to the nearest level, and '
-            f'{type(quantizer).__name__} of {name} does not: take weight=dict(type="LSQ"), or decorrelate=False'
+            f'{type(layer.weight_quantizer).__name__} of {name} does not: take weight=dict(type="LSQ"), or '
+            f'decorrelate=False'
         )
     return is_moved.double().mean().item()

@@ -12,6 +12,7 @@ from mmacs.quantization.layers.convolution import QuantizedConv2d
 from mmacs.quantization.layers.linear import QuantizedLinear
 from mmacs.quantization.post_training.greedy_path import greedy_path
 from mmacs.quantization.post_training.neuron_inputs import Products, rows_of, run_to
+from mmacs.quantization.post_training.neuron_weights import rows_and_levels
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.utils.errors import MmacsError
 
@@ -104,20 +105,12 @@ def _are_aligned(ours: Tensor, theirs: Tensor) -> bool:
 
 
 def _round(name: str, layer: QuantizedLayer, products: Products) -> None:
-    weight, quantizer = layer.weight, layer.weight_quantizer
-    step, offset, low, high = (part.double() if isinstance(part, Tensor) else part for part in quantizer.grid())
-    groups = getattr(layer, 'groups', 1)
-    offset = torch.zeros_like(step) if offset is None else offset
-    step, offset = (part.expand(len(weight)).reshape(groups, -1) for part in (step, offset))
-
-    def to_levels(values: Tensor) -> Tensor:
-        return ((values - offset) / step).round().clamp(low, high) * step + offset
-
-    rows = weight.double().reshape(groups, len(weight) // groups, -1)
-    rounded = greedy_path(rows, products.gram, products.cross, to_levels).view_as(weight).to(weight.dtype)
+    weight = layer.weight
+    rows, step, nearest = rows_and_levels(layer)
+    rounded = greedy_path(rows, products.gram, products.cross, nearest).view_as(weight).to(weight.dtype)
     weight.copy_(rounded)
     if (layer.quantized_weight() - rounded).abs().max() > 0.1 * step.min():
         raise MmacsError(
-            f'GPFQ needs weights that stay where they are rounded to, and {type(quantizer).__name__} of {name} moves '
-            f'them: take weight=dict(type="LSQ")'
+            f'GPFQ needs weights that stay where they are rounded to, and {type(layer.weight_quantizer).__name__} of '
+            f'{name} moves them: take weight=dict(type="LSQ")'
         )

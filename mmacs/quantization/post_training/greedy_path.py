@@ -21,7 +21,7 @@ def greedy_path(weight: Tensor, gram: Tensor, cross: Tensor, quantize: Callable[
         weight (Tensor): G groups of neurons that read the same inputs, float, shape (G, C, N).
         gram (Tensor): ``Y^T Y`` of each group, float, shape (G, N, N).
         cross (Tensor): ``Y^T X`` of each group, float, shape (G, N, N).
-        quantize (Callable): Rounds values, shape (G, C), to the levels of their neurons.
+        quantize (Callable): Rounds values, shape (G, C, 1), to the levels of their neurons.
 
     Returns:
         Tensor: Levels, of the dtype and shape of ``weight``.
@@ -33,5 +33,5 @@ def greedy_path(weight: Tensor, gram: Tensor, cross: Tensor, quantize: Callable[
         reached = torch.einsum('gcs,gs->gc', rounded[:, :, :t], gram[:, t, :t])
         silent = (energy[:, t] <= 0)[:, None]
         target = (wanted - reached) / energy[:, t, None].masked_fill(silent, 1)
-        rounded[:, :, t] = quantize(torch.where(silent, weight[:, :, t], target))
+        rounded[:, :, t] = quantize(torch.where(silent, weight[:, :, t], target)[..., None])[..., 0]
     return rounded

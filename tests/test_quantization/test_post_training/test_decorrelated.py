@@ -89,3 +89,11 @@ def test_weights_that_go_elsewhere_than_to_the_nearest_level_are_refused_and_lef
     with pytest.raises(MmacsError, match='DoReFa of 2 does not: take weight'):
         decorrelate(model, {'2': layers_to_follow(model)['2']}, images, lambda model, batch: model(batch))
     assert torch.equal(model[2].weight, before)
+
+
+def test_a_layer_that_no_image_reaches_keeps_its_weights():
+    model, images = converted(bits=3)
+    before = model[2].weight.detach().clone()
+    nothing = [batch[:0] for batch in images]  # as a head gets where nothing is proposed
+    assert decorrelate(model, {'2': model[2]}, nothing, lambda model, batch: model(batch)) == {}
+    assert torch.equal(model[2].weight, before)
