@@ -10,10 +10,10 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import nn
 
-from mmacs.cli.quantized_run import calibrate_runner, calibration_batches, load_quantized
+from mmacs.cli.quantized_run import calibrate_runner, load_quantized
 from mmacs.cli.surroundings import surroundings
 from mmacs.evaluation.validation import Validation
-from mmacs.hooks.quantization_hook import STATE_KEY
+from mmacs.hooks.quantization_hook import STATE_KEY, quantization_hook
 from mmacs.hooks.run import unwrapped
 from mmacs.quantization import Specification, disabled, quantizers
 from mmacs.quantization.post_training import follow_paths, layers_to_follow
@@ -96,7 +96,7 @@ def _start_ranges_at(model: nn.Module, init: str) -> None:
 def _follow_paths(runner: Runner, model: nn.Module, images: int) -> List[str]:
     """Rounds weights by GPFQ; returns the names of quantized weights that it left."""
     layers = layers_to_follow(model)
-    batches = calibration_batches(runner, images)
+    batches = quantization_hook(runner).calibration_batches(runner, images)
     done = set()
     with without_side_effects(model), phase('rounding by GPFQ', len(layers), 'layers') as under_way:
         followed = follow_paths(model, layers, batches, lambda model, data: model(**data, mode='predict'))

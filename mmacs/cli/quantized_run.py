@@ -10,8 +10,7 @@ from mmengine.runner import Runner
 from mmacs.cli.runs import build_runner, require_one_process
 from mmacs.datasets.data_paths import check_data
 from mmacs.evaluation.validation import quiet
-from mmacs.hooks.calibration_batches import CalibrationBatches
-from mmacs.hooks.quantization_hook import QuantizationHook
+from mmacs.hooks.quantization_hook import quantization_hook
 from mmacs.hooks.run import unwrapped
 from mmacs.quantization import quantizers
 from mmacs.teacher.model import fingerprint, full_precision_weights
@@ -52,22 +51,7 @@ def calibrate_runner(runner: Runner) -> None:
     """
     check_data(runner.cfg, ['train_dataloader'])
     with quiet():
-        _quantization_hook(runner).calibrate(runner)
-
-
-def calibration_batches(runner: Runner, num_images: Optional[int] = None) -> CalibrationBatches:
-    """Returns training images in batches, as :class:`mmacs.QuantizationHook` of the run calibrates on them.
-
-    Args:
-        runner (Runner): The run.
-        num_images (int, optional): Number of images; by default that of the hook.
-    """
-    hook = _quantization_hook(runner)
-    return CalibrationBatches(runner, num_images or hook.num_images, hook.batch_size)
-
-
-def _quantization_hook(runner: Runner) -> QuantizationHook:
-    return next((hook for hook in runner.hooks if isinstance(hook, QuantizationHook)), QuantizationHook())
+        quantization_hook(runner).calibrate(runner)
 
 
 def conditions(runner: Runner, num_images: int) -> Dict[str, Any]:
@@ -82,7 +66,7 @@ def conditions(runner: Runner, num_images: int) -> Dict[str, Any]:
         of images.
     """
     parts = [runner.cfg.get(name) for name in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator')]
-    hook = _quantization_hook(runner)
+    hook = quantization_hook(runner)
     parts += [hook.num_images, hook.batch_size, unwrapped(runner).recipe, __version__]  # with its defaults
     text = json.dumps(parts, sort_keys=True, default=str)
     return {

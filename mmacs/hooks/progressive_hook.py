@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmacs.hooks.changing_bits import LayerBitsHook
-from mmacs.hooks.quantization_hook import QuantizationHook
+from mmacs.hooks.quantization_hook import QuantizationHook, quantization_hook
 from mmacs.hooks.run import unwrapped
 from mmacs.quantization.learned_bits import change_bits
 from mmacs.quantization.post_training.decorrelated import decorrelate
@@ -92,7 +92,7 @@ class ProgressiveBitsHook(LayerBitsHook):
 
     def quantization_hook(self, runner: Runner) -> QuantizationHook:
         """Returns the hook of the run that calibrates."""
-        return next((hook for hook in runner.hooks if isinstance(hook, QuantizationHook)), QuantizationHook())
+        return quantization_hook(runner)
 
     def _adapt(self, runner: Runner, due: List[str]) -> None:
         """Set ranges, and choose levels of weights, on the network as it is."""
@@ -105,7 +105,6 @@ class ProgressiveBitsHook(LayerBitsHook):
         if not self.decorrelate or not layers:
             return
         with without_side_effects(model):
-            model.eval()
             batches = hook.calibration_batches(runner)
             changed = decorrelate(model, layers, batches, lambda model, data: model(**data, mode='predict'))
         for layer in layers.values():

@@ -225,9 +225,9 @@ class QuantizationHook(SummarisedHook):
                 'evaluate the full-precision config'
             )
 
-    def calibration_batches(self, runner: Runner) -> CalibrationBatches:
-        """Returns the batches that :meth:`calibrate` runs."""
-        return CalibrationBatches(runner, self.num_images, self.batch_size)
+    def calibration_batches(self, runner: Runner, num_images: Optional[int] = None) -> CalibrationBatches:
+        """Returns the batches that :meth:`calibrate` runs, or such of another number of images."""
+        return CalibrationBatches(runner, num_images or self.num_images, self.batch_size)
 
     def calibrate(self, runner: Runner) -> None:
         """Calibrate on training images, spread evenly over the data, under the deterministic pipeline."""
@@ -252,6 +252,11 @@ def _take_ranges_of_main(model: nn.Module) -> None:
         for tensor in (*quantizer.parameters(recurse=False), *quantizer.buffers(recurse=False)):
             broadcast(tensor.detach())
         quantizer.read_flags()
+
+
+def quantization_hook(runner: Runner) -> QuantizationHook:
+    """Returns the hook by which a run calibrates; one with all defaults where it has none."""
+    return next((hook for hook in runner.hooks if isinstance(hook, QuantizationHook)), QuantizationHook())
 
 
 def _recipe(recipe: Any) -> str:
