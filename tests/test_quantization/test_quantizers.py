@@ -186,6 +186,17 @@ def test_a_start_at_the_extremes_clips_nothing(kind, channels, x):
         assert len(quantizer(x).unique()) > 7 * channels
 
 
+@pytest.mark.parametrize('settings', [dict(init='minmax'), dict(num_channels=2)])
+def test_of_one_bit_the_step_follows_the_mean_of_all_batches(settings):
+    quantizer = LSQ(bits=1, kind='activation', signed=True, **settings)
+    channels = quantizer.num_channels
+    quantizer.start_observing()
+    for magnitude in (1.0, 3.0):
+        quantizer(torch.full((4, channels, 5), magnitude).transpose(0, channels - 1))
+    quantizer.finish_observing()
+    assert quantizer.step.tolist() == [4.0] * channels
+
+
 def test_each_level_has_the_sign_of_its_own_data_from_calibration_on():
     quantizer = LSQ(num_levels=4)
     levels = [torch.rand(100), torch.randn(100), torch.rand(100), torch.randn(100)]

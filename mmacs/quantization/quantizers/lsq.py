@@ -81,7 +81,7 @@ class LSQ(Quantizer):
 
     def combine(self, statistics: Tensor) -> Tensor:
         """Returns the mean magnitude, or the largest of clips and ends: a channel may be silent in most batches."""
-        return super().combine(statistics) if self.init == 'mean' else statistics.amax(0)
+        return super().combine(statistics) if self.init == 'mean' or self.bits == 1 else statistics.amax(0)
 
     def combined(self, statistics: List[Tensor]) -> Tensor:
         """Statistics of calibration batches as one."""
