@@ -18,6 +18,7 @@ from mmacs.hooks.run import unwrapped
 from mmacs.quantization import Specification, disabled, quantizers
 from mmacs.quantization.post_training import follow_paths, layers_to_follow
 from mmacs.quantization.quantizers import LSQ
+from mmacs.quantization.switchable import bit_widths
 from mmacs.teacher.side_effects import without_side_effects
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.files import write_whole
@@ -61,6 +62,11 @@ def quantize_after_training(
         model, metric, scores = unwrapped(runner), '', {}
         if any(quantizer.is_initialized() for _, quantizer in quantizers(model)):
             raise MmacsError(f'{checkpoint} is quantized already: name the full-precision checkpoint')
+        if method == 'gpfq' and bit_widths(model):
+            raise MmacsError(
+                f'gpfq rounds weights for one bit-width, and the recipe has {list(bit_widths(model))}: leave out '
+                f'bit_widths, or take --method mse'
+            )
         _start_ranges_at(model, 'minmax' if method == 'minmax' else 'mse')
         validation = Validation(runner, len(runner.val_dataloader.dataset)) if evaluate else None
         if evaluate:

@@ -35,6 +35,10 @@ def test_a_checkpoint_that_the_config_takes(
     [
         (['--images', 0], '--images must be at least 1, got 0'),
         (
+            ['--cfg-options', 'model.recipe.bit_widths=[4,2]'],
+            'gpfq rounds weights for one bit-width, and the recipe has [4, 2]',
+        ),
+        (
             ['--method', 'minmax', '--cfg-options', 'model.recipe.activation.type=LSQPlus'],
             'backbone.conv1.input_quantizer is LSQPlus, which has a start of its own: take --method mse',
         ),

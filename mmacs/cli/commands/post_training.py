@@ -1,8 +1,9 @@
 """Quantize a trained model without training it: a checkpoint to train on, or to export.
 
-What quantization-aware training has to beat. Ranges start at the least error (mse) or at the extremes (minmax), and
-weights are rounded to the nearest level. gpfq has the ranges of mse, and rounds the weights of a neuron one after the
-other, each such that it makes good what those before it lost (Zhang, Zhou and Saab 2022).
+What quantization-aware training has to beat. Ranges of LSQ are those of the least error (mse) or the extremes (minmax),
+those of others their own, and weights are rounded to the nearest level. gpfq has the ranges of mse, and rounds the
+weights of a neuron one after the other, each such that it makes good what those before it lost (Zhang, Zhou and Saab
+2022).
 """
 
 import argparse
