@@ -174,7 +174,7 @@ def _lines(
         theirs = '_base_.custom_imports.imports' if isinstance(plugins, str) else '*_base_.custom_imports.imports'
         lines.append(f"custom_imports = dict(imports=[{theirs}, 'mmacs'])")
         names = [plugins] if isinstance(plugins, str) else plugins
-        said.append(f'{", ".join(names)} of your custom_imports stay, and mmacs is imported after them')
+        said.append(f'your custom_imports stay ({", ".join(names)}), and mmacs is imported after them')
     else:
         lines.append("custom_imports = dict(imports=['mmacs'], allow_failed_imports=False)")
     start, about, missing = _start(cfg, name, checkpoint, published)

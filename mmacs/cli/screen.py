@@ -17,6 +17,7 @@ from mmacs.utils.replaced import replaced
 _FILE_ALONE = re.compile(
     r'\n-+\nSystem environment:|Config:\n|Hooks will be executed in the following order|'
     r'Distributed training is not used, all SyncBatchNorm|Checkpoints will be saved to |Load checkpoint from |'
+    r'[\w.]+ is skipped since its requires_grad=False|'  # for each weight that is frozen, or that a quantizer replaces
     r'Exp name: |\w+_mAP_copypaste: |'  # in each epoch; the metrics are said twice
     # of backends that MMEngine itself asks for
     r'"FileClient" will be deprecated|"HardDiskBackend" is the alias'

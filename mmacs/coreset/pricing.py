@@ -9,7 +9,7 @@ from mmengine.dist import broadcast_object_list
 from mmengine.logging import print_log
 from torch import nn
 
-from mmacs.coreset.budget.cost import Known, in_words, look_ahead
+from mmacs.coreset.budget.cost import WAYS_OUT, Known, in_words, look_ahead
 from mmacs.coreset.budget.prediction import Costs, Extent, Spent
 from mmacs.coreset.scoring.measure import measure_costs
 from mmacs.coreset.scoring.proxy import Proxy
@@ -34,6 +34,7 @@ class Pricing:
         self._extent = extent
         self._state = state
         self._teacher_seconds: Optional[float] = None  # per image at full resolution, None until measured
+        self._advised = False  # whether the log has named ways out of dear selection; once is enough
 
     def measure(
         self, scoring: ScoringPass, model: nn.Module, teacher: Optional[TeacherOutputs], now: int, start: float
@@ -119,7 +120,8 @@ class Pricing:
         before, schedule, held = state.plan, self._settings.schedule, state.round + 1
         choice = look_ahead(cost, schedule, self._extent, costs, before, spent, now, held, trained, known)
         state.plan = choice.plan
-        words = in_words(choice, cost.share, self._extent.coreset)
+        words = in_words(choice, cost.share, self._extent.coreset, advise=not self._advised)
+        self._advised = self._advised or WAYS_OUT in words
         print_log(words, 'current', logging.INFO if choice.fits else logging.WARNING)
         if cost.budget is None and choice.plan.interval != before.interval:
             print_log(

@@ -107,6 +107,7 @@ def infer(args: argparse.Namespace) -> None:
     print(f'{len(shown)} {"object" if len(shown) == 1 else "objects"} with a score of {args.threshold} or more')
     if out is not None:
         draw(picture, shown, out)
+        print(f'wrote {out}')
 
 
 def read_picture(path: str) -> Image.Image:
@@ -153,17 +154,22 @@ def draw(picture: Image.Image, found: Sequence[Detection], path: Path) -> None:
     picture = picture.copy()
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=max(11, picture.height // 40))
-    for one in sorted(found, key=lambda each: each.score):
-        colour = _COLOURS[one.label % len(_COLOURS)]
-        pen.rectangle(one.box, outline=colour, width=max(2, picture.height // 240))
+    rising = sorted(found, key=lambda each: each.score)
+    for one in rising:
+        pen.rectangle(one.box, outline=_colour(one), width=max(2, picture.height // 240))
+    for one in rising:  # names lie on all boxes, those of the highest scores on top
         text = f'{one.name} {one.score:.2f}'
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
         x = max(0.0, min(one.box[0], picture.width - (right - left) - 6))  # the text stays within the picture
         y = max(0.0, one.box[1] - (bottom - top) - 4)
-        pen.rectangle((x, y, x + right - left + 6, y + bottom - top + 4), fill=colour)
+        pen.rectangle((x, y, x + right - left + 6, y + bottom - top + 4), fill=_colour(one))
         pen.text((x + 3 - left, y + 2 - top), text, fill='white', font=font)
     with atomic_path(path) as temporary:
         picture.save(temporary)
+
+
+def _colour(one: Detection) -> str:
+    return _COLOURS[one.label % len(_COLOURS)]
 
 
 def _class(metadata: Metadata, label: int) -> str:

@@ -32,6 +32,7 @@ from mmacs.utils.checks import require_patterns, require_switch, require_whole
 from mmacs.utils.details import log_detail
 from mmacs.utils.errors import MmacsError
 from mmacs.utils.progress import phase
+from mmacs.utils.type_names import type_name
 
 STATE_KEY = 'mmacs_quantization'
 
@@ -189,8 +190,8 @@ class QuantizationHook(SummarisedHook):
         if self._has_run_followers and not reestimated and any(isinstance(m, _BatchNorm) for m in model.modules()):
             kinds = {type(quantizer).__name__ for quantizer in run_followers(model)}
             runner.logger.warning(
-                f'{" and ".join(sorted(kinds))} train with weights that are not yet on their levels, which is what '
-                f"BatchNorm's statistics are of: add mmacs.BatchNormReestimationHook to default_hooks."
+                f'With {" and ".join(sorted(kinds))} weights lie between their levels in training, and BatchNorm takes '
+                f'its statistics of these: add mmacs.BatchNormReestimationHook to default_hooks.'
             )
 
     def after_run(self, runner: Runner) -> None:
@@ -263,7 +264,7 @@ def _recipe(recipe: Any) -> str:
     """Returns a recipe in a few words: its preset and what it changes."""
     if not isinstance(recipe, Mapping):
         return str(recipe)
-    changes = ', '.join(name for name in recipe if name != 'preset')
+    changes = ', '.join(_change(name, value) for name, value in recipe.items() if name != 'preset')
     return f'{recipe.get("preset", "own")}{f" with {changes} of its own" if changes else ""}'
 
 
@@ -298,3 +299,8 @@ def _nothing_quantized() -> MmacsError:
     return MmacsError(
         "QuantizationHook found nothing quantized: wrap the model in type='mmacs.QuantizedModel', or leave the hook out"
     )
+
+
+def _change(name: str, value: Any) -> str:
+    kind = type_name(value['type']) if isinstance(value, Mapping) and 'type' in value else None
+    return f'{name} ({kind})' if kind else name

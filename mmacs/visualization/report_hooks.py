@@ -15,6 +15,7 @@ from mmacs.hooks.run import unwrapped
 from mmacs.registry import HOOKS
 from mmacs.utils.distributed import on_main
 from mmacs.utils.errors import MmacsError, reason
+from mmacs.utils.progress import phase
 
 
 @HOOKS.register_module()
@@ -72,7 +73,9 @@ def _scored_images(runner: Runner) -> DistinctImages:
 def _written(runner: Runner, what: str, write: Callable[[], Path]) -> None:
     """Write a report and say where it is; a run that is complete doesn't fail for one that can't be written."""
     try:
-        runner.logger.info(f'Report of the {what}: {on_main(write)}')
+        with phase(f'report of the {what}'):
+            path = on_main(write)
+        runner.logger.info(f'Report of the {what}: {path}')
     except Exception as error:
         runner.logger.error(
             f'The report of the {what} could not be written: {reason(error)}',

@@ -73,6 +73,7 @@ def test_plugins_of_the_base_stay(init, tmp_path):
     assert cfg.optim_wrapper.optimizer.type == 'SGD' and cfg.optim_wrapper.optimizer.lr == 0.001
     assert len((tmp_path / 'own_w4a4_acs.py').read_text().splitlines()) <= 15
     for fact in (
+        'your custom_imports stay (own_plugin), and mmacs is imported after them',
         'OwnDetector, a one-stage detector',
         'recipe w4a4',
         'own_plugin',

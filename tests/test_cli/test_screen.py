@@ -40,6 +40,7 @@ def built(tmp_path, capfd):
             runner = Runner(**cfg, cfg=cfg, log_level=log_level)
         runner.logger.info('a line')
         log_detail('a table')
+        runner.logger.warning('backbone.conv1.weight is skipped since its requires_grad=False')
         runner.logger.warning('a warning')
         (file,) = (tmp_path / name).glob('*/*.log')
         return capfd.readouterr().out, file.read_text()
@@ -48,7 +49,13 @@ def built(tmp_path, capfd):
 
 
 ALWAYS = {'a line', 'a warning'}
-AT_LENGTH = {'System environment:', 'Config:', 'Hooks will be executed in the following order:', 'a table'}
+AT_LENGTH = {
+    'System environment:',
+    'Config:',
+    'Hooks will be executed in the following order:',
+    'a table',
+    'is skipped',
+}
 
 
 def test_environment_config_hooks_and_tables_go_to_the_file_alone(built):

@@ -14,7 +14,7 @@ from mmpretrain.structures import DataSample
 from PIL import Image
 
 from mmacs.deploy.export import Exported, warn_of_pictures
-from mmacs.deploy.infer import main
+from mmacs.deploy.infer import Detection, draw, main
 from mmacs.deploy.metadata import Metadata, Preprocessing, read_metadata, require_untouched, write_metadata
 from mmacs.deploy.openvino_ir import write_ir
 from mmacs.deploy.preprocessing import data_of, in_one_batch, prepared, preprocessing_of, resized_size
@@ -323,12 +323,24 @@ def test_a_picture_from_the_command_line(tmp_path, capsys):
     assert main([path, str(tmp_path / 'picture.jpg'), '--threshold', '0.8', '--out', str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == 'b 0.895 at 4.0, 2.0, 36.0, 18.0'  # 1, 0.5, 9, 4.5 of a quarter of the picture
-    assert lines[-1] == '19 objects with a score of 0.8 or more'
+    assert lines[-2:] == ['19 objects with a score of 0.8 or more', f'wrote {out}']
     drawn = np.asarray(Image.open(out))
     assert drawn.shape == (200, 400, 3) and (drawn != 255).any()
     Image.new('RGB', (40, 20)).save(tmp_path / 'black.png')
     assert main([path, str(tmp_path / 'black.png'), '--backend', 'openvino']) == 0
     assert capsys.readouterr().out == '0 objects with a score of 0.3 or more\n'
+
+
+def test_no_box_crosses_a_name(tmp_path):
+    low = Detection('b', 0, 0.4, (20.0, 60.0, 90.0, 95.0))
+    high = Detection('a', 1, 0.9, (25.0, 20.0, 80.0, 56.0))  # its lower edge lies in the name of the other
+
+    def name_of_low(found):
+        draw(Image.new('RGB', (100, 100), 'white'), found, tmp_path / 'out.png')
+        with Image.open(tmp_path / 'out.png') as picture:
+            return picture.crop((20, 50, 40, 60)).tobytes()
+
+    assert name_of_low([high, low]) == name_of_low([low])
 
 
 def test_a_picture_that_is_classified(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import logging
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
@@ -20,6 +21,7 @@ from mmacs.hooks.resume_hook import ResumeHook
 from mmacs.hooks.run import report_at_end
 from mmacs.hooks.summary_hook import SummaryHook, _rows, summarise
 from mmacs.hooks.time_left_hook import add_to_time_left
+from mmacs.quantization import quantize_model
 
 
 class Model(BaseModel):
@@ -80,6 +82,17 @@ def test_a_run_is_summed_up_once_with_what_it_is_about_to_do(runner):
     assert rows['training'] == '3 epochs of 3 iterations; batches of 4; SGD, lr 0.1, OptimWrapper'
     assert rows['work dir'] == runner.work_dir and rows['whole log'].startswith(runner.logger.log_file)
     assert len(lines) <= 15
+
+
+def test_a_recipe_is_named_with_its_changes():
+    said = []
+    for changes in (dict(), dict(activation=dict(type='mmacs.PACT'), weight=dict(bits=2))):
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+        model.recipe = dict(preset='w4a4', **changes)
+        quantize_model(model, model.recipe)
+        said.append(QuantizationHook().summary(SimpleNamespace(model=model))['recipe'])
+    assert said[0].startswith('w4a4: 3 layers quantized, weights in ')
+    assert said[1].startswith('w4a4 with activation (PACT), weight of its own: 3 layers quantized')
 
 
 def test_what_is_evaluated_alone_has_no_training(runner):

@@ -134,7 +134,10 @@ def test_the_hook_says_how_far_the_run_is_and_warns_where_batch_norm_does_not_fo
     runner.train_loop = Mock(spec=IterBasedTrainLoop)
     hook._prepare_run_followers(runner)
     (message,) = runner.logger.warning.call_args.args
-    assert message.startswith('SLB train with weights') and 'add mmacs.BatchNormReestimationHook' in message
+    assert (
+        message.startswith('With SLB weights lie between their levels')
+        and 'add mmacs.BatchNormReestimationHook' in message
+    )
     runner.hooks = [BatchNormReestimationHook()]
     hook._prepare_run_followers(runner)
     assert runner.logger.warning.call_count == 1

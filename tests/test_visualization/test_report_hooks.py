@@ -9,6 +9,7 @@ from torch import nn
 from mmacs.hooks.coreset_hook import CoresetHook
 from mmacs.hooks.run import report_at_end
 from mmacs.registry import HOOKS
+from mmacs.utils import progress
 from mmacs.utils.errors import MmacsError
 from mmacs.visualization.coreset_report import page
 from mmacs.visualization.report_hooks import CoresetReportHook, QuantizationReportHook
@@ -34,6 +35,15 @@ def test_a_run_that_is_complete_does_not_fail_for_its_report(monkeypatch, caplog
         (record,) = caplog.records
         assert record.getMessage().endswith(f'could not be written: {said}')
         assert bool(record.exc_info) == traceback
+
+
+def test_a_report_is_under_way_for_all_to_see(monkeypatch):
+    seen = []
+    shown = lambda self, runner: seen.extend(one.name for one in progress._DISPLAY._phases)  # noqa: E731
+    for kind in (CoresetReportHook, QuantizationReportHook):
+        monkeypatch.setattr(kind, '_write', shown)
+        kind().after_train(SimpleNamespace(logger=logging.getLogger()))
+    assert seen == ['report of the coreset', 'report of the quantization']
 
 
 @pytest.mark.parametrize('images', ['images', None])

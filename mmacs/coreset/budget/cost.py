@@ -160,13 +160,14 @@ def look_ahead(
     return choice
 
 
-def in_words(choice: Choice, budget: Optional[float], coreset: float = 1.0) -> str:
+def in_words(choice: Choice, budget: Optional[float], coreset: float = 1.0, advise: bool = True) -> str:
     """Returns a sentence or two for the log.
 
     Args:
         choice (Choice): From :func:`look_ahead`.
         budget (float, optional): The share that it was chosen for.
         coreset (float): Share of the images in a coreset.
+        advise (bool): Whether ways out are named where selection is much of the time. Defaults to True.
     """
     prediction = choice.prediction
     basis = 'training steps measured' if prediction.measured else 'a training step taken as three forward passes'
@@ -176,7 +177,8 @@ def in_words(choice: Choice, budget: Optional[float], coreset: float = 1.0) -> s
         f'{prediction.share:.0%} of the total ({basis}).'
     )
     if budget is None:
-        return f'{sentence} Selection is much of that: {WAYS_OUT}.' if prediction.share > MUCH else sentence
+        much = prediction.share > MUCH and advise
+        return f'{sentence} Selection is much of that: {WAYS_OUT}.' if much else sentence
     asked, before = choice.asked
     changes = _changes(asked, choice.plan, coreset)
     if not changes:
