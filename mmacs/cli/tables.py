@@ -3,11 +3,13 @@
 from rich.console import Console
 
 
-def table_console(width: int = 180) -> Console:
+def table_console(width: int = 180, least: int = 0) -> Console:
     """Returns what prints tables: as wide as the terminal, or where the output is a file or a pipe, that wide.
 
     Args:
         width (int): Characters of a line where there is no terminal. Defaults to 180.
+        least (int): Characters of a line on a terminal that is narrower, which breaks lines itself then: for tables with
+            nothing to wrap, whose cells would be cut off. Defaults to 0.
     """
     console = Console()
-    return console if console.is_terminal else Console(width=width)
+    return Console(width=max(console.width, least)) if console.is_terminal else Console(width=width)

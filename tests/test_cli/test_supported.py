@@ -1,7 +1,10 @@
 """``mmacs models``: what it lists is what tests convert, train, score and export."""
 
+from rich.table import Table
+
 from mmacs import cli
 from mmacs.cli.supported import MODELS
+from mmacs.cli.tables import table_console
 from tests.conftest import REPO
 from tests.test_deploy import classifiers, detectors
 from tests.test_quantization import test_architectures as trained
@@ -23,6 +26,17 @@ def test_what_is_exported_is_what_tests_export():
     names = {name for name, row in exported.items() if row.kind == 'classifier'}
     assert {name for name in names for tested in classifiers.CLASSIFIERS if tested.startswith(name)} == names
     assert all(tested.startswith(tuple(names)) for tested in classifiers.CLASSIFIERS)
+
+
+def test_a_narrow_terminal_cuts_nothing_off(monkeypatch, capsys):
+    monkeypatch.setenv('FORCE_COLOR', '1')  # as a terminal
+    monkeypatch.setenv('COLUMNS', '80')
+    cli.main(['models'])
+    assert '…' not in capsys.readouterr().out
+    numbers = Table('layer', *(f'column {number}' for number in range(20)), box=None)
+    assert (table_console().width, table_console(220, least=220).width) == (80, 220)
+    table_console(220, least=220).print(numbers)
+    assert 'column 19' in capsys.readouterr().out
 
 
 def test_the_table_lists_all_or_one_kind(capsys):

@@ -16,7 +16,9 @@ def main(args: argparse.Namespace) -> None:
 
     from mmacs.cli.tables import table_console
 
-    table = Table('model', 'kind', 'quantized training', 'coreset, scored by', 'export', 'tested with')
+    table = Table()
+    for heading in ('model', 'kind', 'quantized training', 'coreset, scored by', 'export', 'tested with'):
+        table.add_column(heading, overflow='fold')
     for name, row in MODELS.items():
         if args.kind in (None, row.kind):
             export = 'yes' if row.exports else 'not tested'

@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> None:
         calibrate_runner(runner)
     report = {**measure_layers(runner, args.images, args.sensitivity), 'config': args.config}
     page = write_report(report, Path(args.out or Path(cfg.work_dir) / 'quant_report'))
-    console = table_console(220)  # layers of detectors have long names
+    console = table_console(220, least=220)  # layers of detectors have long names
     console.print(report_table(report))
     for line in report_summary(report):
         console.print(line, highlight=False)
