@@ -8,7 +8,7 @@ def table_console(width: int = 180, least: int = 0) -> Console:
 
     Args:
         width (int): Characters of a line where there is no terminal. Defaults to 180.
-        least (int): Characters of a line on a terminal that is narrower, which breaks lines itself then: for tables with
+        least (int): Characters of a line on a narrower terminal, which breaks lines itself then: for tables with
             nothing to wrap, whose cells would be cut off. Defaults to 0.
     """
     console = Console()
