@@ -23,8 +23,9 @@ def describe_run(cfg: Config, settings: Optional[CoresetSettings] = None) -> Dic
 
     Returns:
         dict: ``name``, ``unit`` (``'epoch'`` or ``'iteration'``, what the run counts in), ``end`` (how many of them it
-        trains), ``data_root`` of the training data (None if there is none), and ``settings``, a dict of texts such as
-        ``{'schedule': 'interval=4'}``: those in force, or without ``settings`` those that the config gives.
+        trains), ``data_root`` of the training data (None if there is none), ``settings``, a dict of texts such as
+        ``{'schedule': 'interval=4'}``: those in force, or without ``settings`` those that the config gives, and
+        ``scores``, what each score is by name, without ``settings`` of none.
     """
     by_epoch = 'max_epochs' in cfg.train_cfg
     roots = [found['data_root'] for found in data_sets(cfg.get('train_dataloader'))]
@@ -34,6 +35,7 @@ def describe_run(cfg: Config, settings: Optional[CoresetSettings] = None) -> Dic
         'end': cfg.train_cfg.max_epochs if by_epoch else cfg.train_cfg.max_iters,
         'data_root': str(roots[0]) if roots else None,
         'settings': _given(cfg) if settings is None else {**_of_run(cfg), **_in_force(settings)},
+        'scores': {} if settings is None else _scores(settings),
     }
 
 
@@ -74,6 +76,12 @@ def _in_force(settings: CoresetSettings) -> Dict[str, str]:
         'scoring batch size': settings.images.batch_size,
     }
     return {key: _with_defaults(value) for key, value in groups.items() if value is not None}
+
+
+def _scores(settings: CoresetSettings) -> Dict[str, str]:
+    """Returns what the scorer says of each score that is known of images."""
+    said = settings.scorer.columns
+    return {name: said[name] for name in settings.columns if said.get(name)}
 
 
 def _with_defaults(value: Any) -> str:

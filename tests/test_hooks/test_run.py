@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 
 from mmacs.cli.coreset_reports import predicted_report
+from mmacs.coreset.scoring.scorers import DenseDetectionScorer
 from mmacs.hooks.run import coreset_sampler
 from mmacs.quantization import quantizers
 from mmacs.utils.errors import MmacsError
@@ -88,6 +89,7 @@ def test_two_epochs_select_train_save_and_report(tiny_coco, tmp_path, trained):
     told = read_run(tmp_path / 'run', None)  # what a report needs, without a config to execute
     assert told.about['settings']['selector'] == 'TopK()' and 'interval=1' in told.about['settings']['schedule']
     assert 'w4a4' in told.about['settings']['recipe']
+    assert told.about['scores']['ds'] == DenseDetectionScorer.columns['ds']
     assert told.about['end'] == 2 and told.truth.ids.tolist() == [1, 2, 3, 5, 6, 7, 8, 10, 11, 12]
     checkpoint = load_checkpoint(tmp_path / 'run' / 'epoch_2.pth')
     assert checkpoint['mmacs_coreset']['indices'].tolist() == found[1]['indices'].tolist()

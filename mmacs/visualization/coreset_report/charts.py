@@ -33,8 +33,8 @@ def cost_chart(history: History, seconds: Dict[str, float]) -> Chart:
     return Chart('cost', 'Where the time went', f'{known}, on the same clock.', draw, 1.4)
 
 
-def score_chart(name: str, shown: Dict[int, Record]) -> Chart:
-    """Distribution of one column: all images against the chosen ones, a panel per round."""
+def score_chart(name: str, shown: Dict[int, Record], meaning: str = '') -> Chart:
+    """Distribution of one column, with what it means: all images against the chosen ones, a panel per round."""
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
@@ -53,7 +53,8 @@ def score_chart(name: str, shown: Dict[int, Record]) -> Chart:
         figure.legend(*panels[0].get_legend_handles_labels(), loc='outside upper left', ncols=3)
 
     title = 'Importance' if name == 'importance' else f'Score {name}'
-    text = 'All images and, in front of them, the chosen ones.'
+    text = f'{meaning[:1].upper()}{meaning[1:]}. ' if meaning else ''
+    text += 'All images and, in front of them, the chosen ones.'
     if name == 'importance':
         text += ' Where they are not those right of the cut, something else decided: constraints, chance, trimming.'
     return Chart(f'score_{name}' if name != 'importance' else name, title, text, draw, 1 + 0.75 * len(shown))

@@ -105,7 +105,7 @@ def _write_page(rounds: Rounds, work_dir: Path, num_images: int, no_predictions:
 
     charts = {
         'cost': [cost_chart(history, seconds)],
-        'scores': [score_chart(name, drawn) for name in columns(last)],
+        'scores': [score_chart(name, drawn, run.about['scores'].get(name, '')) for name in columns(last)],
         'course': [*course_charts(history, metric, run.about['unit'], run.about['end']), *usage_charts(history)],
         'contents': [*content_charts(contents, last['chosen'], history)] if len(contents.image) else [],
     }

@@ -99,7 +99,11 @@ def _read_about(path: Path) -> Dict[str, Any]:
             raise MmacsError(f'{path} is damaged (its {key} is missing or of another type)')
     if about['unit'] not in ('epoch', 'iteration') or not 0 < about['end'] < 10**12:
         raise MmacsError(f'{path} is damaged (it has no end)')
-    about['settings'] = {str(key): printable(value, 500) for key, value in about['settings'].items()}
+    scores = about.get('scores', {})  # records of earlier versions have none
+    if not isinstance(scores, dict):
+        raise MmacsError(f'{path} is damaged (its scores are of another type)')
+    for part, texts in (('settings', about['settings']), ('scores', scores)):
+        about[part] = {str(key): printable(value, 500) for key, value in texts.items()}
     return about
 
 
