@@ -232,6 +232,7 @@ def test_a_run_that_is_killed_wherever_it_hurts_ends_as_if_nothing_had_happened(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_that_is_killed_at_random_moments_ends_as_if_nothing_had_happened(place, undisturbed):
     expected, seconds = undisturbed
     generator, kills = random.Random(0), 0

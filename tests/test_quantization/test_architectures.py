@@ -206,7 +206,13 @@ def test_disabled_quantizers_leave_the_model_as_it_was(name):
     assert all(torch.equal(got, want) for got, want in zip(actual, expected))
 
 
-@pytest.mark.parametrize('name', ARCHITECTURES)
+# As long as five others each, of layers and heads that others have
+LONG = ('Swin', 'CascadeRCNN', 'MaskRCNN', 'ConvNeXt')
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=pytest.mark.thorough if name in LONG else []) for name in ARCHITECTURES]
+)
 def test_calibrates_and_trains_a_step(name):
     model, data = build(name)
     seem_trained(model, data)

@@ -22,8 +22,8 @@ WAYS = {
     'copied': copy.deepcopy,
     'pickled': lambda model: pickle.loads(pickle.dumps(model)),
 }
-# A learned step, an offset, a solver and an observer; tracing takes seconds, so the others are thorough
-COMPILED_ALWAYS = ('LSQ', 'LSQ+', 'OCTAV', 'EMA')
+# A learned step, an offset and an observer; tracing takes seconds, so the others are thorough
+COMPILED_ALWAYS = ('LSQ', 'LSQ+', 'EMA')
 
 # CPQ-DropBits is CPQ with levels that are drawn; what SDQ has, LSQ and SDQ-log have
 METHODS = [method for method in QUANTIZER_PAIRS if method not in ('CPQ-DropBits', 'SDQ')]
