@@ -83,9 +83,9 @@ class Draws:
         """Returns which images trimming leaves out in this round, bool, shape (M,); None without trimming."""
         return self._trimmed(self.state.scores, self.state.among)
 
-    def barred(self) -> Optional[np.ndarray]:
-        """Returns what this round may not choose: what is trimmed, and what is no candidate, bool, shape (M,)."""
-        return self._barred(self.excluded(), self.state.among)
+    def barred(self, excluded: Optional[np.ndarray]) -> Optional[np.ndarray]:
+        """Returns what this round may not choose: what is :meth:`excluded`, and what is no candidate, bool, (M,)."""
+        return self._barred(excluded, self.state.among)
 
     def suspicion(self) -> Optional[np.ndarray]:
         """Returns how much each candidate looks mislabelled, shape (M,), NaN of other images; None without trimming."""
@@ -99,7 +99,7 @@ class Draws:
             number (int): Number of the epoch or pass, which seeds what is random.
         """
         rng = random_stream(self.sampler.seed, Purpose.CORESET, number)
-        importance, excluded = self.importance(), self.barred()
+        importance, excluded = self.importance(), self.barred(self.excluded())
         selection = self._choose(importance, excluded, rng, self.sampler.size)
         policy = self.settings.policy
         if not policy.selector.remembers:

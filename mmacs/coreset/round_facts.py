@@ -34,7 +34,7 @@ def round_facts(draws: Draws, found: Dict[str, float], before: Optional[np.ndarr
         facts['trimmed'] = int(excluded.sum())
         if settings.policy.constraints.trim == AUTO:
             facts['wrong_share'] = excluded[state.among].mean()
-    facts.update(_facts_of_selector(draws))
+    facts.update(_facts_of_selector(draws, draws.barred(excluded)))
     if data.noisy.any():
         held = np.zeros(len(data), dtype=bool)
         held[data.positions[chosen]] = True
@@ -42,8 +42,8 @@ def round_facts(draws: Draws, found: Dict[str, float], before: Optional[np.ndarr
     return facts
 
 
-def _facts_of_selector(draws: Draws) -> Dict[str, float]:
-    positions, barred = draws.data.positions, draws.barred()
+def _facts_of_selector(draws: Draws, barred: Optional[np.ndarray]) -> Dict[str, float]:
+    positions = draws.data.positions
     chosen = np.zeros(len(positions), dtype=bool)
     chosen[draws.sampler.indices] = True
     free = slice(None) if barred is None else ~barred[positions]
