@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmacs.quantization.convert import disabled
 from mmacs.quantization.layers.base import QuantizedLayer
 from mmacs.quantization.post_training.gpfq import Forward, calls_of
-from mmacs.quantization.post_training.neuron_inputs import Products, rows_of, run_to
+from mmacs.quantization.post_training.neuron_inputs import Products, run_to
 from mmacs.quantization.post_training.neuron_weights import rows_and_levels
 from mmacs.utils.errors import MmacsError
 
@@ -80,9 +80,7 @@ def decorrelate(
             quantized = run_to(layer, lambda batch=batch: forward(model, batch), count)
             with disabled(layer):
                 exact = run_to(layer, lambda batch=batch: forward(model, batch), count)
-            for ours, theirs in zip(quantized, exact):
-                for rows, wanted in zip(rows_of(layer, ours), rows_of(layer, theirs)):
-                    products.add(rows, wanted)
+            products.add_calls(layer, quantized, exact)
         if products.gram is not None:  # else no batch has brought the layer anything, as a mask head without boxes
             changed[name] = _move(name, layer, products)
     return changed

@@ -11,7 +11,7 @@ from mmacs.quantization.layers.base import QuantizedLayer
 from mmacs.quantization.layers.convolution import QuantizedConv2d
 from mmacs.quantization.layers.linear import QuantizedLinear
 from mmacs.quantization.post_training.greedy_path import greedy_path
-from mmacs.quantization.post_training.neuron_inputs import Products, rows_of, run_to
+from mmacs.quantization.post_training.neuron_inputs import Products, run_to
 from mmacs.quantization.post_training.neuron_weights import rows_and_levels
 from mmacs.quantization.quantizers import Quantizer
 from mmacs.utils.errors import MmacsError
@@ -69,10 +69,8 @@ def follow_paths(
         for batch in batches:
             exact = run_to(original, lambda batch=batch: forward(reference, batch), calls[name])
             found = run_to(layer, lambda batch=batch: forward(model, batch), calls[name])
-            for ours, theirs in zip(found, exact):
-                theirs = theirs if _are_aligned(ours, theirs) else ours
-                for rows, wanted in zip(rows_of(layer, ours), rows_of(layer, theirs)):
-                    products.add(rows, wanted)
+            pairs = zip(found, exact)
+            products.add_calls(layer, found, [theirs if _are_aligned(ours, theirs) else ours for ours, theirs in pairs])
         if products.gram is not None:
             _round(name, layer, products)
             yield name

@@ -1,7 +1,7 @@
 """What the weights of a layer meet: its inputs as rows, one column for each weight of a neuron."""
 
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,12 @@ class Products:
     def __init__(self) -> None:
         self.gram: Optional[Tensor] = None
         self.cross: Optional[Tensor] = None
+
+    def add_calls(self, layer: QuantizedLayer, quantized: Sequence[Tensor], full_precision: Sequence[Tensor]) -> None:
+        """Adds all rows of a layer's inputs in both networks, one of each for a call, see :func:`run_to`."""
+        for ours, theirs in zip(quantized, full_precision):
+            for rows, wanted in zip(rows_of(layer, ours), rows_of(layer, theirs)):
+                self.add(rows, wanted)
 
     def add(self, quantized: Tensor, full_precision: Tensor) -> None:
         """Adds rows of both networks, shape (G, rows, N) each."""
